@@ -1,0 +1,1 @@
+"""One file per source: their object becomes our value."""

@@ -1,0 +1,97 @@
+"""Canonical bytes (RFC 8785 JSON), and the one rule for reading them back.
+
+We accept one of our own objects only if encoding what we decoded gives the bytes that we received. That
+single comparison refuses duplicate keys, other key orders, white space, odd escapes, `-0` and loose base64.
+Floats never stand in signed bytes: `decimal` turns one into the exact string that Python would print.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from genealog.errors import MalformedError
+
+MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose bits in half of the world's parsers (RFC 8785 §3.2.2.3)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+T = TypeVar("T")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of every value that we serialise. An optional field that is absent has one spelling: no key."""
+
+
+def encode(value: Any) -> bytes:
+    """Return the canonical bytes of `value`: a Record, or JSON values with ASCII keys and no floats.
+
+    Raises: MalformedError for floats, integers beyond ±(2^53 - 1), non-ASCII keys, lone surrogates.
+    Source: RFC 8785.
+    """
+    plain = msgspec.to_builtins(value, order="sorted")
+    _check(plain, "$")
+    try:
+        return msgspec.json.encode(plain, order="sorted")
+    except UnicodeEncodeError as error:
+        raise MalformedError("text-not-unicode", "a string holds a lone surrogate", got=error.reason) from None
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Read one of our objects, refusing every spelling but the canonical one.
+
+    Raises: MalformedError `not-json`, `schema-mismatch` (with the path) or `not-canonical`.
+    """
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise MalformedError("schema-mismatch", f"not a {kind.__name__}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError("not-json", f"not JSON: {error}") from None
+    if encode(value) != data:
+        raise MalformedError(
+            "not-canonical",
+            f"this {kind.__name__} is not spelled canonically",
+            hint="key order, white space, number or escape differ from RFC 8785; the bytes were altered or re-written",
+        )
+    return value
+
+
+def _check(value: Any, path: str) -> None:
+    if isinstance(value, str) or value is None or value is True or value is False:
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise MalformedError("integer-too-big", f"{path} does not fit 53 bits", got=value, hint="write it as a string")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise MalformedError("key-not-ascii", f"a key in {path} is not ASCII text", got=repr(key))
+            _check(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check(item, f"{path}[{index}]")
+    else:
+        raise MalformedError("not-canonical-type", f"{path} has no canonical spelling", got=type(value).__name__)
+
+
+def decimal(value: float) -> str:
+    """Return the shortest decimal that reads back as `value`: how a learning rate enters signed bytes."""
+    return repr(value)
+
+
+def timestamp(moment: datetime) -> str:
+    """Return RFC 3339 UTC with milliseconds. `moment` must know its time zone."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Read what `timestamp` writes, and nothing else. Raises: MalformedError `bad-time`."""
+    if not _TIME.fullmatch(text):
+        raise MalformedError("bad-time", "not an RFC 3339 UTC time with milliseconds", got=text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise MalformedError("bad-time", "no such moment", got=text) from None

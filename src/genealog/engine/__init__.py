@@ -1,0 +1,1 @@
+"""An engine that serves only what it hashed itself, and signs what it says."""

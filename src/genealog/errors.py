@@ -1,0 +1,95 @@
+"""Every error that Genealog raises on purpose.
+
+    GenealogError
+    ├── MalformedError      the bytes are wrong: not parseable, not canonical, over a limit
+    ├── VerificationError   the bytes are right, the proof is not: signature, inclusion, digest
+    ├── MissingError        unknown ID, or a lineage hop without evidence
+    ├── PolicyDenied        a rule said no (a decision, not a fault: hence no "Error")
+    ├── StoreError          the local store cannot be read, written or trusted
+    └── UpstreamError       somebody else's server or network
+
+Each carries a stable `code`, what was got and expected, and a hint that says what to do next.
+`exit_status` is what the command line returns: 1 contradicted or denied, 2 usage, 3 cannot tell.
+"""
+
+from __future__ import annotations
+
+
+class GenealogError(Exception):
+    """The base of all. `code` is stable and documented in docs/reference/errors.md."""
+
+    exit_status = 2
+    http_status = 500
+
+    def __init__(
+        self, code: str, message: str, *, got: object = None, expected: object = None, hint: str | None = None
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.got = None if got is None else str(got)
+        self.expected = None if expected is None else str(expected)
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        text = f"{self.message} [{self.code}]"
+        if self.got is not None:
+            text += f"; got {self.got}"
+        if self.expected is not None:
+            text += f"; expected {self.expected}"
+        return text
+
+    def problem(self) -> dict[str, object]:
+        """The one HTTP shape of an error (RFC 9457), used by every server here."""
+        body: dict[str, object] = {
+            "type": f"urn:genealog:error:{self.code}",
+            "title": self.message,
+            "status": self.http_status,
+            "code": self.code,
+        }
+        for name in ("got", "expected", "hint"):
+            if (value := getattr(self, name)) is not None:
+                body[name] = value
+        return body
+
+
+class MalformedError(GenealogError):
+    """The bytes are wrong. Nothing about their content was checked."""
+
+    exit_status = 1
+    http_status = 400
+
+
+class VerificationError(GenealogError):
+    """The bytes parse and the proof fails."""
+
+    exit_status = 1
+    http_status = 409
+
+
+class MissingError(GenealogError):
+    """An ID, name, file or hop that is not there."""
+
+    exit_status = 3
+    http_status = 404
+
+
+class PolicyDenied(GenealogError):  # noqa: N818 - a decision, not a fault
+    """A rule said no. Undefined, error and timeout are no as well."""
+
+    exit_status = 1
+    http_status = 403
+
+
+class StoreError(GenealogError):
+    """The local store cannot be read, written or trusted."""
+
+    exit_status = 2
+    http_status = 503
+
+
+class UpstreamError(GenealogError):
+    """Somebody else's server or network failed."""
+
+    exit_status = 2
+    http_status = 502

@@ -1,0 +1,1 @@
+"""The reverse proxy: provenance on every call, without touching the apps."""
