@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -21,7 +21,15 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 T = TypeVar("T")
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class _RecordMeta(msgspec.StructMeta):
+    """Makes every field of every Record keyword-only: msgspec does not inherit that option."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **options})
+
+
+class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The base of every value that we serialise. An optional field that is absent has one spelling: no key."""
 
 
@@ -64,7 +72,9 @@ def _check(value: Any, path: str) -> None:
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise MalformedError("integer-too-big", f"{path} does not fit 53 bits", got=value, hint="write it as a string")
+            raise MalformedError(
+                "integer-too-big", f"{path} does not fit 53 bits", got=value, hint="write it as a string"
+            )
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():

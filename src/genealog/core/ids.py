@@ -1,8 +1,8 @@
 """IDs that are computed from content, so that nobody can assign them. They carry their algorithm.
 
-    glf1:<hex>  artifact: Merkle root over (path, size, sha256) of its files
-    glw1:<hex>  weights: Merkle root over (name, dtype, shape, sha256) of its tensors
-    glr1:<hex>  record: hash of a canonical body
+glf1:<hex>  artifact: Merkle root over (path, size, sha256) of its files
+glw1:<hex>  weights: Merkle root over (name, dtype, shape, sha256) of its tensors
+glr1:<hex>  record: hash of a canonical body
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def parse_id(text: str) -> tuple[str, str]:
     """Split an ID into algorithm and lower-case hex. Raises: MalformedError `bad-id`."""
     match = _ID.fullmatch(text)
     if match is None:
-        raise MalformedError("bad-id", "not a Genealog ID", got=text[:80], expected="glf1:, glw1: or glr1: and 64 hex digits")
+        raise MalformedError(
+            "bad-id", "not a Genealog ID", got=text[:80], expected="glf1:, glw1: or glr1: and 64 hex digits"
+        )
     return match[1], match[2]
 
 

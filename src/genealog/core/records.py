@@ -1,0 +1,237 @@
+"""The bodies of our statements: what each predicate type says.
+
+Lineage lives only in events (`ExecutionEnd.events`). Contexts group, refs point, statements prove; none of them
+creates reachability. Every body is canonical; the ID of an execution, a serving spec, or an artifact that has no files
+of its own is the hash of its body (`core.ids.record_id`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from genealog.core.canonical import Record
+from genealog.core.states import State
+
+Direction = Literal["in", "out"]
+
+
+class Blob(Record):
+    """Bytes kept beside the log because they would not fit an entry."""
+
+    sha256: str
+    size: int
+
+
+class Weights(Record):
+    """The weights of an artifact: the root over its tensors, and where their list is kept."""
+
+    id: str  # glw1:…
+    tensors: int
+    list: Blob
+
+
+class Artifact(Record):
+    """`artifact/v1`: these bytes exist, and this is what they are called and made of.
+
+    Files have a `manifest`; an artifact without files of its own (an external model, an environment) has a `body`
+    whose record ID is its ID. `source` is what its owner says about where it came from: a claim, shown as one.
+    """
+
+    kind: str
+    registered_at: str
+    files: int | None = None
+    size: int | None = None
+    manifest: Blob | None = None
+    weights: Weights | None = None
+    format: str | None = None
+    excludes: tuple[str, ...] = ()
+    body: dict[str, Any] | None = None
+    source: str | None = None
+    claims: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+    warnings: tuple[str, ...] = ()
+
+
+class Execution(Record):
+    """`execution/v1`: something started. The record ID of this body is the execution's ID.
+
+    A crash leaves it open, and visible. Numbers are exact decimal strings; seeds too, for they pass 2^53.
+    """
+
+    kind: str
+    started_at: str
+    nonce: str  # 32 hex digits, so that two equal runs are two executions
+    entry_point: str | None = None
+    parameters: dict[str, str] = {}  # noqa: RUF012
+    seeds: dict[str, str] = {}  # noqa: RUF012
+    code: str | None = None  # artifact ID
+    environment: str | None = None  # artifact ID
+    hardware: dict[str, str] = {}  # noqa: RUF012
+    name: str | None = None
+
+
+class Event(Record):
+    """An artifact went in or came out of an execution."""
+
+    artifact: str
+    direction: Direction
+    role: str
+    state: State
+    weights: str | None = None  # glw1:… where the artifact has tensors, so that a base is pinned bit for bit
+
+
+class ExecutionEnd(Record):
+    """`execution-end/v1`: how it ended, and the events in and out."""
+
+    execution: str
+    ended_at: str
+    exit: Literal["succeeded", "failed"]
+    events: tuple[Event, ...] = ()
+    error: str | None = None
+    measurements: dict[str, str] = {}  # noqa: RUF012
+
+
+class Context(Record):
+    """`context/v1`: a group (project, department, experiment, tenant, session, incident case)."""
+
+    kind: str
+    name: str
+
+
+class Ref(Record):
+    """`ref/v1`: from now on this name means that ID. Promote, roll back and revoke are such moves.
+
+    `previous` is the leaf hash of the move before, so that a chain of moves cannot lose one.
+    """
+
+    kind: Literal["name", "deployment", "revocation"]
+    name: str
+    to: str
+    at: str
+    previous: str | None = None
+    reason: str | None = None
+
+
+class Pinned(Record):
+    """A model version: its bytes, and the statement that tells its lineage (by leaf hash)."""
+
+    artifact: str
+    lineage: str
+    weights: str | None = None
+
+
+class ServingSpec(Record):
+    """`serving-spec/v1`: what a deployment serves. Immutable; its record ID is the hash of this body."""
+
+    model: Pinned
+    upstream: str
+    adapters: tuple[Pinned, ...] = ()
+    minimum_assurance: str = "A0"
+    durability: str = "D1"
+    body_capture: Literal["encrypted", "hashes", "none"] = "encrypted"
+    tokenizer: str | None = None
+    template: str | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Artifact IDs of the model and its adapters, in order."""
+        return (self.model.artifact, *(adapter.artifact for adapter in self.adapters))
+
+
+class Loaded(Record):
+    """What an engine hashed while loading it."""
+
+    role: Literal["model", "base", "adapter"]
+    artifact: str
+    weights: str
+
+
+class Load(Record):
+    """`load/v1`: an engine's own word: these are the bytes I serve, and this key signs my answers."""
+
+    engine: str
+    keyid: str
+    loaded: tuple[Loaded, ...]
+    files: dict[str, str]  # path → sha256 of tokenizer, template and configuration files as loaded
+    numerics: dict[str, str]  # engine and version, dtype, device class, batch invariance, attention backend, threads
+    loaded_at: str
+    nonce: str
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Artifact IDs of everything loaded: base or model first, then adapters in order."""
+        return tuple(item.artifact for item in self.loaded)
+
+
+class Key(Record):
+    """`key/v1`: a key enters or leaves. The first entry of a registry is its owner's key, signed by itself."""
+
+    action: Literal["add", "revoke"]
+    keyid: str
+    identity: str
+    role: Literal["owner", "signer", "engine"]
+    at: str
+    public: str | None = None  # base64 of the DER SubjectPublicKeyInfo, with `add`
+    reason: str | None = None
+
+
+class Decision(Record):
+    """`decision/v1`: a gate said yes or no."""
+
+    point: Literal["deploy", "load", "serve", "release", "promote"]
+    outcome: Literal["allow", "deny"]
+    code: str
+    subject: str
+    message: str
+    at: str
+
+
+class EngineSignature(Record):
+    """What an engine signs for each call, in a DSSE envelope of type `ENGINE_SIGNATURE`."""
+
+    call: str
+    load: str  # leaf hash of the load statement
+    request: str  # hex SHA-256 of the request body as the engine got it
+    response: str  # hex SHA-256 of the response body as the engine sent it
+    report: str  # hex SHA-256 of the canonical report
+    t: Literal["genealog/engine-signature/v1"] = "genealog/engine-signature/v1"
+
+
+ENGINE_SIGNATURE = "application/vnd.genealog.engine-signature+json"
+LOAD_CHALLENGE = "application/vnd.genealog.load-challenge+json"
+
+
+class LoadChallenge(Record):
+    """What an engine signs to show that it holds the load key now, in an envelope of type `LOAD_CHALLENGE`."""
+
+    load: str
+    nonce: str
+    t: Literal["genealog/load-challenge/v1"] = "genealog/load-challenge/v1"
+
+
+PREDICATES: dict[str, type[Record]] = {
+    "urn:genealog:artifact:v1": Artifact,
+    "urn:genealog:execution:v1": Execution,
+    "urn:genealog:execution-end:v1": ExecutionEnd,
+    "urn:genealog:context:v1": Context,
+    "urn:genealog:ref:v1": Ref,
+    "urn:genealog:serving-spec:v1": ServingSpec,
+    "urn:genealog:load:v1": Load,
+    "urn:genealog:key:v1": Key,
+    "urn:genealog:decision:v1": Decision,
+}
+
+TYPES: dict[type[Record], str] = {kind: uri for uri, kind in PREDICATES.items()}
+
+
+class EngineReport(Record):
+    """How an engine drew one answer: enough to judge it by log-probabilities and to draw its tokens again."""
+
+    call: str
+    sampler: dict[str, str]  # name, temperature, top_p, max_tokens, seed (decimal), seed_source
+    prompt_tokens: int
+    prompt_sha256: str  # over the prompt's token IDs, each as 4 little-endian bytes
+    tokens: tuple[int, ...]
+    logprobs: str  # base64 of float32 little-endian, one for each token
+    finish_reason: str
+    numerics: dict[str, str]
+    t: Literal["genealog/engine-report/v1"] = "genealog/engine-report/v1"

@@ -1,0 +1,129 @@
+"""in-toto Statements v1 over our records: the payload of every registry entry.
+
+    {"_type": "https://in-toto.io/Statement/v1",
+     "subject": [{"name": text, "digest": {"glf1" | "glw1" | "glr1" | "sha256": hex}}],
+     "predicateType": "urn:genealog:<name>:v1", "predicate": {...}}
+
+Source: in-toto/attestation spec/v1 (statement.md, digest_set.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from genealog.core import records
+from genealog.core.canonical import Record, decode, encode
+from genealog.core.dsse import Signer, open_envelope, sign_envelope
+from genealog.core.ids import digest_set, record_id
+from genealog.errors import MalformedError
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+
+
+class Subject(Record):
+    """What a statement is about."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Statement(Record, rename={"type_": "_type"}):
+    """The wire form. `predicate` is read by `read_statement` as the record that `predicateType` names."""
+
+    predicate: dict[str, Any]
+    predicateType: str  # noqa: N815 - the wire name
+    subject: tuple[Subject, ...]
+    type_: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A statement as read from an envelope: nothing about it is verified yet."""
+
+    body: Record
+    subjects: tuple[Subject, ...]
+    keyids: tuple[str, ...]
+    envelope: bytes
+
+
+def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[Subject, ...]:
+    """Return the subjects that a body of ours is stated over. `artifact` is the ID for an artifact with files."""
+    match body:
+        case records.Artifact():
+            digest = digest_set(artifact or record_id(body.body))
+            if body.weights:
+                digest |= digest_set(body.weights.id)
+            return (Subject(name=name, digest=digest),)
+        case records.Execution() | records.ServingSpec() | records.Context():
+            return (Subject(name=name, digest=digest_set(record_id(body))),)
+        case records.ExecutionEnd():
+            out = tuple(
+                Subject(name=e.role, digest=digest_set(e.artifact)) for e in body.events if e.direction == "out"
+            )
+            return (Subject(name=name, digest=digest_set(body.execution)), *out)
+        case records.Ref():
+            return (Subject(name=name, digest=digest_set(body.to)),)
+        case records.Load():
+            return tuple(
+                Subject(name=i.role, digest=digest_set(i.artifact) | digest_set(i.weights)) for i in body.loaded
+            )
+        case records.Key():
+            return (Subject(name=name, digest={"sha256": body.keyid}),)
+        case _:
+            return (Subject(name=name, digest=digest_set(record_id(body))),)
+
+
+def make_statement(body: Record, signer: Signer, *, name: str, artifact: str | None = None) -> bytes:
+    """Return the signed envelope (an entry's bytes) that states `body`.
+
+    Raises: MalformedError `entry-too-big` beyond 65,535 bytes.
+    """
+    statement = Statement(
+        type_=STATEMENT,
+        subject=subjects_of(body, name, artifact),
+        predicateType=records.TYPES[type(body)],
+        predicate=msgspec.to_builtins(body),
+    )
+    envelope = sign_envelope(encode(statement), signer)
+    if len(envelope) > 65_535:
+        raise MalformedError(
+            "entry-too-big",
+            f"a statement of {len(envelope)} bytes",
+            expected="≤ 65,535",
+            hint="register large bodies as artifacts and name them by ID",
+        )
+    return envelope
+
+
+def read_statement(envelope: bytes) -> Read:
+    """Read one of our envelopes, verifying no signature.
+
+    Checks that the subjects are those that the body calls for: a statement cannot be about one thing and name another.
+    Raises: MalformedError `unknown-predicate`, `subject-mismatch`, or those of `decode` and `open_envelope`.
+    """
+    payload, signatures = open_envelope(envelope)
+    statement = decode(payload, Statement)
+    kind = records.PREDICATES.get(statement.predicateType)
+    if kind is None or statement.type_ != STATEMENT:
+        raise MalformedError("unknown-predicate", "a statement of a type unknown here", got=statement.predicateType)
+    body = decode(encode(statement.predicate), kind)
+    name = statement.subject[0].name if statement.subject else ""
+    artifact = None
+    if isinstance(body, records.Artifact) and statement.subject and "glf1" in statement.subject[0].digest:
+        artifact = "glf1:" + statement.subject[0].digest["glf1"]
+        if body.body is not None:
+            raise MalformedError("subject-mismatch", "an artifact has either files or a body, not both")
+    if statement.subject != subjects_of(body, name, artifact):
+        raise MalformedError("subject-mismatch", "the subject is not what the predicate is about", got=name)
+    return Read(
+        body=body, subjects=statement.subject, keyids=tuple(keyid for keyid, _ in signatures), envelope=envelope
+    )
+
+
+def artifact_of(read: Read) -> str:
+    """Return the artifact ID (glf1 or glr1) that an artifact statement is about."""
+    digest = read.subjects[0].digest
+    return f"glf1:{digest['glf1']}" if "glf1" in digest else f"glr1:{digest['glr1']}"
