@@ -107,6 +107,7 @@ class Ref(Record):
     name: str
     to: str
     at: str
+    action: Literal["set", "rollback"] = "set"
     previous: str | None = None
     reason: str | None = None
 

@@ -1,0 +1,79 @@
+"""A receipt: one entry, and the proof that it is in a log. A file that needs no server.
+
+    {"entry": base64 of the entry's bytes, "origin": the log's name, "proof": a tlog-proof, "t": "genealog/receipt/v1"}
+
+Source of the proof: C2SP tlog-proof.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Literal
+
+from genealog.core.canonical import Record, decode, encode
+from genealog.core.checkpoint import Checkpoint
+from genealog.core.dsse import unb64
+from genealog.core.merkle import leaf_hash
+from genealog.core.proof import TlogProof, parse_proof, verify_proof
+from genealog.core.trust import Trust
+from genealog.errors import VerificationError
+
+
+class Receipt(Record, omit_defaults=False):
+    """The wire form."""
+
+    entry: str
+    origin: str
+    proof: str
+    t: Literal["genealog/receipt/v1"] = "genealog/receipt/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a receipt proves: these bytes are entry `index` of the log `origin`, as its key signed."""
+
+    entry: bytes
+    index: int
+    leaf: str
+    checkpoint: Checkpoint
+
+
+def make_receipt(entry: bytes, origin: str, proof: TlogProof) -> Receipt:
+    """Join an entry and its proof."""
+    return Receipt(entry=base64.b64encode(entry).decode(), origin=origin, proof=proof.encode().decode())
+
+
+def encode_receipt(receipt: Receipt) -> bytes:
+    """Return the bytes of a `*.receipt.json` file."""
+    return encode(receipt)
+
+
+def parse_receipt(data: bytes) -> Receipt:
+    """Read a receipt file. Raises: MalformedError as `decode`."""
+    return decode(data, Receipt)
+
+
+def entry_of(receipt: Receipt) -> tuple[bytes, int, str]:
+    """Return (entry, index, hex leaf hash) without verifying anything."""
+    entry = unb64(receipt.entry)
+    return entry, parse_proof(receipt.proof.encode()).index, leaf_hash(entry).hex()
+
+
+def verify_receipt(receipt: Receipt, trust: Trust) -> Proven:
+    """Prove that the entry is in the log that the receipt names, by the keys in `trust`.
+
+    Raises: MalformedError; VerificationError `origin-mismatch`, `unknown-log`, `checkpoint-signature-invalid`,
+    `quorum-not-met` or `inclusion-proof-mismatch`.
+    """
+    entry = unb64(receipt.entry)
+    proof = parse_proof(receipt.proof.encode())
+    checkpoint = verify_proof(entry, proof, trust)
+    if checkpoint.origin != receipt.origin:
+        raise VerificationError(
+            "origin-mismatch",
+            "the receipt names another log than its proof",
+            got=receipt.origin,
+            expected=checkpoint.origin,
+        )
+    return Proven(entry=entry, index=proof.index, leaf=leaf_hash(entry).hex(), checkpoint=checkpoint)

@@ -1,0 +1,361 @@
+"""The registry: models, data, code and keys, each an ID computed from content, each a signed statement in the log."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import or_, select
+
+from genealog.capture.files import Tree, scan_tree
+from genealog.core import records
+from genealog.core.canonical import Record, timestamp
+from genealog.core.dsse import Signer, unb64
+from genealog.core.ids import record_id
+from genealog.core.manifest import Manifest, decode_manifest, diff_files, encode_manifest, files_root
+from genealog.core.statement import Read, make_statement, read_statement
+from genealog.core.weights import encode_tensors, weights_root
+from genealog.errors import MalformedError, MissingError, VerificationError
+from genealog.ledger import Ledger, Position
+from genealog.store import schema
+from genealog.store.home import Home
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A registered artifact: what it is, and which statements tell of it."""
+
+    id: str
+    kind: str
+    name: str
+    weights: str | None
+    statement: str  # hex leaf hash of its artifact statement
+    lineage: str  # hex leaf hash of the execution end that made it, else of its artifact statement
+    index: int
+    revoked: str | None  # the reason, if it was revoked
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an adapter was trained on, bit for bit."""
+
+    artifact: str
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A registered key."""
+
+    keyid: str
+    identity: str
+    role: str
+    public_der: bytes
+    revoked: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `add` did: `new` is false when these bytes were registered before."""
+
+    id: str
+    weights: str | None
+    position: Position | None
+    new: bool
+    tree: Tree | None = None
+
+
+class Registry:
+    """Verbs over one store. Every write is signed, durable and indexed when it returns."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.ledger = Ledger(home)
+
+    @classmethod
+    def init(cls, path: Path, *, origin: str | None = None, identity: str = "owner") -> Registry:
+        """Make a store, and put its owner's and its engine's keys in the log."""
+        home = Home.create(path, origin=origin, identity=identity)
+        self = cls(home)
+        owner = home.keys.signer("owner")
+        keys = [(owner, identity, "owner"), (home.keys.signer("engine"), "engine", "engine")]
+        self.ledger.append([make_statement(_key_body(k, name, role), owner, name=name) for k, name, role in keys])
+        return self
+
+    def signer(self, label: str | None = None) -> Signer:
+        """Return the signer of an identity in `genealog.toml` (default: its `signer`). Raises: MissingError."""
+        label = label or self.home.config.signer
+        identity = self.home.config.identities.get(label)
+        if identity is None:
+            known = ", ".join(sorted(self.home.config.identities))
+            raise MissingError("unknown-identity", f"genealog.toml has no identity {label!r}", expected=known)
+        return self.home.keys.signer(identity.key)
+
+    def append(self, body: Record, *, signer: Signer, name: str, artifact: str | None = None) -> Position:
+        """Sign `body` as a statement called `name` and append it."""
+        return self.append_all([(body, name, artifact)], signer=signer)[0]
+
+    def append_all(self, bodies: Sequence[tuple[Record, str, str | None]], *, signer: Signer) -> tuple[Position, ...]:
+        """Sign and append (body, name, artifact ID or None) in one durable batch."""
+        known = self.keys().get(signer.keyid)
+        if known is None or known.revoked is not None:
+            what = "revoked" if known else "not registered"
+            raise VerificationError("signer-unknown", f"the key that would sign is {what}", hint="genealog signer add")
+        return self.ledger.append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
+
+    def add(
+        self,
+        path: Path,
+        *,
+        kind: str,
+        name: str | None = None,
+        source: str | None = None,
+        claims: Mapping[str, str] | None = None,
+        signer: Signer | None = None,
+        progress: Progress | None = None,
+    ) -> Added:
+        """Register the files at `path` under the ID of their content, and give them a name.
+
+        The name moves to this version if it meant another. Equal bytes are registered once.
+        Raises: MalformedError for trees that have no identity: empty, links that leave the root, truncated safetensors.
+        """
+        signer = signer or self.signer()
+        name = name or path.resolve().name
+        tree = scan_tree(path, progress=progress)
+        return self.add_tree(tree, path, kind=kind, name=name, source=source, claims=claims or {}, signer=signer)
+
+    def add_tree(
+        self, tree: Tree, path: Path | None, *, kind: str, name: str, source: str | None = None,
+        claims: Mapping[str, str] | None = None, signer: Signer | None = None,
+    ) -> Added:  # fmt: skip
+        """Register a tree that was scanned before."""
+        signer = signer or self.signer()
+        identifier = files_root(tree.entries)
+        weights = None
+        if tree.weights:
+            listing = self._keep(encode_tensors(tree.weights))
+            weights = records.Weights(id=weights_root(tree.weights), tensors=len(tree.weights), list=listing)
+        if path is not None:
+            self.home.remember(identifier, path)
+        body = records.Artifact(
+            kind=kind, registered_at=_now(), files=len(tree.entries), size=sum(e.size for e in tree.entries),
+            manifest=self._keep(encode_manifest(tree.entries, tree.excludes)),
+            weights=weights, format=tree.format, excludes=tree.excludes, source=source, claims=dict(claims or {}),
+            warnings=tree.warnings,
+        )  # fmt: skip
+        return self._register(identifier, body, name=name, signer=signer, artifact=identifier, tree=tree)
+
+    def add_record(self, body: Mapping[str, Any], *, kind: str, name: str, signer: Signer | None = None) -> Added:
+        """Register an artifact without files: its ID is the hash of `body` (an environment, an external model)."""
+        artifact = records.Artifact(kind=kind, registered_at=_now(), body=dict(body))
+        return self._register(record_id(body), artifact, name=name, signer=signer or self.signer())
+
+    def _register(
+        self, identifier: str, body: records.Artifact, *, name: str, signer: Signer,
+        artifact: str | None = None, tree: Tree | None = None,
+    ) -> Added:  # fmt: skip
+        weights = body.weights.id if body.weights else None
+        known = self._artifact_row(identifier)
+        batch: list[tuple[Record, str, str | None]] = []
+        if known is None or known["entry"] is None:
+            batch.append((body, name, artifact))
+        move = self.last_ref("name", name)
+        if move is None or move["to"] != identifier:
+            batch.append((self.move("name", name, identifier), name, None))
+        if not batch:
+            return Added(identifier, weights, None, new=False, tree=tree)
+        position = self.append_all(batch, signer=signer)[0]
+        return Added(identifier, weights, position, new=isinstance(batch[0][0], records.Artifact), tree=tree)
+
+    def sign(self, ref: str, *, signer: Signer) -> Position:
+        """Put a second signature under a registered version: the same statement, stated by another identity."""
+        version = self.resolve(ref)
+        read = self.statement(version.statement)
+        artifact = version.id if version.id.startswith("glf1:") else None
+        return self.append(read.body, signer=signer, name=version.name, artifact=artifact)
+
+    def revoke(self, ref: str, *, reason: str, signer: Signer | None = None) -> Position:
+        """Withdraw a version: engines refuse to load it and gateways to serve it from here on."""
+        version = self.resolve(ref)
+        body = self.move("revocation", version.id, version.id, reason=reason)
+        return self.append(body, signer=signer or self.signer(), name=version.name)
+
+    def add_signer(self, label: str, identity: str, *, role: str = "signer", algorithm: str = "ecdsa-p256") -> Position:
+        """Make a key for a new identity and register it, signed by the owner."""
+        key = self.home.keys.create(label, algorithm)
+        position = self.append(_key_body(key, identity, role), signer=self.home.keys.signer("owner"), name=identity)
+        self.home.add_identity(label, identity, label)
+        return position
+
+    def revoke_key(self, keyid: str, *, reason: str) -> Position:
+        """Withdraw a key: what it signs from here on vouches for nothing."""
+        row = next((row for known, row in self.keys().items() if known.startswith(keyid)), None)
+        if row is None:
+            raise MissingError("unknown-key", "no registered key has this ID", got=keyid, hint="genealog signer ls")
+        body = records.Key(
+            action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason
+        )
+        return self.append(body, signer=self.home.keys.signer("owner"), name=row.identity)
+
+    def resolve(self, ref: str) -> Version:
+        """Return the version that `ref` means: a name, an ID, or the start of one (≥ 8 hex digits).
+
+        Raises: MissingError `unknown-artifact`; MalformedError `ambiguous-ref`.
+        """
+        index = self.ledger.index()
+        move = self.last_ref("name", ref)
+        wanted = move["to"] if move else ref
+        table = schema.artifact
+        rows = index.rows(select(table).where(table.c.entry.is_not(None), table.c.digest == wanted))
+        if not rows and (digits := ref.partition(":")[2] or ref) and len(digits) >= 8:
+            rows = index.rows(
+                select(table).where(
+                    table.c.entry.is_not(None),
+                    or_(table.c.digest.like(f"gl__:{_like(digits)}%", escape="\\"), table.c.digest == ref),
+                    table.c.digest.like(f"{_like(ref.partition(':')[0])}:%", escape="\\") if ":" in ref else True,
+                )
+            )
+        if not rows:
+            raise MissingError(
+                "unknown-artifact", "nothing is registered under this name or ID", got=ref, hint="genealog ls"
+            )
+        if len(rows) > 1:
+            raise MalformedError("ambiguous-ref", "more than one ID starts so", got=ref, hint="give more digits")
+        return self._version(rows[0])
+
+    def versions(self) -> list[Version]:
+        """Return every registered artifact in log order."""
+        table = schema.artifact
+        rows = self.ledger.index().rows(select(table).where(table.c.entry.is_not(None)).order_by(table.c.entry))
+        return [self._version(row) for row in rows]
+
+    def base_of(self, adapter: str) -> Base | None:
+        """Return the base that the run which made `adapter` recorded, or None where no run did."""
+        event, artifact = schema.event, schema.artifact
+        query = (
+            select(artifact.c.digest, event.c.weights)
+            .join(artifact, artifact.c.id == event.c.artifact)
+            .where(event.c.direction == "in", event.c.role == "base", event.c.execution.in_(_makers(adapter)))
+        )
+        row = self.ledger.index().first(query)
+        return Base(row["digest"], row["weights"]) if row else None
+
+    def keys(self) -> dict[str, KeyRow]:
+        """Return every registered key by its ID."""
+        return {
+            row["keyid"]: KeyRow(
+                row["keyid"], row["identity"], row["role"], unb64(row["public"]),
+                (row["reason"] or "revoked") if row["revoked"] is not None else None,
+            )
+            for row in self.ledger.index().rows(select(schema.key))
+        }  # fmt: skip
+
+    def statement(self, leaf: str) -> Read:
+        """Return the statement with this hex leaf hash. Raises: MissingError `unknown-entry`."""
+        return read_statement(self.ledger.entry(self.ledger.at(leaf)))
+
+    def manifest(self, version: Version) -> Manifest:
+        """Return the files of a version, from the object that its statement names."""
+        body = self.statement(version.statement).body
+        if not isinstance(body, records.Artifact) or body.manifest is None:
+            raise MissingError("no-manifest", f"{version.name} has no files of its own", got=version.id)
+        return decode_manifest(self.home.objects.get(body.manifest.sha256))
+
+    def check(self, path: Path, ref: str, *, progress: Progress | None = None) -> Version:
+        """Hash the files at `path` again and compare them with the registered version `ref`.
+
+        Raises: VerificationError `bytes-differ`, naming the files; what `scan_tree` raises.
+        """
+        version = self.resolve(ref)
+        registered = self.manifest(version)
+        tree = scan_tree(path, progress=progress)
+        if files_root(tree.entries) != version.id:
+            raise VerificationError(
+                "bytes-differ", f"the files at {path.name} are not {version.name}",
+                got=str(diff_files(registered.files, tree.entries)), expected=version.id,
+                hint="restore the registered bytes, or register these as a new version: genealog add",
+            )  # fmt: skip
+        return version
+
+    def last_ref(self, kind: str, name: str) -> dict[str, Any] | None:
+        """Return the newest move of a ref (its row, with `leaf`), or None."""
+        table = schema.ref
+        return self.ledger.index().first(
+            select(table, schema.entry.c.leaf)
+            .join(schema.entry, schema.entry.c.id == table.c.id)
+            .where(table.c.kind == kind, table.c.name == name)
+            .order_by(table.c.id.desc())
+        )
+
+    def move(self, kind: Any, name: str, to: str, *, reason: str | None = None, action: Any = "set") -> records.Ref:
+        """Return the body of the next move of a ref, chained to the move before."""
+        last = self.last_ref(kind, name)
+        previous = last["leaf"] if last else None
+        return records.Ref(kind=kind, name=name, to=to, at=_now(), previous=previous, reason=reason, action=action)
+
+    def revocation(self, artifact: str) -> str | None:
+        """Return why `artifact` was revoked, or None."""
+        row = self.last_ref("revocation", artifact)
+        return (row["reason"] or "revoked") if row else None
+
+    def _keep(self, data: bytes) -> records.Blob:
+        return records.Blob(sha256=self.home.objects.put(data), size=len(data))
+
+    def _artifact_row(self, identifier: str) -> dict[str, Any] | None:
+        return self.ledger.index().first(select(schema.artifact).where(schema.artifact.c.digest == identifier))
+
+    def _version(self, row: Mapping[str, Any]) -> Version:
+        statement = self._leaf(row["entry"])
+        ends = select(schema.execution.c.end).where(schema.execution.c.id.in_(_makers(row["digest"])))
+        made = self.ledger.index().first(ends.order_by(schema.execution.c.end.desc()))
+        return Version(
+            id=row["digest"], kind=row["kind"], name=row["name"], weights=row["weights"], statement=statement,
+            lineage=self._leaf(made["end"]) if made else statement, index=row["entry"],
+            revoked=self.revocation(row["digest"]), source=row["source"],
+        )  # fmt: skip
+
+    def _leaf(self, index: int) -> str:
+        row = self.home.index.first(select(schema.entry.c.leaf).where(schema.entry.c.id == index))
+        return str(row["leaf"]) if row else ""
+
+
+def _makers(artifact: str) -> Any:
+    """Select the executions that an artifact came out of."""
+    event = schema.event
+    return (
+        select(event.c.execution)
+        .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
+        .where(schema.artifact.c.digest == artifact, event.c.direction == "out")
+    )
+
+
+def _key_body(key: Any, identity: str, role: str) -> records.Key:
+    public = base64.b64encode(key.public_der).decode()
+    return records.Key(action="add", keyid=key.keyid, identity=identity, role=_role(role), at=_now(), public=public)
+
+
+def _role(text: str) -> Any:
+    if text not in ("owner", "signer", "engine"):
+        raise MalformedError("bad-role", "a key has one of three roles", got=text, expected="owner, signer or engine")
+    return text
+
+
+def _like(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _now() -> str:
+    return timestamp(datetime.now(UTC))
+
+
+def new_nonce() -> str:
+    """Return 32 random hex digits: what makes two equal starts two executions."""
+    return secrets.token_hex(16)

@@ -1,0 +1,225 @@
+"""A store on disk: where everything is, and how it is found.
+
+    .genealog/
+      genealog.toml    origin, signer identities                      edit it
+      trust.policy     the log keys, for whoever verifies us          hand it out
+      keys/            private keys, 0600                              guard it
+      logs/registry/   the registry log: statements                   the truth
+      logs/calls/      the call log: one entry a call                 the truth
+      objects/         manifests and other bodies, by SHA-256         the truth
+      vault/           salts, sealed groups, bodies, encrypted        the truth, erasable
+      spool/           calls not sequenced yet                        the truth, for a moment
+      index.sqlite     a projection of the logs                       may be deleted
+      locations.json   where this machine keeps an artifact's files   a convenience
+
+Found as git finds its own: `--store`, then `GENEALOG_STORE`, then upwards from the current folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from genealog.core.note import Verifier, format_vkey, parse_vkey
+from genealog.core.trust import Trust, parse_trust
+from genealog.errors import MissingError, StoreError
+from genealog.store.index import Index
+from genealog.store.keys import KeyRing
+from genealog.store.log import LocalLog
+from genealog.store.objects import Objects
+from genealog.store.vault import Vault
+
+NAME = ".genealog"
+REGISTRY, CALLS = "registry", "calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Somebody who signs: the name people know, and the key file that signs for it."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `genealog.toml` says."""
+
+    origin: str
+    signer: str
+    identities: Mapping[str, Identity]
+
+
+class Home:
+    """One store. Logs, vault and index open when first asked for, and close with `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = _read_config(path / "genealog.toml")
+        self.keys = KeyRing(path / "keys")
+        self._logs: dict[str, LocalLog] = {}
+
+    @classmethod
+    def create(cls, path: Path, *, origin: str | None = None, identity: str = "owner") -> Home:
+        """Make the folders, keys and empty logs of a store. Raises: StoreError `store-exists`."""
+        if path.exists() and any(path.iterdir()):
+            raise StoreError(
+                "store-exists", f"{path} is there already", hint="use it as it is, or choose another --store"
+            )
+        origin = origin or f"genealog-{secrets.token_hex(4)}.local"
+        if any(c.isspace() or c == "+" or not c.isprintable() or c in "\"'\\" for c in origin):
+            raise StoreError("bad-origin", "an origin is a name without spaces, quotes and '+'", got=origin)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys = KeyRing(path / "keys")
+        policy = []
+        for log in (REGISTRY, CALLS):
+            keys.create(f"log-{log}", "ed25519")
+            signer = keys.note_signer(f"log-{log}", f"{origin}/{log}")
+            LocalLog.create(path / "logs" / log, signer=signer).close()
+            policy.append(f"log {format_vkey(signer.verifier)}\n")
+        keys.create("owner")
+        keys.create("engine")
+        keys.create_vault_key()
+        (path / "trust.policy").write_text("".join(policy) + "quorum none\n")
+        (path / "genealog.toml").write_text(
+            f'[store]\nformat = 1\norigin = "{origin}"\n\n'
+            "# Who signs here. `signer` is used when a command is not told --as.\n"
+            '[identities]\nsigner = "owner"\n\n'
+            f'[identities.owner]\nname = {json.dumps(identity)}\nkey = "owner"\n'
+        )
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Home:
+        """Open the store at `path`. Raises: MissingError `no-store`; StoreError `config-malformed`."""
+        if not (path / "genealog.toml").is_file():
+            raise MissingError("no-store", f"there is no store at {path}", hint="genealog init")
+        return cls(path)
+
+    @classmethod
+    def find(cls, path: Path | None = None) -> Home:
+        """Open `path`, else `GENEALOG_STORE`, else the first `.genealog` from here upwards."""
+        if path is not None:
+            return cls.open(path)
+        if env := os.environ.get("GENEALOG_STORE"):
+            return cls.open(Path(env))
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / NAME / "genealog.toml").is_file():
+                return cls.open(folder / NAME)
+        raise MissingError("no-store", f"there is no {NAME} folder in {here} or above it", hint="genealog init")
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where capturing processes leave their calls."""
+        return self.path / "spool"
+
+    @cached_property
+    def trust(self) -> Trust:
+        """The store's own trust policy: its own log keys."""
+        return parse_trust((self.path / "trust.policy").read_bytes())
+
+    @cached_property
+    def objects(self) -> Objects:
+        """Content-addressed bodies."""
+        return Objects(self.path / "objects")
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The erasable side: salts, sealed groups, bodies."""
+        return Vault(self.path / "vault" / "vault.sqlite", self.keys.vault_key())
+
+    @cached_property
+    def index(self) -> Index:
+        """The projection, as it is on disk; `ledger.index` brings it up to date."""
+        return Index(self.path / "index.sqlite")
+
+    def log(self, name: str) -> LocalLog:
+        """Return the log `registry` or `calls`, open for append where its key is here, else read-only."""
+        if name not in self._logs:
+            origin = f"{self.config.origin}/{name}"
+            try:
+                signer = self.keys.note_signer(f"log-{name}", origin)
+            except MissingError:
+                signer = None
+            self._logs[name] = LocalLog.open(self.path / "logs" / name, verifier=self.verifier(name), signer=signer)
+        return self._logs[name]
+
+    def registry_log(self) -> LocalLog:
+        """The registry log."""
+        return self.log(REGISTRY)
+
+    def call_log(self) -> LocalLog:
+        """The call log."""
+        return self.log(CALLS)
+
+    def location(self, artifact: str) -> Path | None:
+        """Return where this machine last saw the files of `artifact`. A hint, never evidence."""
+        path = self._locations().get(artifact)
+        return Path(path) if path else None
+
+    def remember(self, artifact: str, path: Path) -> None:
+        """Note where the files of `artifact` are."""
+        known = self._locations() | {artifact: str(path.resolve())}
+        temporary = self.path / f"locations.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
+        temporary.replace(self.path / "locations.json")
+
+    def add_identity(self, label: str, name: str, key: str) -> None:
+        """Write a signer identity into `genealog.toml`. Raises: StoreError `identity-exists`."""
+        if label in self.config.identities:
+            raise StoreError("identity-exists", f"genealog.toml has an identity {label!r} already")
+        with (self.path / "genealog.toml").open("a") as stream:
+            stream.write(f"\n[identities.{label}]\nname = {json.dumps(name)}\nkey = {json.dumps(key)}\n")
+        self.config = _read_config(self.path / "genealog.toml")
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+        for name in ("vault", "index"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+    def _locations(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self.path / "locations.json").read_text()))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def verifier(self, log: str) -> Verifier:
+        """Return the public key of the log `registry` or `calls`."""
+        origin = f"{self.config.origin}/{log}"
+        for line in (self.path / "trust.policy").read_bytes().splitlines():
+            words = line.split()
+            if words[:1] == ["log"] and words[1].startswith(f"{origin}+"):
+                return parse_vkey(words[1])
+        raise StoreError("no-log-key", f"trust.policy names no key for {origin}")
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        table = tomllib.loads(path.read_text())
+        people = dict(table["identities"])
+        signer = people.pop("signer", "owner")
+        config = Config(
+            origin=table["store"]["origin"],
+            signer=signer,
+            identities={label: Identity(entry["name"], entry["key"]) for label, entry in people.items()},
+        )
+    except FileNotFoundError:
+        raise MissingError("no-store", f"there is no store at {path.parent}", hint="genealog init") from None
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise StoreError("config-malformed", f"{path.name} cannot be used", got=repr(error)[:120]) from None
+    if table["store"].get("format") != 1:
+        raise StoreError("store-format", "a store of another format", got=table["store"].get("format"), expected=1)
+    if signer not in config.identities:
+        raise StoreError("config-malformed", f"the signer {signer!r} has no [identities.{signer}] section")
+    return config

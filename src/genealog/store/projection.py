@@ -1,0 +1,161 @@
+"""From log entries to index rows: one function for each predicate.
+
+A statement that does not parse, whose signer is unknown or whose signature fails still gets its `entry` row, with the
+problem's code, and gives no other rows: what nobody vouches for creates no lineage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from genealog.core import records
+from genealog.core.call import CallLeaf
+from genealog.core.canonical import Record, decode
+from genealog.core.dsse import unb64, verify_envelope
+from genealog.core.ids import record_id
+from genealog.core.merkle import leaf_hash
+from genealog.core.statement import Read, artifact_of, read_statement
+from genealog.errors import GenealogError
+from genealog.store import schema
+
+
+def project_statement(connection: Connection, index: int, data: bytes) -> None:
+    """Write the rows of registry entry `index`."""
+    row: dict[str, Any] = {"id": index, "leaf": leaf_hash(data).hex()}
+    try:
+        read = read_statement(data)
+        row |= {"predicate": records.TYPES[type(read.body)], "name": read.subjects[0].name, "keyid": read.keyids[0]}
+        row["signer"] = _signer(connection, index, read)
+    except GenealogError as error:
+        connection.execute(insert(schema.entry).values(**row, problem=error.code))
+        return
+    connection.execute(insert(schema.entry).values(**row))
+    _project(read.body, connection, index, read)
+
+
+def project_call(connection: Connection, index: int, data: bytes) -> None:
+    """Write the row of call-log entry `index`."""
+    leaf = decode(data, CallLeaf)
+    connection.execute(
+        insert(schema.call).values(
+            id=index, leaf=leaf_hash(data).hex(), call=leaf.call, emitter=leaf.emitter, boot=leaf.boot, seq=leaf.seq,
+            spec=leaf.spec, models=",".join(leaf.models), assurance=leaf.assurance, finish=leaf.finish,
+            called_at=leaf.called_at, ended_at=leaf.ended_at,
+        )
+    )  # fmt: skip
+
+
+PROJECT: dict[str, Callable[[Connection, int, bytes], None]] = {"registry": project_statement, "calls": project_call}
+
+
+def _signer(connection: Connection, index: int, read: Read) -> str:
+    """Return the identity whose registered, unrevoked key signed; the first entry vouches for itself."""
+    known = connection.execute(
+        select(schema.key.c.keyid, schema.key.c.public, schema.key.c.identity).where(
+            schema.key.c.keyid.in_(read.keyids), schema.key.c.revoked.is_(None)
+        )
+    ).all()
+    keys = {row.keyid: unb64(row.public) for row in known}
+    names = {row.keyid: str(row.identity) for row in known}
+    if index == 0 and isinstance(read.body, records.Key) and read.body.public:
+        keys[read.body.keyid] = unb64(read.body.public)
+        names[read.body.keyid] = read.body.identity
+    _, keyid = verify_envelope(read.envelope, keys)
+    return names[keyid]
+
+
+def _id_of(connection: Connection, table: Table, digest: str) -> int:
+    """Return the integer key of a digest, making a bare row when it is new."""
+    found = connection.scalar(select(table.c.id).where(table.c.digest == digest))
+    if found is None:
+        found = connection.scalar(insert(table).values(digest=digest).returning(table.c.id))
+    return int(found or 0)
+
+
+@singledispatch
+def _project(body: Record, connection: Connection, index: int, read: Read) -> None:
+    """Write what a body says. A context says nothing that a query needs."""
+
+
+@_project.register
+def _(body: records.Artifact, connection: Connection, index: int, read: Read) -> None:
+    row = _id_of(connection, schema.artifact, artifact_of(read))
+    connection.execute(
+        update(schema.artifact)
+        .where(schema.artifact.c.id == row, schema.artifact.c.entry.is_(None))
+        .values(
+            entry=index, kind=body.kind, name=read.subjects[0].name, weights=body.weights and body.weights.id,
+            format=body.format, source=body.source, files=body.files, size=body.size,
+            manifest=body.manifest and body.manifest.sha256, registered_at=body.registered_at,
+        )
+    )  # fmt: skip
+
+
+@_project.register
+def _(body: records.Execution, connection: Connection, index: int, _read: Read) -> None:
+    row = _id_of(connection, schema.execution, record_id(body))
+    connection.execute(
+        update(schema.execution)
+        .where(schema.execution.c.id == row, schema.execution.c.start.is_(None))
+        .values(start=index, kind=body.kind, name=body.name, started_at=body.started_at)
+    )
+
+
+@_project.register
+def _(body: records.ExecutionEnd, connection: Connection, index: int, _read: Read) -> None:
+    row = _id_of(connection, schema.execution, body.execution)
+    first = connection.execute(
+        update(schema.execution)
+        .where(schema.execution.c.id == row, schema.execution.c.end.is_(None))
+        .values(end=index, exit=body.exit, ended_at=body.ended_at)
+    )
+    if not first.rowcount:  # an execution ends once; a second ending is in the log, and changes nothing
+        return
+    for item in body.events:
+        values = {
+            "execution": row, "artifact": _id_of(connection, schema.artifact, item.artifact),
+            "direction": item.direction, "role": item.role, "state": str(item.state), "weights": item.weights,
+        }  # fmt: skip
+        connection.execute(insert(schema.event).prefix_with("OR IGNORE").values(values))
+
+
+@_project.register
+def _(body: records.Ref, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("kind", "name", "to", "action", "previous", "reason", "at")}
+    connection.execute(insert(schema.ref).values(id=index, **values))
+
+
+@_project.register
+def _(body: records.Key, connection: Connection, index: int, _read: Read) -> None:
+    if body.action == "revoke":
+        connection.execute(
+            update(schema.key).where(schema.key.c.keyid == body.keyid).values(revoked=index, reason=body.reason)
+        )
+    elif body.public is not None:
+        values = {"keyid": body.keyid, "identity": body.identity, "role": body.role, "public": body.public}
+        connection.execute(insert(schema.key).prefix_with("OR IGNORE").values(**values, added=index))
+
+
+@_project.register
+def _(body: records.ServingSpec, connection: Connection, index: int, _read: Read) -> None:
+    connection.execute(insert(schema.spec).values(id=index, digest=record_id(body)))
+
+
+@_project.register
+def _(body: records.Load, connection: Connection, index: int, _read: Read) -> None:
+    models = ",".join(body.models)
+    connection.execute(
+        insert(schema.load).values(
+            id=index, engine=body.engine, keyid=body.keyid, models=models, loaded_at=body.loaded_at
+        )
+    )
+
+
+@_project.register
+def _(body: records.Decision, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("point", "outcome", "code", "subject", "message", "at")}
+    connection.execute(insert(schema.decision).values(id=index, **values))
