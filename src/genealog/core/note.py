@@ -179,12 +179,12 @@ def parse_vkey(text: str) -> Verifier:
     """Read `<name>+<key ID>+<base64>`. Raises: MalformedError `vkey-malformed`, `vkey-unsupported`."""
     name, _, rest = text.partition("+")
     key_id, _, key = rest.partition("+")  # base64 may hold '+' itself
-    if not _KEY_ID.fullmatch(key_id) or not key.isascii():
+    if not _KEY_ID.fullmatch(key_id) or not key or not key.isascii():
         raise MalformedError(
             "vkey-malformed", "not a verifier key", got=text[:120], expected="<name>+<8 hex digits>+<base64>"
         )
     material = decode_base64(key.encode(), code="vkey-malformed")
-    verifier = make_verifier(name, material[0] if material else 0, material[1:])
+    verifier = make_verifier(name, material[0], material[1:])
     if verifier.key_id.hex() != key_id:
         raise MalformedError(
             "vkey-malformed", "the key ID is not the one of this key", got=key_id, expected=verifier.key_id.hex()
@@ -207,7 +207,7 @@ def encode_note(text: bytes, lines: Iterable[bytes]) -> bytes:
     """Join a text with its signature lines. Raises: MalformedError `note-malformed` if that is no note."""
     data = text + b"\n" + b"".join(lines)
     if parse_note(data).text != text:
-        raise MalformedError("note-malformed", "the text does not end in one line feed")
+        raise MalformedError("note-malformed", "the text of a note ends in a line feed")
     return data
 
 
