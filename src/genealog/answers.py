@@ -1,0 +1,186 @@
+"""Answers: why did it say that, where does this model come from, and the evidence to take away.
+
+`evidence` gathers the receipts of a whole chain; `why` lets the judge (`core.chain`) read them. So what a store says of
+itself is what a stranger with the file can check.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from genealog.core.bundle import Evidence, Opened
+from genealog.core.call import CallLeaf, EngineGroup
+from genealog.core.canonical import decode
+from genealog.core.chain import Report, examine
+from genealog.core.lineage import Closure, Link, Node, Way, closure
+from genealog.core.states import State
+from genealog.errors import GenealogError, MissingError
+from genealog.ledger import Ledger, Position
+from genealog.store import schema
+from genealog.store.home import REGISTRY, Home
+
+DEFAULT_GROUPS = ("engine", "request", "response")
+_MANY = 500  # SQLite takes so many bound values without asking
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A call that a text came from. `how` is `exact` or `normalised` (white space aside)."""
+
+    call: str
+    which: str
+    how: str
+
+
+class Answers:
+    """Questions to one store."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.ledger = Ledger(home)
+
+    def find(self, text: str) -> tuple[Found, ...]:
+        """Return the calls that said `text`, newest first; exact matches before normalised ones."""
+        self.ledger.drain()
+        found = [Found(call, which, how) for call, which, how in self.home.vault.find_text(text)]
+        ranked = sorted(found, key=lambda item: item.call, reverse=True)
+        return tuple(sorted(ranked, key=lambda item: (item.which != "response", item.how != "exact")))
+
+    def why(self, call: str, *, output: bytes | None = None) -> Report:
+        """Walk back from a call to the training data, judged with the store's own trust policy."""
+        return examine(self.evidence(call), self.home.trust, output=output)
+
+    def evidence(
+        self, call: str, *, groups: Sequence[str] = DEFAULT_GROUPS, output: bool = True, prompt: bool = False
+    ) -> Evidence:
+        """Gather the receipts of the chain of a call, opening `groups`, with the answer's body and maybe the prompt's.
+
+        Raises: MissingError `unknown-call`.
+        """
+        position = self.ledger.call(call)
+        leaf = decode(self.ledger.entry(position), CallLeaf)
+        sealed = self._groups(call)
+        places: dict[Position, None] = {position: None}
+        engine = decode(sealed["engine"][1], EngineGroup) if "engine" in sealed else None
+        for place in self._chain(leaf, engine.load if engine else None):
+            places[place] = None
+        for place in self._keys(places):
+            places[place] = None
+        return Evidence(
+            call=position.leaf,
+            receipts=tuple(self.ledger.receipt(place) for place in places),
+            groups={
+                name: Opened(body=base64.b64encode(body).decode(), salt=salt.hex())
+                for name, (salt, body) in sealed.items()
+                if name in groups
+            },
+            request=self._body(call, "request") if prompt else None,
+            response=self._body(call, "response") if output else None,
+        )
+
+    def lineage(self, artifact: str, way: Way = "up") -> tuple[Closure, int]:
+        """Return the closure of an artifact, and the size of the registry log that it was computed at."""
+        index = self.ledger.index()
+        row = index.first(select(schema.progress.c.size).where(schema.progress.c.log == REGISTRY))
+        return closure(artifact, way, self._links, self._nodes), row["size"] if row else 0
+
+    def _groups(self, call: str) -> dict[str, tuple[bytes, bytes]]:
+        try:
+            return dict(self.home.vault.get_groups(call))
+        except MissingError:  # erased: the proofs stand, the groups stay closed
+            return {}
+
+    def _body(self, call: str, which: str) -> str | None:
+        try:
+            body = self.home.vault.get_body(call, which)
+        except MissingError:
+            return None
+        return None if body is None else base64.b64encode(body).decode()
+
+    def _chain(self, leaf: CallLeaf, load: str | None) -> Iterable[Position]:
+        """Yield the statements that the chain of a call rests on, as far as they are here."""
+        if leaf.spec is None:
+            return
+        spec = schema.spec
+        rows = self.ledger.index().rows(
+            select(schema.entry.c.id, schema.entry.c.leaf)
+            .join(spec, spec.c.id == schema.entry.c.id)
+            .where(spec.c.digest == leaf.spec)
+            .limit(1)
+        )
+        yield from _positions(rows)
+        for wanted in filter(None, [load]):
+            try:
+                yield self.ledger.at(wanted)
+            except GenealogError:
+                continue
+        for model in leaf.models:
+            yield from self._ancestry(model)
+
+    def _ancestry(self, artifact: str) -> Iterable[Position]:
+        found, _ = self.lineage(artifact)
+        entry, index = schema.entry, self.ledger.index()
+        for batch in _batches([node.id for node in found.artifacts]):
+            query = select(entry.c.id, entry.c.leaf).join(schema.artifact, schema.artifact.c.entry == entry.c.id)
+            yield from _positions(index.rows(query.where(schema.artifact.c.digest.in_(batch)).order_by(entry.c.id)))
+        for batch in _batches(list(found.executions)):
+            for column in (schema.execution.c.start, schema.execution.c.end):
+                query = select(entry.c.id, entry.c.leaf).join(schema.execution, column == entry.c.id)
+                yield from _positions(
+                    index.rows(query.where(schema.execution.c.digest.in_(batch)).order_by(entry.c.id))
+                )
+
+    def _keys(self, places: Iterable[Position]) -> Iterable[Position]:
+        """Yield the statements of every key that signed any of `places`, of the owner, and their revocations."""
+        index, entry, key = self.ledger.index(), schema.entry, schema.key
+        indexes = [place.index for place in places if place.log == REGISTRY]
+        signers = {0}
+        for batch in _batches(indexes):
+            query = select(key).join(entry, entry.c.keyid == key.c.keyid).where(entry.c.id.in_(batch)).distinct()
+            for row in index.rows(query):
+                signers |= {row["added"], row["revoked"]} - {None}
+        yield from _positions(
+            index.rows(select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(signers)).order_by(entry.c.id))
+        )
+
+    def _links(self, artifacts: frozenset[str], way: Way) -> Iterable[Link]:
+        event, made = schema.event, "out" if way == "up" else "in"
+        for batch in _batches(sorted(artifacts)):
+            touched = (
+                select(event.c.execution)
+                .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
+                .where(schema.artifact.c.digest.in_(batch), event.c.direction == made)
+            )
+            query = (
+                select(
+                    schema.execution.c.digest.label("execution"), schema.artifact.c.digest.label("artifact"),
+                    event.c.direction, event.c.role, event.c.state,
+                )
+                .join(schema.execution, schema.execution.c.id == event.c.execution)
+                .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
+                .where(event.c.execution.in_(touched))
+                .order_by(event.c.id)
+            )  # fmt: skip
+            for row in self.home.index.rows(query):
+                yield Link(row["execution"], row["artifact"], row["direction"], row["role"], State(row["state"]))
+
+    def _nodes(self, artifacts: frozenset[str]) -> Iterable[Node]:
+        table = schema.artifact
+        for batch in _batches(sorted(artifacts)):
+            for row in self.home.index.rows(select(table).where(table.c.digest.in_(batch))):
+                kind = row["kind"] if row["entry"] is not None else None
+                yield Node(row["digest"], kind, row["name"], row["source"])
+
+
+def _positions(rows: Iterable[dict[str, object]]) -> Iterable[Position]:
+    for row in rows:
+        yield Position(REGISTRY, int(str(row["id"])), str(row["leaf"]))
+
+
+def _batches(items: Sequence[object]) -> Iterable[Sequence[object]]:
+    for start in range(0, len(items), _MANY):
+        yield items[start : start + _MANY]
