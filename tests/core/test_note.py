@@ -4,11 +4,13 @@ import base64
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genealog.core import note as note_module
 from genealog.core.checkpoint import Checkpoint
 from genealog.core.note import (
     COSIGNATURE_ED25519,
@@ -27,6 +29,7 @@ from genealog.core.note import (
     parse_vkey,
     signature_line,
 )
+from genealog.core.trust import parse_trust
 from genealog.errors import GenealogError, MalformedError, VerificationError
 
 VECTORS = Path(__file__).parents[1] / "vectors/log"
@@ -112,6 +115,23 @@ def test_mldsa_binds_the_name_of_the_cosigner() -> None:
     other = make_verifier("witness.example/other", COSIGNATURE_MLDSA44, QUANTUM.verifier.public)
     blob = parse_note(encode_note(CHECKPOINT, [QUANTUM.cosign(CHECKPOINT, 1)])).signatures[0].blob
     refused(encode_note(CHECKPOINT, [signature_line(other, blob)]), other, code="note-signature-invalid")
+
+
+def test_a_library_without_mldsa_is_no_verdict_on_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_note(CHECKPOINT, [QUANTUM.cosign(CHECKPOINT, 1)])
+
+    class Without:
+        @staticmethod
+        def from_public_bytes(_: bytes) -> None:
+            raise UnsupportedAlgorithm("no ML-DSA here")
+
+    monkeypatch.setattr(note_module, "MLDSA44PublicKey", Without)
+    refused(data, QUANTUM.verifier, code="signature-unsupported")
+    log, witness = parse_vkey(LOG_VKEY), format_vkey(QUANTUM.verifier)
+    policy = parse_trust(f"log {format_vkey(log)}\nwitness w {witness}\nquorum none\n".encode())
+    with pytest.raises(VerificationError) as caught:
+        policy.verify_checkpoint(WITNESSED + QUANTUM.cosign(CHECKPOINT, 1))
+    assert caught.value.code == "signature-unsupported"
 
 
 @pytest.mark.parametrize("witness", [Cosigner("w.example", key(9)), QUANTUM], ids=["ed25519", "ml-dsa-44"])

@@ -45,6 +45,7 @@ _PUBLIC_BYTES = {ED25519: 32, COSIGNATURE_ED25519: 32, COSIGNATURE_MLDSA44: 1312
 _SIGNATURE_BYTES = {ED25519: 64, COSIGNATURE_ED25519: 8 + 64, COSIGNATURE_MLDSA44: 8 + 2420}
 _DASH = "— ".encode()
 _CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f]")
+_NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
@@ -159,7 +160,7 @@ class Cosigner:
 
 def make_verifier(name: str, type: int, public: bytes) -> Verifier:  # noqa: A002 - the format's own word
     """Return the verifier for a raw public key. Raises: MalformedError `vkey-malformed`, `vkey-unsupported`."""
-    if not name or "+" in name or any(character.isspace() for character in name) or _bad_utf8(name):
+    if not _NAME.fullmatch(name):
         raise MalformedError(
             "vkey-malformed", "a key name is not empty and has no space, '+' or control", got=repr(name)
         )
@@ -215,8 +216,12 @@ def parse_note(data: bytes) -> Note:
     """Split a note into text and signature lines, checking its form only. Raises: MalformedError `note-malformed`."""
     if len(data) > MAX_NOTE:
         raise _malformed("a note of this size is not read", got=f"{len(data)} bytes", expected=f"≤ {MAX_NOTE} bytes")
-    if _CONTROL.search(data) or _bad_utf8(data):
-        raise _malformed("a note is UTF-8 without control characters")
+    if _CONTROL.search(data):
+        raise _malformed("a note has no control characters but line feeds")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise _malformed("a note is UTF-8") from None
     end = data.rfind(b"\n\n")
     if end < 0 or not data.endswith(b"\n"):
         raise _malformed("a note ends in an empty line and its signature lines")
@@ -297,22 +302,12 @@ def _by_name_and_id(verifiers: Iterable[Verifier]) -> dict[tuple[str, bytes], Ve
 
 def _parse_line(line: bytes) -> Signature:
     name, space, encoded = line.removeprefix(_DASH).partition(b" ")
-    text = name.decode()
-    if not line.startswith(_DASH) or not space or not text or "+" in text or any(c.isspace() for c in text):
+    if not line.startswith(_DASH) or not space or not _NAME.fullmatch(name.decode()):
         raise _malformed("not a signature line", got=ascii(line[:80].decode(errors="replace")))
     blob = decode_base64(encoded, code="note-malformed")
     if len(blob) < 5:
         raise _malformed("a signature is longer than its key ID", got=f"{len(blob)} bytes")
-    return Signature(text, blob[:4], blob[4:])
-
-
-def _bad_utf8(value: bytes | str) -> bool:
-    try:
-        data = value.encode() if isinstance(value, str) else value
-        data.decode()
-    except UnicodeError:
-        return True
-    return bool(isinstance(value, str) and _CONTROL.search(data))
+    return Signature(name.decode(), blob[:4], blob[4:])
 
 
 def _malformed(message: str, got: object = None, expected: object = None) -> MalformedError:
