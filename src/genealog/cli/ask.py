@@ -1,0 +1,139 @@
+"""Ask: where did this answer come from?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genealog.answers import Answers
+from genealog.cli.options import Json, Store
+from genealog.cli.output import out, print_json, print_report, print_table, report_json, say, short
+from genealog.core.lineage import Closure, Way
+from genealog.core.states import exit_status
+from genealog.errors import MalformedError, MissingError
+from genealog.registry import Registry
+from genealog.store.home import Home
+
+MAX_TEXT = 32 * 1024 * 1024
+
+
+def why(
+    what: Annotated[str, typer.Argument(help="A call ID, a file that holds an answer, or - to read it from stdin.")],
+    strict: Annotated[bool, typer.Option(help="Exit 3 for claims too.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Walk back from an answer to the training data, saying of each hop how strongly it is known.
+
+    A pasted text finds its call. Exit: 0 all proven or stated, 1 contradicted, 3 cannot tell.
+    Example: [bold]echo -n "The answer…" | genealog why -[/bold]
+    """
+    answers = Answers(Home.find(store))
+    call, output, note = _find(answers, what)
+    report = answers.why(call, output=output)
+    if json:
+        print_json({"call": call, "note": note} | report_json(report))
+    else:
+        if note:
+            out.print(f"[dim]{note}[/dim]")
+        print_report(report)
+    raise typer.Exit(exit_status(report.state, strict=strict))
+
+
+def lineage(
+    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    down: Annotated[bool, typer.Option("--down", help="What came of it, instead of what it came from.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Show everything an artifact came from, or (--down) everything that came of it. Never cut short.
+
+    Example: [bold]genealog lineage facts-lora[/bold]
+    """
+    home = Home.find(store)
+    version = Registry(home).resolve(ref)
+    way: Way = "down" if down else "up"
+    found, size = Answers(home).lineage(version.id, way)
+    names = {node.id: node for node in found.artifacts}
+    if json:
+        print_json(_closure_json(found, version.id, size))
+        return
+    rows = [
+        (
+            short(link.execution),
+            "←" if link.direction == "in" else "→",
+            link.role,
+            names[link.artifact].name or "?",
+            short(link.artifact),
+            say(link.state),
+        )
+        for link in found.links
+        if link.artifact in names
+    ]
+    print_table(("execution", "", "role", "name", "artifact", "state"), rows, empty="no event names it")
+    for gap in found.gaps:
+        node = names[gap.artifact]
+        source = f"“{node.source}” (claimed)" if node.source else ""
+        out.print(f"[yellow]{gap.code}[/yellow] {node.name or short(gap.artifact)} {source}")
+    whole = "complete" if found.complete else "not complete"
+    out.print(
+        f"{len(found.artifacts)} artifacts, {len(found.executions)} executions, {whole}, at registry size {size}",
+        style="dim",
+    )
+
+
+def _closure_json(found: Closure, start: str, size: int) -> dict[str, object]:
+    events = ("execution", "artifact", "direction", "role", "state")
+    return {
+        "start": start,
+        "way": found.way,
+        "complete": found.complete,
+        "registry_size": size,
+        "artifacts": [{n: getattr(node, n) for n in ("id", "kind", "name", "source")} for node in found.artifacts],
+        "executions": found.executions,
+        "events": [{n: getattr(link, n) for n in events} for link in found.links],
+        "gaps": [{"artifact": gap.artifact, "code": gap.code} for gap in found.gaps],
+    }
+
+
+def _find(answers: Answers, what: str) -> tuple[str, bytes | None, str | None]:
+    """Return the call, the bytes that somebody holds, and a note on how it was found."""
+    if what == "-":
+        data = sys.stdin.buffer.read(MAX_TEXT + 1)
+    elif len(what) == 26 and what.isalnum() and not Path(what).exists():
+        return what, None, None
+    else:
+        try:
+            with Path(what).open("rb") as stream:
+                data = stream.read(MAX_TEXT + 1)
+        except FileNotFoundError:
+            raise MissingError(
+                "unknown-call", "neither a call ID nor a file", got=what, hint="genealog ls calls"
+            ) from None
+    if len(data) > MAX_TEXT:
+        raise MalformedError("text-too-long", "an answer has at most 32 MiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise MalformedError("text-not-unicode", "an answer is UTF-8 text") from None
+    found = answers.find(text)
+    if not found and text.endswith("\n"):  # an editor's or echo's line feed
+        text = text.removesuffix("\n").removesuffix("\r")
+        found = answers.find(text)
+    if not found:
+        raise MissingError(
+            "text-not-found",
+            "no recorded call said this",
+            hint="paste the whole answer; bodies of other captures are not kept",
+        )
+    first = found[0]
+    if first.which == "request":
+        return first.call, None, f"this text is a prompt: of call {first.call}"
+    same = len({item.call for item in found})
+    more = f", the newest of {same} that said so" if same > 1 else ""
+    if first.how == "exact":
+        return first.call, text.encode(), f"found: call {first.call}{more}"
+    return first.call, None, f"found after normalising white space: call {first.call}{more}; its own bytes are judged"

@@ -1,0 +1,256 @@
+"""Keep: put models, data and code on record, and look at what is there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from sqlalchemy import select
+
+from genealog.cli.options import As, Json, Store
+from genealog.cli.output import hashing, out, print_json, print_table, short
+from genealog.deploy import Deployments
+from genealog.errors import MissingError
+from genealog.registry import Registry, Version
+from genealog.store import schema
+from genealog.store.home import NAME, Home
+
+
+Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
+
+
+class Listing(StrEnum):
+    """What `ls` can list."""
+
+    artifacts = "artifacts"
+    calls = "calls"
+    deployments = "deployments"
+    decisions = "decisions"
+    runs = "runs"
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to make the store.")] = Path(NAME),
+    origin: Annotated[
+        str | None, typer.Option(help="A name for your logs, such as models.example.org. Default: a random one.")
+    ] = None,
+    identity: Annotated[str, typer.Option(help="Who owns this store, as others shall read it.")] = "owner",
+    json: Json = False,
+) -> None:
+    """Make a store: keys, two empty logs, a vault, a trust policy to hand out.
+
+    Example: [bold]genealog init --origin models.example.org --identity "Jane Doe <jane@example.org>"[/bold]
+    """
+    registry = Registry.init(path, origin=origin, identity=identity)
+    name = registry.home.config.origin
+    if json:
+        print_json({"store": str(path), "origin": name, "trust": str(path / "trust.policy")})
+        return
+    out.print(f"made {path} for the logs [bold]{name}/registry[/bold] and [bold]{name}/calls[/bold]")
+    out.print(f"  {path / 'trust.policy'}  hand this to whoever shall verify you")
+    out.print(f"  {path / 'keys'}/  private keys: back them up, show them to nobody")
+    out.print("next: genealog add PATH --kind model --name NAME")
+
+
+def add(
+    path: Annotated[Path, typer.Argument(help="A file or a folder.", exists=False)],
+    kind: Annotated[Kind, typer.Option(help="What it is.")],
+    name: Annotated[str | None, typer.Option(help="A name for it. Default: the file or folder name.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where it came from, if from outside. Shown as a claim, never as proven.")
+    ] = None,
+    as_: As = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Register files under the ID of their content, and sign that.
+
+    Equal bytes are registered once; a name moves to what was added under it last.
+    Example: [bold]genealog add ./smol-hf --kind model --name smol --source huggingface.co/…[/bold]
+    """
+    if not path.exists():
+        raise MissingError("no-such-file", "there is nothing to add", got=path)
+    registry = Registry(Home.find(store))
+    with hashing(path.name, quiet=json) as progress:
+        added = registry.add(path, kind=kind, name=name, source=source, signer=registry.signer(as_), progress=progress)
+    tree = added.tree
+    warnings = list(tree.warnings) if tree else []
+    if json:
+        position = str(added.position) if added.position else None
+        print_json(
+            {"id": added.id, "weights": added.weights, "new": added.new, "entry": position, "warnings": warnings}
+        )
+        return
+    what = "registered" if added.new else "known already"
+    out.print(f"{what}: [bold]{name or path.resolve().name}[/bold]  {added.id}")
+    if added.weights:
+        out.print(f"  weights {added.weights}")
+    if added.position:
+        out.print(f"  entry {added.position}")
+    for warning in warnings:
+        out.print(f"  [yellow]note[/yellow] {warning}")
+
+
+def sign(
+    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    as_: As = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Put another identity's signature under a registered version.
+
+    Example: [bold]genealog sign smol --as security[/bold]
+    """
+    registry = Registry(Home.find(store))
+    position = registry.sign(ref, signer=registry.signer(as_))
+    if json:
+        print_json({"entry": str(position), "leaf": position.leaf})
+    else:
+        out.print(f"signed {ref} as {as_ or registry.home.config.signer}: entry {position}")
+
+
+def revoke(
+    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the log and in every refusal.")],
+    as_: As = None,
+    store: Store = None,
+) -> None:
+    """Withdraw a version: engines refuse to load it, gateways to serve it.
+
+    Example: [bold]genealog revoke facts-lora --reason "trained on the wrong snapshot"[/bold]
+    """
+    registry = Registry(Home.find(store))
+    position = registry.revoke(ref, reason=reason, signer=registry.signer(as_))
+    out.print(f"revoked {ref}: entry {position}")
+
+
+def show(
+    ref: Annotated[str, typer.Argument(help="An artifact or a deployment, by name or ID.")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Show one artifact or deployment: IDs, files, who signed, where in the log.
+
+    Example: [bold]genealog show smol[/bold]
+    """
+    home = Home.find(store)
+    try:
+        _show_artifact(Registry(home), ref, json=json)
+    except MissingError as missing:
+        if missing.code != "unknown-artifact":
+            raise
+        try:
+            _show_deployment(Deployments(home), ref, json=json)
+        except MissingError:
+            raise missing from None
+
+
+def ls(
+    what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.artifacts,
+    limit: Annotated[int, typer.Option(help="At most so many rows, the newest.")] = 50,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """List artifacts, runs, deployments, calls or decisions.
+
+    Example: [bold]genealog ls calls --limit 5[/bold]
+    """
+    home = Home.find(store)
+    columns, rows = _LISTINGS[what](home, limit)
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, [[short(str(c)) if c else c for c in row] for row in rows], empty=f"no {what.value} yet")
+
+
+def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
+    version = registry.resolve(ref)
+    read = registry.statement(version.statement)
+    keys = registry.keys()
+    signers = [f"{keys[k].identity} ({k[:12]})" for k in read.keyids if k in keys]
+    files = registry.manifest(version).files if version.id.startswith("glf1:") else ()
+    if json:
+        listed = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
+        print_json(_plain(version) | {"signers": signers, "files": listed})
+        return
+    location = registry.home.location(version.id)
+    facts = {
+        "id": version.id, "weights": version.weights, "kind": version.kind, "entry": f"registry:{version.index}",
+        "signed by": ", ".join(signers), "source": version.source and f"“{version.source}” (claimed)",
+        "revoked": version.revoked, "seen at": location,
+    }  # fmt: skip
+    out.print(f"[bold]{version.name}[/bold]")
+    for name, value in facts.items():
+        if value:
+            out.print(f"  {name:>10}  {value}", markup=False)
+    print_table(("file", "size", "sha256"), [(f.path, f.size, f.sha256[:16] + "…") for f in files], empty="no files")
+
+
+def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None:
+    moves = deployments.history(name)
+    rows = [(m.at, m.action, m.spec, m.reason) for m in moves]
+    spec = deployments.spec(moves[-1].spec)
+    if json:
+        print_json({
+            "deployment": name, "spec": moves[-1].spec, "models": spec.models, "upstream": spec.upstream,
+            "history": [dict(zip(("at", "action", "spec", "reason"), row, strict=True)) for row in rows],
+        })  # fmt: skip
+        return
+    out.print(f"[bold]{name}[/bold] → {moves[-1].spec}")
+    out.print(f"  serves {', '.join(short(model) for model in spec.models)} from {spec.upstream}")
+    out.print(f"  minimum assurance {spec.minimum_assurance}, durability {spec.durability}, bodies {spec.body_capture}")
+    print_table(("when", "move", "spec", "reason"), [(a, b, short(c), d) for a, b, c, d in rows], empty="no moves")
+
+
+def _plain(version: Version) -> dict[str, object]:
+    return {name: getattr(version, name) for name in version.__slots__}
+
+
+def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    versions = Registry(home).versions()[-limit:]
+    rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", v.revoked and "revoked") for v in versions]
+    return ("name", "kind", "id", "weights", "entry", "note"), list(rows)
+
+
+def _deployments(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    live = list(Deployments(home).snapshot().live.values())[:limit]
+    rows = [(d.name, d.spec, ", ".join(map(short, d.body.models)), d.body.upstream, d.revoked) for d in live]
+    return ("name", "spec", "models", "upstream", "revoked"), list(rows)
+
+
+def _calls(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    registry = Registry(home)
+    registry.ledger.drain()
+    columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
+    table = schema.call
+    rows = registry.ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
+    return columns, [
+        (r["call"], r["called_at"], r["finish"], r["assurance"], r["spec"], f"calls:{r['id']}") for r in reversed(rows)
+    ]
+
+
+def _decisions(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    table = schema.decision
+    rows = Registry(home).ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
+    columns = ("at", "point", "outcome", "code", "subject", "message")
+    return columns, [tuple(row[name] for name in columns) for row in reversed(rows)]
+
+
+def _runs(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    table = schema.execution
+    rows = Registry(home).ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
+    columns = ("digest", "kind", "name", "started_at", "exit")
+    return ("id", "kind", "name", "started_at", "exit"), [
+        tuple(row[name] if name != "exit" else row[name] or "open" for name in columns) for row in reversed(rows)
+    ]
+
+
+_LISTINGS = {
+    Listing.artifacts: _artifacts,
+    Listing.calls: _calls,
+    Listing.deployments: _deployments,
+    Listing.decisions: _decisions,
+    Listing.runs: _runs,
+}

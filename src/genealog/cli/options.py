@@ -1,0 +1,18 @@
+"""Options that many commands share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="The store to use. Default: $GENEALOG_STORE, then .genealog here or above.", metavar="DIR"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+As = Annotated[str | None, typer.Option("--as", help="Sign as this identity of genealog.toml.", metavar="IDENTITY")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why; it stands in the log.")]

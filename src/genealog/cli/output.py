@@ -1,0 +1,129 @@
+"""What people and machines see: states with a word, a sign and a colour; tables; one JSON shape; one error shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from genealog.core.chain import Hop, Report
+from genealog.core.states import State
+from genealog.errors import GenealogError
+from genealog.registry import Progress as OnProgress
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SIGNS = {
+    State.PROVEN: ("✔", "green"),
+    State.STATED: ("✎", "cyan"),
+    State.INFERRED: ("~", "blue"),
+    State.CLAIMED: ("“", "yellow"),
+    State.UNCHECKED: ("?", "yellow"),
+    State.MISSING: ("∅", "magenta"),
+    State.CONTRADICTED: ("✘", "bold red"),
+}
+
+
+def say(state: State) -> Text:
+    """Return a state as a sign, a word and a colour."""
+    sign, style = SIGNS[state]
+    return Text(f"{sign} {state}", style=style)
+
+
+def short(identifier: str | None) -> str:
+    """Return an ID cut for people: its algorithm and 12 digits, enough for `resolve`."""
+    if not identifier:
+        return ""
+    algorithm, colon, digits = identifier.rpartition(":")
+    return f"{algorithm}{colon}{digits[:12]}" if len(digits) == 64 else identifier
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Print rows under a header, or what to do when there are none."""
+    if not rows:
+        out.print(f"[dim]{empty}[/dim]")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else escape("" if cell is None else str(cell)) for cell in row))
+    out.print(table)
+
+
+def print_report(report: Report) -> None:
+    """Print every hop as a tree that grows back in time, then the weakest."""
+    hops = list(report.hops)
+    if not hops:
+        return
+    root = Tree(_label(hops[0]), guide_style="dim")
+    open_nodes: list[tuple[int, Tree]] = [(hops[0].depth, root)]
+    for hop in hops[1:]:
+        while len(open_nodes) > 1 and open_nodes[-1][0] >= hop.depth:
+            open_nodes.pop()
+        open_nodes.append((hop.depth, open_nodes[-1][1].add(_label(hop))))
+    out.print(root)
+    worst = report.weakest
+    line = Text("weakest: ").append_text(say(report.state)).append(f" ({worst.role}: {worst.title})")
+    if worst.code:
+        line.append(f" [{worst.code}]", style="dim")
+    out.print(line)
+
+
+def _label(hop: Hop) -> Text:
+    text = Text(f"{hop.role}  ", style="bold").append(f"{hop.title}  ", style="not bold").append_text(say(hop.state))
+    by = " · ".join(filter(None, (hop.signer and f"by {hop.signer}", hop.position, short(hop.id))))
+    if by:
+        text.append(f"  {by}", style="dim not bold")
+    detail = " ".join(filter(None, (hop.detail, hop.code and f"[{hop.code}]")))
+    if detail:
+        text.append(f"\n  {detail}", style="dim not bold")
+    return text
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return a report as JSON values."""
+    fields = ("depth", "role", "title", "state", "id", "signer", "position", "code", "detail")
+    hops = [{name: getattr(hop, name) for name in fields if getattr(hop, name) is not None} for hop in report.hops]
+    return {"state": report.state, "weakest": hops[report.hops.index(report.weakest)], "hops": hops}
+
+
+def print_error(error: GenealogError, *, as_json: bool = False) -> None:
+    """Print an error: what happened, got, expected, what to do next."""
+    if as_json:
+        print_json({"error": error.problem()})
+        return
+    err.print(f"[bold red]error[/bold red] {escape(error.message)} [dim]\\[{error.code}][/dim]")
+    for name in ("got", "expected", "hint"):
+        if (value := getattr(error, name)) is not None:
+            err.print(f"  [dim]{name:>8}[/dim] {escape(str(value))}")
+
+
+@contextmanager
+def hashing(what: str, *, quiet: bool = False) -> Iterator[OnProgress | None]:
+    """Show a progress bar on standard error while bytes are hashed."""
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(f"hashing {what}", total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update

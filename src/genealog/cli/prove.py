@@ -1,0 +1,162 @@
+"""Prove: receipts and evidence to take away, and the verifier that needs no store and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genealog.answers import DEFAULT_GROUPS, Answers
+from genealog.cli.options import Json, Store
+from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
+from genealog.core.bundle import Evidence, encode_evidence, parse_file
+from genealog.core.chain import examine, examine_receipt
+from genealog.core.receipt import encode_receipt
+from genealog.core.states import State, exit_status
+from genealog.core.trust import parse_trust
+from genealog.errors import MalformedError, MissingError
+from genealog.ledger import Ledger, Position
+from genealog.registry import Registry
+from genealog.store.home import Home
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
+MAX_FILE = 512 * 1024 * 1024
+index_app = typer.Typer(no_args_is_help=True, help="The index: a projection of the logs.")
+
+
+def receipt(
+    what: Annotated[str, typer.Argument(help="A call ID, or an entry as registry:12 or calls:7.")],
+    o: Output,
+    store: Store = None,
+) -> None:
+    """Write the receipt of one entry: its bytes, and the proof that they are in the log.
+
+    Example: [bold]genealog receipt calls:0 -o answer.receipt.json[/bold]
+    """
+    ledger = Ledger(Home.find(store))
+    position = _entry(ledger, what)
+    _write(o, encode_receipt(ledger.receipt(position)))
+    out.print(f"wrote {o}: the receipt of {position}")
+
+
+def evidence(
+    call: Annotated[str, typer.Argument(help="A call ID.")],
+    o: Output,
+    groups: Annotated[str, typer.Option(help="Sealed groups to open, with commas.")] = ",".join(DEFAULT_GROUPS),
+    answer: Annotated[bool, typer.Option("--answer/--no-answer", help="Put the answer's body in.")] = True,
+    prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Put the prompt's body in.")] = False,
+    store: Store = None,
+) -> None:
+    """Write the evidence of a whole chain: every receipt from the answer back to the training data.
+
+    Example: [bold]genealog evidence 01JD… -o answer.genealog[/bold]
+    """
+    wanted = tuple(filter(None, groups.split(",")))
+    bundle = Answers(Home.find(store)).evidence(call, groups=wanted, output=answer, prompt=prompt)
+    _write(o, encode_evidence(bundle))
+    opened = ", ".join(sorted(bundle.groups)) or "none"
+    out.print(f"wrote {o}: {len(bundle.receipts)} receipts, opened groups: {opened}")
+    out.print(f"verify anywhere: genealog verify {o} --trust trust.policy")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A receipt, an evidence bundle, or a folder of files.")],
+    trust: Annotated[Path | None, typer.Option(help="The log keys you trust (tlog-policy format).")] = None,
+    output: Annotated[Path | None, typer.Option(help="The answer that you hold, to match with the evidence.")] = None,
+    ref: Annotated[str | None, typer.Option("--as", help="For files: the registered version they should be.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit 3 for claims too.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Verify evidence offline, with no store and no network; or files against a registered version.
+
+    Exit: 0 proven or stated, 1 contradicted, 3 cannot tell. Without --trust it is never better than "unchecked".
+    Example: [bold]genealog verify answer.genealog --trust trust.policy[/bold]
+    """
+    if ref is not None or file.is_dir():
+        _verify_files(file, ref or file.resolve().name, store, json=json)
+        return
+    policy = parse_trust(_read(trust)) if trust is not None else None
+    found = parse_file(_read(file))
+    if isinstance(found, Evidence):
+        report = examine(found, policy, output=_read(output) if output else None)
+    else:
+        report = examine_receipt(found, policy)
+    if json:
+        print_json(report_json(report))
+    else:
+        print_report(report)
+    raise typer.Exit(exit_status(report.state, strict=strict))
+
+
+def fsck(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make derived files again. The truth is never touched.")
+    ] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Prove the whole store again from its bytes: logs, tiles, signatures, manifests, sealed groups.
+
+    Exit: 0 clean, 1 something is wrong, and it says what and where.
+    """
+    findings = Ledger(Home.find(store)).fsck(repair=repair)
+    if json:
+        print_json([{name: getattr(f, name) for name in ("severity", "code", "where", "message")} for f in findings])
+    else:
+        rows = [(f.severity, f.code, f.where, f.message) for f in findings]
+        print_table(("severity", "code", "where", "what"), rows, empty="clean: every entry proven again")
+    raise typer.Exit(1 if any(f.severity == "error" for f in findings) else 0)
+
+
+@index_app.command("rebuild")
+def rebuild(store: Store = None) -> None:
+    """Forget the index and read both logs again. The same logs give the same rows."""
+    out.print(f"read {Ledger(Home.find(store)).rebuild()} entries again")
+
+
+def _verify_files(path: Path, ref: str, store: Path | None, *, json: bool) -> None:
+    if not path.exists():
+        raise MissingError("no-such-file", "there is nothing to verify", got=path)
+    with hashing(path.name, quiet=json) as progress:
+        version = Registry(Home.find(store)).check(path, ref, progress=progress)
+    if json:
+        print_json({"state": State.PROVEN, "id": version.id, "name": version.name, "revoked": version.revoked})
+    else:
+        out.print(f"[green]✔ proven[/green] {path} is {version.name}, byte for byte: {version.id}")
+        if version.revoked is not None:
+            out.print(f"[bold red]revoked[/bold red] {version.revoked}")
+
+
+def _entry(ledger: Ledger, what: str) -> Position:
+    log, colon, number = what.partition(":")
+    if not colon:
+        return ledger.call(what)
+    if log not in ("registry", "calls") or not number.isdecimal():
+        raise MalformedError("bad-entry", "not an entry", got=what, expected="registry:N, calls:N or a call ID")
+    if log == "calls":
+        ledger.drain()
+    if int(number) >= ledger.home.log(log).size:
+        raise MissingError("unknown-entry", f"the log {log} has {ledger.home.log(log).size} entries", got=what)
+    return Position(log, int(number), ledger.home.log(log).leaf_hash(int(number)).hex())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise MissingError("no-such-file", "there is no such file", got=path) from None
+    except OSError as error:
+        raise MissingError("unreadable-file", "the file cannot be read", got=error.strerror) from None
+    if len(data) > MAX_FILE:
+        raise MalformedError("file-too-big", "evidence has at most 512 MiB", got=path)
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise MissingError("unwritable-file", "the file cannot be written", got=error.strerror) from None
