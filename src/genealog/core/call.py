@@ -1,0 +1,395 @@
+"""A call in the log: one leaf in clear, and six sealed groups that its owner can show one by one.
+
+The leaf says which emitter saw the call when, which models it resolved to and how it ended; of everything else it has
+only commitments: seal = SHA-256(tag ‖ salt ‖ canonical group). Handing over salt and group opens one group, erasing
+them closes it for good, and no proof notices. A group is never absent: an empty one is `{}`, so that the leaf does
+not tell whether something was there.
+
+`seal_call` joins the two frames of a call with what a dialect read in its bodies. Emitters number and chain their
+calls; `check_emitter_chain` finds what is missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from genealog.core.canonical import MAX_INTEGER, Record, encode, timestamp
+from genealog.core.frames import SALT, Assurance, Capture, Durability, Finish, Intent, Outcome
+from genealog.core.ids import seal, sha256_hex
+from genealog.core.merkle import leaf_hash
+from genealog.core.records import EngineReport
+
+GROUPS = ("engine", "request", "response", "retrieval", "usage", "who")
+WHO = frozenset(("principal", "department", "project", "tenant"))
+MAX_MODELS = 256  # a leaf has at most 65,535 bytes; this many IDs leave room for everything else
+
+Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")]
+Ulid = Annotated[str, Meta(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")]
+Emitter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
+Boot = Annotated[str, Meta(pattern=r"^[0-9]{8}-[0-9a-f]{8}\Z")]
+Model = Annotated[str, Meta(pattern=r"^gl[fr]1:[0-9a-f]{64}\Z")]
+Spec = Annotated[str, Meta(pattern=r"^glr1:[0-9a-f]{64}\Z")]
+Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)
+
+
+class Seals(Record):
+    """The commitments to the six groups, hex SHA-256 each."""
+
+    engine: Hex
+    request: Hex
+    response: Hex
+    retrieval: Hex
+    usage: Hex
+    who: Hex
+
+
+class CallLeaf(Record, tag_field="t", tag="genealog/call/v1"):
+    """One inference call, as it stands in the call log.
+
+    `seq` counts the calls of one emitter and boot from 1, without holes, in the order they began; leaves come in the
+    order they ended. `prev` is the hex leaf hash of the emitter's leaf before, over all its boots. A call that was
+    closed as `unknown` has no `ended_at`: nobody saw its end.
+    """
+
+    call: Ulid
+    emitter: Emitter
+    boot: Boot
+    seq: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+    assurance: Assurance
+    durability: Durability
+    finish: Finish
+    called_at: Time
+    seals: Seals
+    ended_at: Time | None = None
+    prev: Hex | None = None
+    spec: Spec | None = None
+    models: tuple[Model, ...] = ()
+
+
+class Digest(Record):
+    """A value that is committed to, and too long or too telling to be spelled out. SHA-256, hex."""
+
+    sha256: Hex
+
+
+class Prefix(Record):
+    """The first `size` bytes of a body."""
+
+    sha256: Hex
+    size: Count
+
+
+class Part(Record):
+    """The commitment to one part of message `index` of a prompt."""
+
+    index: Count
+    role: str
+    sha256: Hex
+    type: str
+
+
+class WhoGroup(Record):
+    """On whose account a call was made."""
+
+    principal: str | None = None
+    department: str | None = None
+    project: str | None = None
+    tenant: str | None = None
+
+
+class RequestGroup(Record):
+    """What was asked. `parameters` as received, numbers by their exact token; `sampler` as it was really used."""
+
+    deployment: str
+    dialect: str
+    operation: str
+    size: Count
+    wire: Hex
+    capture: Capture
+    headers: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+    malformed: str | None = None
+    parameters: dict[str, str | bool | Digest | None] = {}  # noqa: RUF012
+    parts: tuple[Part, ...] = ()
+    sampler: dict[str, str] = {}  # noqa: RUF012
+
+
+class ResponseGroup(Record):
+    """What came back. Empty for a call whose end nobody saw.
+
+    `wire` is over the body as it came, content encoding untouched; `content` over the canonical message, so that stream
+    and non-stream agree; `text` over each text part. `delivered` stands here when the client got less than all.
+    """
+
+    content: Hex | None = None
+    content_encoding: str | None = None
+    content_type: str | None = None
+    delivered: Prefix | None = None
+    error: str | None = None
+    finish_reason: str | None = None
+    malformed: str | None = None
+    size: Count | None = None
+    status: Count | None = None
+    text: tuple[Hex, ...] = ()
+    token_ids: Hex | None = None  # over the token IDs as 4 little-endian bytes each
+    tokens: Count | None = None
+    wire: Hex | None = None
+
+
+class RetrievalGroup(Record):
+    """What was retrieved for this call: nothing that this version can see."""
+
+
+class UsageGroup(Record):
+    """Tokens, and whose word that is: the provider's last snapshot (`partial` if the call was cut), or the engine's."""
+
+    cached_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+    source: Literal["provider", "partial", "engine"] | None = None
+
+
+class EngineGroup(Record):
+    """What is known of the engine. `bound` is the assurance at dispatch; the final level stands in the leaf."""
+
+    bound: Assurance
+    envelope: str | None = None  # base64 of the DSSE envelope that the engine signed
+    fingerprint: str | None = None
+    load: Hex | None = None
+    model: str | None = None  # as the upstream calls it
+    numerics: dict[str, str] = {}  # noqa: RUF012
+    report: Hex | None = None
+    signature: Hex | None = None  # SHA-256 of the envelope
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What a dialect read in a request. Texts are in clear; they reach a group only as digests."""
+
+    parameters: Mapping[str, str | bool | Digest | None]
+    sampler: Mapping[str, str]
+    parts: tuple[Part, ...] = ()
+    last_texts: tuple[str, ...] = ()  # text parts of the last message
+    malformed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFacts:
+    """What a dialect read in a response, whole or cut."""
+
+    content: bytes | None = None  # the canonical message
+    texts: tuple[str, ...] = ()
+    finish_reason: str | None = None
+    usage: Mapping[str, int] | None = None  # keys of UsageGroup
+    model: str | None = None
+    fingerprint: str | None = None
+    error: str | None = None
+    malformed: str | None = None
+
+
+NO_REQUEST_FACTS = RequestFacts({}, {})
+NO_RESPONSE_FACTS = ResponseFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCall:
+    """A leaf, and what its seals commit to: group name → (salt, canonical bytes)."""
+
+    leaf: CallLeaf
+    groups: Mapping[str, tuple[bytes, bytes]]
+
+
+def call_id(milliseconds: int, entropy: bytes) -> str:
+    """Return a ULID: 48 bits of Unix time, 80 random bits, in Crockford's base 32. Source: github.com/ulid/spec."""
+    value = milliseconds << 80 | int.from_bytes(entropy)
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def without_evidence(bound: Assurance) -> Assurance:
+    """Return the level that a call keeps whose answer came without the engine's signature: at most A2."""
+    return min("A2", bound)
+
+
+def seal_call(
+    intent: Intent,
+    outcome: Outcome | None,
+    *,
+    emitter: str,
+    boot: str,
+    prev: bytes | None,
+    asked: RequestFacts,
+    answered: ResponseFacts,
+    report: EngineReport | None,
+) -> SealedCall:
+    """Join what is known of a call into its leaf and groups. Without an outcome the call ends as `unknown`.
+
+    The same arguments give the same bytes: a call that is sealed twice because of a crash is the same call.
+    """
+    texts = intent.capture != "none"
+    groups = {
+        "engine": _engine(intent, outcome, answered, report),
+        "request": _request(intent, asked, report, texts=texts),
+        "response": _response(outcome, answered, report, texts=texts) if outcome else ResponseGroup(),
+        "retrieval": RetrievalGroup(),
+        "usage": _usage(outcome, answered, report),
+        "who": WhoGroup(**intent.who),
+    }
+    opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], encode(groups[name])) for at, name in enumerate(GROUPS)}
+    leaf = CallLeaf(
+        call=intent.call,
+        emitter=emitter,
+        boot=boot,
+        seq=intent.seq,
+        assurance=outcome.assurance if outcome else without_evidence(intent.bound),
+        durability=intent.durability,
+        finish=outcome.finish if outcome else "unknown",
+        called_at=timestamp(intent.called_at),
+        ended_at=timestamp(outcome.ended_at) if outcome else None,
+        seals=Seals(**{name: seal(salt, body) for name, (salt, body) in opened.items()}),
+        prev=prev.hex() if prev else None,
+        spec=intent.spec,
+        models=intent.models,
+    )
+    return SealedCall(leaf, opened)
+
+
+def _request(intent: Intent, asked: RequestFacts, report: EngineReport | None, *, texts: bool) -> RequestGroup:
+    parameters = asked.parameters
+    if not texts:  # a parameter behind a digest may be text, and a digest of a short text can be guessed
+        parameters = {name: value for name, value in parameters.items() if not isinstance(value, Digest)}
+    return RequestGroup(
+        deployment=intent.deployment,
+        dialect=intent.dialect,
+        operation=intent.operation,
+        size=len(intent.request),
+        wire=sha256_hex(intent.request),
+        capture=intent.capture,
+        headers=intent.headers,
+        malformed=asked.malformed,
+        parameters=dict(parameters),
+        parts=asked.parts if texts else (),
+        sampler=dict(report.sampler if report else asked.sampler),
+    )
+
+
+def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | None, *, texts: bool) -> ResponseGroup:
+    body = outcome.response
+    cut = outcome.delivered < len(body)
+    tokens = struct.pack(f"<{len(report.tokens)}I", *report.tokens) if report and texts else None
+    return ResponseGroup(
+        content=sha256_hex(answered.content) if answered.content is not None and texts else None,
+        content_encoding=outcome.content_encoding,
+        content_type=outcome.content_type,
+        delivered=Prefix(sha256=sha256_hex(body[: outcome.delivered]), size=outcome.delivered) if cut else None,
+        error=outcome.error or answered.error,
+        finish_reason=answered.finish_reason,
+        malformed=answered.malformed,
+        size=len(body),
+        status=outcome.status,
+        text=tuple(sha256_hex(text.encode()) for text in answered.texts) if texts else (),
+        token_ids=sha256_hex(tokens) if tokens is not None else None,
+        tokens=len(report.tokens) if report else None,
+        wire=sha256_hex(body),
+    )
+
+
+def _usage(outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None) -> UsageGroup:
+    if answered.usage and outcome:
+        return UsageGroup(**answered.usage, source="provider" if outcome.finish == "complete" else "partial")
+    if report:
+        return UsageGroup(prompt_tokens=report.prompt_tokens, completion_tokens=len(report.tokens), source="engine")
+    return UsageGroup()
+
+
+def _engine(
+    intent: Intent, outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None
+) -> EngineGroup:
+    evidence = outcome.engine if outcome else None
+    return EngineGroup(
+        bound=intent.bound,
+        envelope=base64.b64encode(evidence.signature).decode() if evidence else None,
+        fingerprint=answered.fingerprint,
+        load=evidence.load if evidence else None,
+        model=answered.model,
+        numerics=dict(report.numerics) if report else {},
+        report=sha256_hex(evidence.report) if evidence else None,
+        signature=sha256_hex(evidence.signature) if evidence else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Calls `first` to `last` (both included) of one emitter and boot that no leaf tells of."""
+
+    emitter: str
+    boot: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What is wrong with the chains of some emitters; calls by ID, emitters by name.
+
+    `broken`: calls whose `prev` is not the emitter's leaf before. `repeated`: a call ID or number that was there
+    already. `unanchored`: emitters whose first leaf shown names one before it, so that the beginning was not seen.
+    """
+
+    missing: tuple[Missing, ...]
+    broken: tuple[str, ...]
+    repeated: tuple[str, ...]
+    unanchored: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is missing, broken or repeated, and every chain was seen from its beginning."""
+        return not (self.missing or self.broken or self.repeated or self.unanchored)
+
+
+def check_emitter_chain(leaves: Iterable[CallLeaf]) -> ChainReport:
+    """Check numbers and `prev` of `leaves`, which come in log order, from any number of emitters.
+
+    A call that is still running when the log is read, while a later one has ended, counts as missing until it ends.
+    """
+    last: dict[str, str] = {}
+    numbers: dict[tuple[str, str], set[int]] = {}
+    cut: set[tuple[str, str]] = set()  # lines whose first numbers may stand before what we were shown
+    calls: set[str] = set()
+    broken, repeated, unanchored = [], [], []
+    for leaf in leaves:
+        line = (leaf.emitter, leaf.boot)
+        if leaf.emitter in last:
+            if leaf.prev != last[leaf.emitter]:
+                broken.append(leaf.call)
+        elif leaf.prev is not None:
+            unanchored.append(leaf.emitter)
+            cut.add(line)
+        last[leaf.emitter] = leaf_hash(encode(leaf)).hex()
+        seen = numbers.setdefault(line, set())
+        if leaf.seq in seen or leaf.call in calls:
+            repeated.append(leaf.call)
+        seen.add(leaf.seq)
+        calls.add(leaf.call)
+    missing = [
+        Missing(*line, first, stop)
+        for line, seen in sorted(numbers.items())
+        for first, stop in _holes(sorted(seen), min(seen) - 1 if line in cut else 0)
+    ]
+    return ChainReport(tuple(missing), tuple(broken), tuple(repeated), tuple(unanchored))
+
+
+def _holes(numbers: list[int], before: int) -> Iterable[tuple[int, int]]:
+    for number in numbers:
+        if number > before + 1:
+            yield before + 1, number - 1
+        before = number

@@ -1,0 +1,102 @@
+"""The two frames of a call, as the record core writes them and the sequencer reads them.
+
+    intent    before the first upstream byte: who asked what of which deployment, and which model it resolves to
+    outcome   before the last client byte: what came back, and how it ended
+
+Frames never leave the node: they hold bodies and salts in clear, live in a spool of mode 0600, and are gone once
+sequenced. They are MessagePack maps, so that a writer in another language can produce them. What they mean in the
+log is said in `core.call`; how they lie in a file is said in `store.spool`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from genealog.errors import MalformedError
+
+Assurance = Literal["A0", "A1", "A2", "A3", "A4"]
+Durability = Literal["D0", "D1", "D1+", "D2", "D3"]
+Capture = Literal["encrypted", "hashes", "none"]
+Finish = Literal["complete", "client_abandoned", "upstream_error", "refused", "unknown"]
+
+MAX_BODY = 32 * 1024 * 1024
+SALT = 32
+SALTS = 6 * SALT  # one for each group of `core.call.GROUPS`, in that order
+
+
+class EngineEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an engine gave for one call: which load served it, its signature, and how it drew the answer."""
+
+    load: str  # leaf hash of the load statement, hex
+    signature: bytes  # DSSE envelope over an `EngineSignature`
+    report: bytes  # canonical `EngineReport`
+
+
+class Intent(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="genealog/intent/v1"
+):
+    """A call has begun. `n` counts the frames, `seq` the calls of one emitter and boot; both start at 1, no holes."""
+
+    n: int
+    call: str  # ULID
+    seq: int
+    called_at: datetime
+    deployment: str  # the name that was asked for
+    spec: str | None  # glr1:…, None where the name leads nowhere
+    models: tuple[str, ...]
+    bound: Assurance
+    durability: Durability
+    capture: Capture
+    dialect: str
+    operation: str
+    who: dict[str, str]
+    headers: dict[str, str]
+    request: bytes
+    salts: bytes
+
+
+class Outcome(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="genealog/outcome/v1"
+):
+    """A call has ended. `response` is what came from upstream; the first `delivered` bytes of it reached the client."""
+
+    n: int
+    call: str
+    ended_at: datetime
+    finish: Finish
+    status: int | None
+    content_type: str | None
+    content_encoding: str | None
+    response: bytes
+    delivered: int
+    assurance: Assurance
+    error: str | None
+    engine: EngineEvidence | None
+
+
+Frame = Intent | Outcome
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return the bytes of a frame. Raises: MalformedError `text-not-unicode` for a lone surrogate in a text field."""
+    try:
+        return _encoder.encode(frame)
+    except UnicodeEncodeError as error:
+        raise MalformedError("text-not-unicode", "a field of this call is not Unicode text", got=error.reason) from None
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Read a frame. Raises: MalformedError `bad-frame`."""
+    try:
+        frame = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedError("bad-frame", f"not a frame of a call: {error}") from None
+    if isinstance(frame, Intent) and len(frame.salts) != SALTS:
+        raise MalformedError("bad-frame", "a call has six salts", got=f"{len(frame.salts)} bytes", expected=SALTS)
+    return frame

@@ -1,0 +1,375 @@
+"""The sequencer: moves calls from the spools into the call log, each exactly once, whatever is killed when.
+
+    read frames → parse, seal → vault (durable) → entries and mark in one journal frame (durable) → delete segments
+
+The mark of an emitter says how far it is sequenced: boot, highest frame number taken, leaf hash of its last entry. It
+is written with the entries, so that after a crash anywhere the next run knows exactly what is in the log: what was only
+in the vault is put there again, and what was only not deleted is skipped. Nothing else is remembered; reading a spool
+again gives the same bytes.
+
+A call whose boot is over and whose outcome never came is closed as `unknown`; these closings are numbered on from the
+boot's last frame. A boot that is done has the mark `BOOT_CLOSED`, and its segments are gone before the next boot's
+first entry. Whoever runs this holds the log's lock, for one batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from genealog.capture import openai_chat
+from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, CallLeaf, seal_call
+from genealog.core.canonical import decode, encode
+from genealog.core.frames import Intent, Outcome, decode_frame
+from genealog.core.ids import seal
+from genealog.core.merkle import leaf_hash
+from genealog.core.records import EngineReport
+from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
+from genealog.store.log import LocalLog, Mark
+from genealog.store.log_fsck import Finding
+from genealog.store.spool_reader import End, Found, Gap, SpoolReader, Torn
+from genealog.store.vault import Vault, VaultCall, Which
+
+BOOT_CLOSED = 2**64 - 1
+NO_LEAF = bytes(32)
+_BATCH_CALLS = 1024
+_BATCH_BYTES = 32 * 1024 * 1024  # of bodies; one call more may pass it
+
+
+@dataclass(frozen=True, slots=True)
+class Sequenced:
+    """What one run did: calls put into the log, how many of them as `unknown`, and losses not noted before."""
+
+    appended: int
+    unknown: int
+    gaps: tuple[Gap, ...]
+
+
+class Sequencer:
+    """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was."""
+
+    def __init__(self, spool_dir: Path, log: LocalLog, vault: Vault) -> None:
+        self._reader = SpoolReader(spool_dir)
+        self._log = log
+        self._vault = vault
+        self._boots: dict[str, _Boot] = {}
+
+    def run_once(self) -> Sequenced:
+        """Put everything into the log that the spools hold at this moment; durable on return.
+
+        Raises: StoreError from spool, vault or log; `spool-boot-order`, `spool-frame-order` and `spool-frame-unknown`
+        where a spool is not what its writer leaves. Nothing that is not in the log is deleted then.
+        """
+        appended = unknown = 0
+        gaps: list[Gap] = []
+        try:
+            ends = self._ends()
+            more = bool(ends)
+            while more:
+                batch, more = self._step(ends)
+                appended += len(batch.entries)
+                unknown += batch.unknown
+                gaps += batch.gaps
+        except BaseException:
+            self._boots.clear()  # they may stand where the log does not
+            raise
+        return Sequenced(appended, unknown, tuple(gaps))
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return every loss that was ever noted in these spools."""
+        return self._reader.gaps()
+
+    def _ends(self) -> dict[str, End | None]:
+        """Return where the spools end now, for each emitter that has something, or should have."""
+        marks = self._log.marks()
+        awaited = {emitter for emitter, mark in marks.items() if mark.high_water != BOOT_CLOSED}
+        ends = {emitter: self._reader.end(emitter) for emitter in sorted({*self._reader.emitters(), *awaited})}
+        return {emitter: end for emitter, end in ends.items() if end is not None or emitter in awaited}
+
+    def _step(self, ends: Mapping[str, End | None]) -> tuple[_Batch, bool]:
+        """Sequence one batch. Says whether there is more."""
+        batch = _Batch()
+        with self._log.exclusive():
+            marks = self._log.marks()
+            for emitter, end in ends.items():
+                if not batch.full:
+                    self._gather(emitter, marks.get(emitter), end, batch)
+            if batch.kept:
+                self._vault.put_calls(batch.kept)
+            self._log.append(batch.entries, batch.marks)
+            ended = [emitter for emitter, boot in self._boots.items() if boot.done]
+            for emitter, boot in self._boots.items():
+                boot.committed(batch.marks.get(emitter))
+        for emitter in ended:
+            del self._boots[emitter]
+        return batch, batch.full or bool(ended)
+
+    def _gather(self, emitter: str, mark: Mark | None, end: End | None, batch: _Batch) -> None:
+        """Read the first boot of `emitter` that is not done, up to `end`."""
+        names = self._reader.boots(emitter)
+        live = self._reader.is_live(emitter)  # asked after listing: what was listed and is held by nobody is over
+        if mark is not None and mark.high_water == BOOT_CLOSED and mark.boot in names:
+            self._reader.delete(emitter, mark.boot)
+            names.remove(mark.boot)
+        if mark is not None and mark.boot not in names[:1]:
+            self._check_successor(emitter, mark, names, batch, live=live)
+        if not names or end is None:
+            return
+        boot = self._boots.get(emitter)
+        if boot is None or boot.name != names[0] or boot.mark != mark:  # new, or another process was here meanwhile
+            boot = self._boots[emitter] = _Boot(self._reader, emitter, names[0], mark)
+        boot.read(end, batch, over=not live or len(names) > 1)
+
+    def _check_successor(self, emitter: str, mark: Mark, names: list[str], batch: _Batch, *, live: bool) -> None:
+        if names and names[0][:8] <= mark.boot[:8]:
+            raise StoreError(
+                "spool-boot-order",
+                f"the spool of {emitter} holds a boot that is not newer than the one that the log knows",
+                got=names[0],
+                expected=f"after {mark.boot}",
+                hint=f"{emitter}.lock was lost: while nothing runs, rename the folder to an unused emitter",
+            )
+        if mark.high_water != BOOT_CLOSED and (names or not live):
+            gap = Gap(emitter=emitter, boot=mark.boot, segment=0, offset=0, after=mark.high_water, reason="missing")
+            batch.note(self._reader, gap)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes into vault and log together."""
+
+    entries: list[bytes] = field(default_factory=list)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    kept: list[VaultCall] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    unknown: int = 0
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.entries) >= _BATCH_CALLS or self.size >= _BATCH_BYTES
+
+    def note(self, reader: SpoolReader, gap: Gap) -> None:
+        if reader.note(gap):
+            self.gaps.append(gap)
+
+
+class _Boot:
+    """One boot of one emitter while it is read. `mark` is the emitter's mark in the log; `open` has the calls without
+    outcome, in order, and where their intents are: bodies are read again when they are needed.
+    """
+
+    def __init__(self, reader: SpoolReader, emitter: str, name: str, mark: Mark | None) -> None:
+        self.name = name
+        self.mark = mark
+        self.done = False
+        self._reader = reader
+        self._emitter = emitter
+        self._high_water = mark.high_water if mark is not None and mark.boot == name else 0
+        self._leaf = mark.leaf if mark is not None else NO_LEAF
+        self._segment = 0
+        self._offset = 0
+        self._last: int | None = None  # the number of the last frame read
+        self._open: dict[str, tuple[int, int]] = {}
+        self._deleted_before = 0
+
+    def read(self, end: End, batch: _Batch, *, over: bool) -> None:
+        """Read on until `end` or until the batch is full. A boot that is `over` and read to its end is then closed."""
+        for item in self._reader.scan(self._emitter, self.name, self._segment, self._offset, over=over):
+            if batch.full or (self.name, item.segment, item.offset) >= end:
+                return
+            if isinstance(item, Torn):
+                self._note(batch, item, "torn", size=item.size, sha256=item.sha256)
+            else:
+                self._take(item, batch)
+            self._segment, self._offset = item.segment, item.end
+        if over:
+            self._close(batch)
+
+    def committed(self, mark: Mark | None) -> None:
+        """The batch is in the log: delete what is not needed any more."""
+        self.mark = mark or self.mark
+        if self.done:
+            self._reader.delete(self._emitter, self.name)
+            return
+        needed = min([self._segment, *(segment for segment, _ in self._open.values())])
+        if needed > self._deleted_before:
+            self._reader.delete(self._emitter, self.name, before=needed)
+            self._deleted_before = needed
+
+    def _take(self, item: Found, batch: _Batch) -> None:
+        frame = self._decoded(item.payload, item.segment, item.offset)
+        self._check_number(frame.n, item, batch)
+        if isinstance(frame, Intent):
+            self._open[frame.call] = (item.segment, item.offset)
+            return
+        place = self._open.pop(frame.call, None)
+        if frame.n <= self._high_water:
+            return
+        if place is None:
+            self._note(batch, item, "no-intent", call=frame.call)
+            return
+        self._append(self._intent(*place), frame, frame.n, batch)
+
+    def _close(self, batch: _Batch) -> None:
+        number = self._last or 0
+        for call, place in list(self._open.items()):
+            if batch.full:
+                return
+            number += 1
+            if number > self._high_water:
+                self._append(self._intent(*place), None, number, batch)
+                batch.unknown += 1
+            self._last = number
+            del self._open[call]
+        batch.marks[self._emitter] = Mark(self.name, BOOT_CLOSED, self._leaf)
+        self.done = True
+
+    def _append(self, intent: Intent, outcome: Outcome | None, number: int, batch: _Batch) -> None:
+        entry, kept = seal_frames(
+            intent,
+            outcome,
+            emitter=self._emitter,
+            boot=self.name,
+            prev=self._leaf if self._leaf != NO_LEAF else None,
+        )
+        self._leaf = leaf_hash(entry)
+        batch.entries.append(entry)
+        batch.kept.append(kept)
+        batch.marks[self._emitter] = Mark(self.name, number, self._leaf)
+        batch.size += len(intent.request) + (len(outcome.response) if outcome else 0)
+
+    def _intent(self, segment: int, offset: int) -> Intent:
+        frame = self._decoded(self._reader.payload(self._emitter, self.name, segment, offset), segment, offset)
+        if not isinstance(frame, Intent):
+            raise StoreError("spool-changed", f"a frame of {self._emitter} is not the one that was there before")
+        return frame
+
+    def _decoded(self, payload: bytes, segment: int, offset: int) -> Intent | Outcome:
+        try:
+            return decode_frame(payload)
+        except MalformedError as error:
+            raise StoreError(
+                "spool-frame-unknown",
+                f"{self._emitter}/{self.name}.{segment:06d} holds a frame at byte {offset} that is not understood",
+                got=error.message,
+                hint="another version wrote it: drain the spool with that version",
+            ) from None
+
+    def _check_number(self, number: int, item: Found, batch: _Batch) -> None:
+        """Frames are numbered without holes; only the first one read may follow others that were deleted."""
+        last = self._last if self._last is not None else min(self._high_water, number - 1)
+        if number <= last:
+            raise StoreError(
+                "spool-frame-order",
+                f"the frames of {self._emitter}/{self.name} go back",
+                got=number,
+                expected=f"> {last}",
+                hint="the segment was put together by hand",
+            )
+        if number > last + 1:
+            self._note(batch, item, "missing", frames=number - last - 1)
+        self._last = number
+
+    def _note(
+        self,
+        batch: _Batch,
+        item: Found | Torn,
+        reason: Literal["torn", "missing", "no-intent"],
+        *,
+        frames: int | None = None,
+        size: int | None = None,
+        sha256: str | None = None,
+        call: str | None = None,
+    ) -> None:
+        gap = Gap(
+            emitter=self._emitter,
+            boot=self.name,
+            segment=item.segment,
+            offset=item.offset,
+            after=self._last if self._last is not None else self._high_water,
+            reason=reason,
+            frames=frames,
+            size=size,
+            sha256=sha256,
+            call=call,
+        )
+        batch.note(self._reader, gap)
+
+
+def seal_frames(
+    intent: Intent, outcome: Outcome | None, *, emitter: str, boot: str, prev: bytes | None
+) -> tuple[bytes, VaultCall]:
+    """Return the log entry of a call, and what the vault keeps of it as its capture mode says.
+
+    encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither.
+    """
+    asked, answered = NO_REQUEST_FACTS, NO_RESPONSE_FACTS
+    if intent.dialect == openai_chat.DIALECT:
+        asked = openai_chat.read_request(intent.request)
+        if outcome is not None:
+            answered = openai_chat.read_response(
+                outcome.response, content_type=outcome.content_type, content_encoding=outcome.content_encoding
+            )
+    sealed = seal_call(
+        intent,
+        outcome,
+        emitter=emitter,
+        boot=boot,
+        prev=prev,
+        asked=asked,
+        answered=answered,
+        report=_report(outcome),
+    )
+    bodies = {"request": intent.request}
+    texts: list[tuple[Which, bytes]] = [("request", text.encode()) for text in asked.last_texts]
+    if outcome is not None:
+        bodies["response"] = outcome.response
+        texts += [("response", text.encode()) for text in answered.texts]
+        texts += [("response", outcome.response)] if outcome.response else []
+        if outcome.engine is not None:
+            bodies["report"] = outcome.engine.report
+    return encode(sealed.leaf), VaultCall(
+        call=intent.call,
+        source=f"{emitter}/{boot}/{intent.seq}",
+        tenant=intent.who.get("tenant", ""),
+        groups=sealed.groups,
+        bodies=bodies if intent.capture == "encrypted" else {},
+        texts=tuple(texts) if intent.capture != "none" else (),
+    )
+
+
+def _report(outcome: Outcome | None) -> EngineReport | None:
+    """Return the engine's report where it is one. Its bytes are sealed by digest in any case."""
+    if outcome is None or outcome.engine is None:
+        return None
+    try:
+        report = decode(outcome.engine.report, EngineReport)
+    except MalformedError:
+        return None
+    whole = report.prompt_tokens >= 0 and all(0 <= token < 2**32 for token in report.tokens)
+    return report if whole else None
+
+
+def check_sealed(entries: Iterable[bytes], vault: Vault) -> Iterator[Finding]:
+    """Yield what is wrong between the call log and the vault: a group that its leaf does not commit to, a call that the
+    vault does not have (a warning: it may have been erased), a leaf that cannot be read.
+    """
+    for index, entry in enumerate(entries):
+        where = f"calls:{index}"
+        try:
+            leaf = decode(entry, CallLeaf)
+            groups = vault.get_groups(leaf.call)
+        except MissingError as error:
+            yield Finding("warning", error.code, where, error.message)
+            continue
+        except (MalformedError, VerificationError) as error:
+            yield Finding("error", error.code, where, error.message)
+            continue
+        for name, (salt, body) in groups.items():
+            if seal(salt, body) != getattr(leaf.seals, name):
+                yield Finding(
+                    "error", "seal-mismatch", where, f"group {name!r} of call {leaf.call} is not what was sealed"
+                )
