@@ -1,0 +1,35 @@
+"""`genealog engine`: serve a registered model from the bytes that were hashed, and sign every answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genealog.cli.options import Store
+from genealog.store.home import Home
+
+
+def engine(
+    model: Annotated[str, typer.Option("--model", help="Name, ID or path of a registered model.")],
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.", min=0, max=65535)],
+    adapter: Annotated[str | None, typer.Option("--adapter", help="Name, ID or path of a LoRA for it.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    threads: Annotated[int, typer.Option("--threads", help="Threads that compute.", min=1)] = 1,
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 or float16.")] = "float32",
+    line: Annotated[int, typer.Option("--line", help="Requests that may wait before 503.", min=0)] = 32,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Serve without a load statement and signatures: no call reaches A3.")
+    ] = False,
+    store: Store = None,
+) -> None:
+    """Serve a registered model: hash what is loaded, refuse what is not registered, sign each answer.
+
+    Example: [bold]genealog engine --model smol --adapter facts-lora --port 8001[/bold]
+    """
+    from genealog.engine.serve import Options, serve
+
+    options = Options(
+        model=model, adapter=adapter, host=host, port=port, threads=threads, dtype=dtype, unsigned=unsigned, line=line
+    )
+    serve(Home.find(store), options, typer.echo)
