@@ -106,7 +106,14 @@ class Difference:
     def __str__(self) -> str:
         """Return one line for a person: `changed: a, b; added: c`, at most five names of each kind."""
         kinds = {"changed": self.changed, "added": self.added, "removed": self.removed}
-        return "; ".join(f"{kind}: {_few(names)}" for kind, names in kinds.items() if names) or "no difference"
+        return "; ".join(f"{kind}: {few(names)}" for kind, names in kinds.items() if names) or "no difference"
+
+
+def few(names: Sequence[str], limit: int = 5) -> str:
+    """Return `names` for a person: the first ones with control characters escaped, and how many more there are."""
+    more = len(names) - limit
+    shown = ", ".join(repr(name)[1:-1] for name in names[:limit])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def in_order(entries: Iterable[E], name: Callable[[E], str], *, code: str) -> tuple[E, ...]:
@@ -201,9 +208,3 @@ def _sorted_files(entries: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
 
 def _leaves(files: Sequence[FileEntry]) -> list[bytes]:
     return [leaf_hash(encode(entry)) for entry in files]
-
-
-def _few(names: Sequence[str], limit: int = 5) -> str:
-    more = len(names) - limit
-    shown = ", ".join(repr(name)[1:-1] for name in names[:limit])
-    return f"{shown} and {more} more" if more > 0 else shown

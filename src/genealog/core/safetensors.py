@@ -52,7 +52,7 @@ class Layout:
     metadata: dict[str, str]
 
 
-def data_start(head: bytes, file_size: int) -> int:
+def data_start(head: bytes | bytearray, file_size: int) -> int:
     """Return the offset where the data begin, from the first 8 bytes of a safetensors file of `file_size` bytes.
 
     Raises: MalformedError `safetensors-truncated`, `safetensors-header-too-big`. Check before you read that much.
@@ -67,7 +67,7 @@ def data_start(head: bytes, file_size: int) -> int:
     return 8 + size
 
 
-def parse_safetensors_header(prefix: bytes, file_size: int) -> Layout:
+def parse_safetensors_header(prefix: bytes | bytearray, file_size: int) -> Layout:
     """Return the layout of a safetensors file of `file_size` bytes; `prefix` is at least its first `data_start` bytes.
 
     Raises: MalformedError `safetensors-truncated`, `safetensors-header-too-big`, `safetensors-header` (grammar,
