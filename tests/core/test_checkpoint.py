@@ -124,6 +124,11 @@ def test_a_lone_surrogate_is_not_encoded() -> None:
         Checkpoint("a\ud800", 8, ROOT).encode()
 
 
+def test_the_largest_log() -> None:
+    largest = Checkpoint("log.example/full", 2**63 - 1, ROOT)
+    assert parse_checkpoint_text(largest.encode()) == largest
+
+
 def test_the_empty_log() -> None:
     empty = Checkpoint("log.example/new", 0, EMPTY_ROOT)
     assert empty.encode() == b"log.example/new\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"

@@ -142,6 +142,13 @@ def test_a_cosigned_time_cannot_be_moved(witness: Cosigner) -> None:
         refused(encode_note(CHECKPOINT, [moved]), witness.verifier, code="note-signature-invalid")
 
 
+@pytest.mark.parametrize("time", [0, 2**63 - 1])
+def test_every_possible_time_is_cosigned(time: int) -> None:
+    witness = Cosigner("w.example", key(9))
+    data = encode_note(CHECKPOINT, [witness.cosign(CHECKPOINT, time)])
+    assert open_note(data, [witness.verifier]).signatures[0].signed_at == time
+
+
 @pytest.mark.parametrize("time", [-1, 2**63])
 def test_no_cosignature_at_an_impossible_time(time: int) -> None:
     with pytest.raises(MalformedError) as caught:
@@ -159,10 +166,19 @@ def test_only_checkpoints_are_cosigned() -> None:
 
 
 def test_mldsa_names_are_at_most_255_bytes() -> None:
-    long = Checkpoint("x" * 256, 0, bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"))
+    longest, longer = (Checkpoint("x" * length, 1, bytes(32)).encode() for length in (255, 256))
+    witness = Cosigner("w" * 255, MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
+    open_note(encode_note(longest, [witness.cosign(longest, 5)]), [witness.verifier])
     with pytest.raises(MalformedError) as caught:
-        QUANTUM.cosign(long.encode(), 5)
+        QUANTUM.cosign(longer, 5)
     assert caught.value.code == "checkpoint-malformed"
+
+
+@pytest.mark.parametrize(("kind", "length"), [(ED25519, 31), (ED25519, 33), (COSIGNATURE_MLDSA44, 32)])
+def test_a_public_key_of_the_wrong_length_makes_no_verifier(kind: int, length: int) -> None:
+    with pytest.raises(MalformedError) as caught:
+        make_verifier("a.example", kind, bytes(length))
+    assert caught.value.code == "vkey-malformed"
 
 
 def test_text_keeps_its_empty_lines() -> None:

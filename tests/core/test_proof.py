@@ -121,6 +121,9 @@ HASH = b"vBoGQ7EuTS18d5GPROD095qDi2z57FtcKD4fTYhZnms=\n"
         DATA.replace(b"index 5", b"index 9223372036854775808"),
         DATA.replace(b"index 5", b"index " + b"9" * 5000),
         DATA.replace(b"index 5", b"Index 5"),
+        DATA.replace(b"index 5", b"5"),
+        DATA[: DATA.index(b"\n")] + DATA[DATA.index(b"\n\n") :],
+        DATA[: DATA.index(b"\n")] + b"\nextra AA==" + DATA[DATA.index(b"\n\n") :],
         DATA.replace(b"index 5", b"extra\nindex 5"),
         DATA.replace(b"index 5", b"extra \nindex 5"),  # no extra data is no line
         DATA.replace(b"index 5", b"extra AA\nindex 5"),
@@ -149,6 +152,14 @@ def test_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError) as caught:
         parse_proof(data)
     assert caught.value.code in {"proof-malformed", "note-malformed", "checkpoint-malformed"}
+
+
+def test_the_largest_proof_is_read() -> None:
+    proof = TlogProof(2**63 - 2, (bytes(32),) * 63, CHECKPOINT, bytes(65_536))
+    assert parse_proof(proof.encode()) == proof
+    with pytest.raises(MalformedError, match="of this size") as caught:
+        parse_proof(DATA + b"x" * 1_200_000)
+    assert caught.value.code == "proof-malformed"
 
 
 def test_impossible_proofs_cannot_be_made() -> None:
