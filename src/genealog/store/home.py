@@ -197,7 +197,7 @@ class Home:
     def verifier(self, log: str) -> Verifier:
         """Return the public key of the log `registry` or `calls`."""
         origin = f"{self.config.origin}/{log}"
-        for line in (self.path / "trust.policy").read_bytes().splitlines():
+        for line in (self.path / "trust.policy").read_text().splitlines():
             words = line.split()
             if words[:1] == ["log"] and words[1].startswith(f"{origin}+"):
                 return parse_vkey(words[1])
