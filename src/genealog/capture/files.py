@@ -62,7 +62,7 @@ def scan_tree(
     digests, rehashed = hash_files(found, progress=progress, cache=cache)
     format_, warnings = _describe(found, digests)
     return Tree(
-        entries=_entries(found, digests),
+        entries=file_entries(found, digests),
         excludes=excludes,
         weights=_merge(found, digests),
         format=format_,
@@ -84,7 +84,7 @@ def rescan(
     """
     found, _ = list_tree(path, exclude=exclude)
     digests, _ = hash_files(found, tensors=False, progress=progress)
-    return diff_files(entries, _entries(found, digests))
+    return diff_files(entries, file_entries(found, digests))
 
 
 def hash_files(
@@ -129,7 +129,8 @@ def hash_files(
     return [results[index][0] for index in range(len(found))], all(read for _, read in results.values())
 
 
-def _entries(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[FileEntry, ...]:
+def file_entries(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[FileEntry, ...]:
+    """Return the entries of files that were hashed."""
     return tuple(
         FileEntry(path=file.path, sha256=digest.sha256, size=file.key.size)
         for file, digest in zip(found, digests, strict=True)

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from genealog.capture.reading import FileKey
+from genealog.capture.reading import FileKey, unreadable
 from genealog.core.manifest import check_path
-from genealog.errors import MalformedError, MissingError, StoreError
+from genealog.errors import MalformedError, MissingError
 
 MAX_PATHS = 1_000_000  # files and directories: links between a few directories can make endless paths
 SIGNATURES = (".sig", ".sigstore", ".sigstore.json")
@@ -45,7 +45,7 @@ def list_tree(
     except FileNotFoundError:
         raise MissingError("no-such-path", "there is no such file or directory", got=repr(str(path))) from None
     except OSError as error:
-        raise _unreadable(str(path), error) from None
+        raise unreadable(path, error) from None
     if not stat.S_ISDIR(info.st_mode):
         name = _utf8(Path(path).absolute().name)
         _require_regular(name, info)
@@ -73,7 +73,7 @@ def _walk(root: str, info: os.stat_result, exclude: Collection[str], excludes: l
             with os.scandir(directory) as listing:
                 items = list(listing)
         except OSError as error:
-            raise _unreadable(directory, error) from None
+            raise unreadable(directory, error) from None
         paths += len(items)
         if paths > MAX_PATHS:
             raise MalformedError(
@@ -116,7 +116,7 @@ def _resolve(item: os.DirEntry[str], path: str, root: str) -> tuple[str, os.stat
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise MalformedError("symlink-loop", "a link leads to itself", got=repr(path)) from None
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _left_out(item: os.DirEntry[str]) -> bool:
@@ -141,7 +141,3 @@ def _utf8(name: str) -> str:
             "path-not-utf8", "a file name is not UTF-8", got=repr(os.fsencode(name)), hint="rename the file"
         ) from None
     return name
-
-
-def _unreadable(path: str, error: OSError) -> StoreError:
-    return StoreError("file-unreadable", f"cannot read: {error.strerror}", got=repr(path))

@@ -92,7 +92,7 @@ def read_once(
             raise _changed(path) from None
         raise MissingError("no-such-file", "there is no such file", got=repr(str(path))) from None
     except OSError as error:
-        raise StoreError("file-unreadable", f"cannot read: {error.strerror}", got=repr(str(path))) from None
+        raise unreadable(path, error) from None
     return OneRead(sha256=digest, key=key, consumer=consumer, copy=copy)
 
 
@@ -149,6 +149,11 @@ def _fill(file: FileIO, buffer: memoryview) -> int:
     while filled < len(buffer) and (count := file.readinto(buffer[filled:])):
         filled += count
     return filled
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> StoreError:
+    """Return the one error for what the system refuses to read."""
+    return StoreError("file-unreadable", f"cannot read: {error.strerror}", got=repr(str(path)))
 
 
 def _changed(path: str | os.PathLike[str]) -> StoreError:
