@@ -3,7 +3,7 @@
 A segment is final once a later one exists or its boot is over; only then bytes that are no frame are a `Torn` piece.
 Before, they are a frame on its way. Losses are noted beside the segments and outlive them:
 
-    <spool>/<emitter>/<boot>.<segment>.<offset>.gap    one canonical `Gap`
+    <spool>/<emitter>/<boot>.<segment>.<offset>.<reason>.gap    one canonical `Gap`
 
 One reader at a time: the sequencer calls this while it holds the log.
 """
@@ -60,7 +60,7 @@ class Torn:
 class Gap(Record, tag_field="t", tag="genealog/gap/v1"):
     """Something is not on record that may have been: bytes torn off, frame numbers left out, an outcome alone.
 
-    `after` is the number of the last good frame before it; `frames` how many are lost, where their numbers tell.
+    `after` is the number of the last good frame up to there; `frames` how many are lost, where their numbers tell.
     """
 
     emitter: str
@@ -160,9 +160,9 @@ class SpoolReader:
         return len(doomed)
 
     def note(self, gap: Gap) -> bool:
-        """Note a loss, durable on return. Says whether it is new: the same place is noted once."""
+        """Note a loss, durable on return. Says whether it is new: the same loss is noted once."""
         folder = self._directory / gap.emitter
-        path = folder / f"{gap.boot}.{gap.segment:06d}.{gap.offset:08d}.gap"
+        path = folder / f"{gap.boot}.{gap.segment:06d}.{gap.offset:08d}.{gap.reason}.gap"
         temporary = path.with_suffix(".tmp")
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
