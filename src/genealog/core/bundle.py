@@ -1,6 +1,6 @@
 """An evidence bundle (`*.genealog`): the receipts of a whole chain, and the sealed groups that its holder opened.
 
-    {"call": hex leaf hash of the call, "groups": {name: {"body": base64, "salt": hex}},
+    {"call": hex leaf hash of the call, "groups"?: {name: {"body": base64, "salt": hex}},
      "receipts": [receipt, ...], "request"?: base64, "response"?: base64, "t": "genealog/evidence/v1"}
 
 `request` and `response` are the bodies as they crossed the wire. A receipt proves one entry; a bundle tells a story,
@@ -9,31 +9,45 @@ and `core.chain` judges it.
 
 from __future__ import annotations
 
-from typing import Literal
+import re
 
 import msgspec
 
 from genealog.core.canonical import Record, decode, encode
+from genealog.core.dsse import unb64
 from genealog.core.receipt import Receipt, parse_receipt
 from genealog.errors import MalformedError
 
+_HEX = re.compile(r"[0-9a-f]{64}")
+
 
 class Opened(Record):
-    """A sealed group, opened: its canonical bytes and its salt."""
+    """A sealed group, opened: its canonical bytes and its salt. Making one checks how they are spelled."""
 
     body: str
     salt: str
 
+    def __post_init__(self) -> None:
+        """Raises: MalformedError `bad-base64`, `bad-hex`."""
+        unb64(self.body)
+        _check_hex(self.salt)
 
-class Evidence(Record):
-    """The wire form."""
+
+class Evidence(Record, tag_field="t", tag="genealog/evidence/v1"):
+    """The wire form. Making one checks how its values are spelled."""
 
     call: str
     receipts: tuple[Receipt, ...]
     groups: dict[str, Opened] = {}  # noqa: RUF012 - msgspec copies an empty default
     request: str | None = None
     response: str | None = None
-    t: Literal["genealog/evidence/v1"] = "genealog/evidence/v1"
+
+    def __post_init__(self) -> None:
+        """Raises: MalformedError `bad-base64`, `bad-hex`."""
+        _check_hex(self.call)
+        for body in (self.request, self.response):
+            if body is not None:
+                unb64(body)
 
 
 def encode_evidence(evidence: Evidence) -> bytes:
@@ -42,16 +56,23 @@ def encode_evidence(evidence: Evidence) -> bytes:
 
 
 def parse_file(data: bytes) -> Evidence | Receipt:
-    """Read a bundle or a receipt. Raises: MalformedError `not-evidence`, or those of `decode`."""
+    """Read a bundle or a receipt. Raises: MalformedError `not-json`, `not-evidence`, or those of `decode`."""
     try:
         kind = msgspec.json.decode(data, type=_Tagged).t
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.ValidationError:
         kind = ""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError("not-json", f"not JSON: {error}", hint="the file may have been cut") from None
     if kind == "genealog/evidence/v1":
         return decode(data, Evidence)
     if kind == "genealog/receipt/v1":
         return parse_receipt(data)
     raise MalformedError("not-evidence", "neither a receipt nor an evidence bundle", got=kind or data[:20])
+
+
+def _check_hex(text: str) -> None:
+    if not _HEX.fullmatch(text):
+        raise MalformedError("bad-hex", "not 64 lower-case hex digits", got=text[:80])
 
 
 class _Tagged(msgspec.Struct):

@@ -15,6 +15,7 @@ import msgspec
 
 from genealog.errors import MalformedError
 
+MAX_DEPTH = 64  # of nested JSON: ours has ten levels, and no reader of ours may run out of stack
 MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose bits in half of the world's parsers (RFC 8785 §3.2.2.3)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -36,11 +37,14 @@ class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, forbid_unknown_
 def encode(value: Any) -> bytes:
     """Return the canonical bytes of `value`: a Record, or JSON values with ASCII keys and no floats.
 
-    Raises: MalformedError for floats, integers beyond ±(2^53 - 1), non-ASCII keys, lone surrogates.
+    Raises: MalformedError for floats, integers beyond ±(2^53 - 1), non-ASCII keys, lone surrogates, > 64 levels.
     Source: RFC 8785.
     """
-    plain = msgspec.to_builtins(value, order="sorted")
-    _check(plain, "$")
+    try:
+        plain = msgspec.to_builtins(value, order="sorted")
+    except RecursionError:
+        raise MalformedError("too-deep", "JSON nested beyond all measure", expected=f"≤ {MAX_DEPTH} levels") from None
+    _check(plain, "$", MAX_DEPTH)
     try:
         return msgspec.json.encode(plain, order="sorted")
     except UnicodeEncodeError as error:
@@ -67,7 +71,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     return value
 
 
-def _check(value: Any, path: str) -> None:
+def _check(value: Any, path: str, levels: int) -> None:
     if isinstance(value, str) or value is None or value is True or value is False:
         return
     if isinstance(value, int):
@@ -75,14 +79,16 @@ def _check(value: Any, path: str) -> None:
             raise MalformedError(
                 "integer-too-big", f"{path} does not fit 53 bits", got=value, hint="write it as a string"
             )
+    elif isinstance(value, dict | list | tuple) and levels == 0:
+        raise MalformedError("too-deep", "JSON nested too deeply", expected=f"≤ {MAX_DEPTH} levels")
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise MalformedError("key-not-ascii", f"a key in {path} is not ASCII text", got=repr(key))
-            _check(item, f"{path}.{key}")
+            _check(item, f"{path}.{key}", levels - 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check(item, f"{path}[{index}]")
+            _check(item, f"{path}[{index}]", levels - 1)
     else:
         raise MalformedError("not-canonical-type", f"{path} has no canonical spelling", got=type(value).__name__)
 

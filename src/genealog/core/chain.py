@@ -3,40 +3,34 @@
     output ← call ← serving spec ← load ← model ← adapter, base ← runs ← data, code, environment
 
 `examine` is the one judge: `genealog why`, `genealog verify` and the standalone verifier say what it says. It reads a
-bundle and a trust policy, and nothing else. A hop is never better than the exhibits it rests on.
+bundle and a trust policy, and nothing else. A hop is never better than the exhibits it rests on, and what is pinned (by
+the call, the serving spec, the engine) is compared wherever it is met. Statements of another store count for nothing.
+
+A bundle can leave out what nothing in it pins: an execution that made an unpinned input, the revocation of a key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from genealog.core import records
 from genealog.core.bundle import Evidence
-from genealog.core.call import (
-    CallLeaf,
-    EngineGroup,
-    RequestGroup,
-    ResponseGroup,
-    RetrievalGroup,
-    UsageGroup,
-    WhoGroup,
-)
-from genealog.core.canonical import Record, decode
-from genealog.core.dsse import unb64, verify_envelope
-from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts
-from genealog.core.ids import record_id, seal, sha256_hex
-from genealog.core.records import ENGINE_SIGNATURE, EngineSignature
-from genealog.core.statement import artifact_of
+from genealog.core.call import CallLeaf
+from genealog.core.canonical import Record
+from genealog.core.dsse import unb64
+from genealog.core.exchange import Groups, Verdict, judge_engine, judge_output, judge_prompt, open_groups
+from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, place
+from genealog.core.lineage import NEEDS_LINEAGE
+from genealog.core.receipt import Receipt
 from genealog.core.states import State, weakest
 from genealog.core.trust import Trust
-from genealog.errors import GenealogError
 
-_GROUPS: dict[str, type[Record]] = {
-    "engine": EngineGroup, "request": RequestGroup, "response": ResponseGroup,
-    "retrieval": RetrievalGroup, "usage": UsageGroup, "who": WhoGroup,
-}  # fmt: skip
+_SERVED = ("model", "adapter", "base")  # whatever its owner calls it, what answers needs lineage
 
-NEEDS_LINEAGE = ("model", "adapter", "checkpoint")  # data, code and environments may begin a chain
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +75,34 @@ def examine(evidence: Evidence, trust: Trust | None, *, output: bytes | None = N
     return Report(tuple(walk.hops))
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """The groups that the chain reads, where the bundle shows them."""
-
-    engine: EngineGroup | None
-    request: RequestGroup | None
-    response: ResponseGroup | None
+def examine_receipt(receipt: Receipt, trust: Trust | None) -> Report:
+    """Judge one entry on its own. It travels without its signer's key: that it is in the log is what it proves."""
+    item = place(receipt, trust)
+    code = item.code or ("no-trust-policy" if trust is None else None)
+    title = item.call.call if item.call else _name(item) if item.read else "entry"
+    return Report((Hop(0, "entry", title, item.state, item.leaf, None, item.position, code, item.message),))
 
 
 @dataclass(slots=True)
 class _Walk:
+    """A walk back in time, depth first, on a stack of its own: no chain is so long that it overflows Python's."""
+
     evidence: Evidence
     exhibits: Exhibits
     checked: bool
     hops: list[Hop] = field(default_factory=list)
+    registry: str = ""  # of the store that logged the call
+    pins: dict[str, records.Pinned] = field(default_factory=dict)  # what the serving spec pins: the model, its adapters
     seen: set[str] = field(default_factory=set)
-    base_of: dict[str, str] = field(default_factory=dict)  # each adapter that served, and the model it was put on
+    path: set[str] = field(default_factory=set)  # the artifacts between the output and here
+    todo: list[Callable[[], None]] = field(default_factory=list)
 
     def add(
-        self, depth: int, role: str, title: str, state: State, exhibit: Exhibit | None = None, *,
-        id: str | None = None, code: str | None = None, detail: str | None = None,  # noqa: A002
+        self, depth: int, role: str, title: str, verdict: Verdict, exhibit: Exhibit | None = None, *,
+        id: str | None = None, detail: str | None = None,  # noqa: A002
     ) -> None:  # fmt: skip
         """Add a hop, no stronger than its exhibit, and no stronger than `unchecked` without trust."""
+        state, code = verdict
         signer = position = None
         if exhibit is not None:
             exhibit.used = True
@@ -117,205 +116,173 @@ class _Walk:
 
     def from_output(self, output: bytes | None) -> None:
         """Start at the output. Exhibits that failed and that no hop used are named at the end."""
-        call = self.exhibits.by_leaf(self.evidence.call)
-        if call is None or call.call is None:
-            self.add(0, "call", "call", State.MISSING, id=self.evidence.call, code="call-not-in-bundle")
+        item = self.exhibits.by_leaf(self.evidence.call)
+        if item is None or item.call is None:
+            self.add(0, "call", "call", (State.MISSING, "call-not-in-bundle"), id=self.evidence.call)
         else:
-            groups, problem = self._open(call.call)
-            self._output(call.call, groups.response, output)
-            when = call.call.ended_at or f"(began {call.call.called_at})"
-            detail = f"{call.call.finish} at {when}, assurance {call.call.assurance}, by {call.call.emitter}"
-            state = State.CONTRADICTED if problem else State.PROVEN
-            self.add(1, "call", call.call.call, state, call, id=call.leaf, code=problem, detail=detail)
-            self._spec(call.call, groups)
+            self.registry = item.origin.removesuffix("calls") + "registry"
+            self._call(item, item.call, output)
+        while self.todo:
+            self.todo.pop()()
         for item in self.exhibits.all:
             if item.state is State.CONTRADICTED and not item.used:
-                self.add(0, "receipt", item.position, State.CONTRADICTED, item)
+                self.add(0, "receipt", item.position, (item.state, item.code), item, detail=item.message)
 
-    def _open(self, call: CallLeaf) -> tuple[_Opened, str | None]:
-        """Open the groups that the bundle shows, checking each against its seal in the call."""
-        opened: dict[str, Record] = {}
-        problem = None
-        for name, group in sorted(self.evidence.groups.items()):
-            try:
-                body = unb64(group.body)
-                if name not in _GROUPS:
-                    problem = "unknown-group"
-                elif seal(bytes.fromhex(group.salt), body) != getattr(call.seals, name):
-                    problem = "seal-mismatch"
-                else:
-                    opened[name] = decode(body, _GROUPS[name])
-            except (GenealogError, ValueError):
-                problem = "group-malformed"
-        return _Opened(opened.get("engine"), opened.get("request"), opened.get("response")), problem  # type: ignore[arg-type]
-
-    def _output(self, call: CallLeaf, response: ResponseGroup | None, output: bytes | None) -> None:
+    def _call(self, item: Exhibit, call: CallLeaf, output: bytes | None) -> None:
+        groups = open_groups(self.evidence, call)
         body = unb64(self.evidence.response) if self.evidence.response is not None else None
+        verdict, detail = judge_output(call, groups.response, body, output)
         title = "the answer" if call.finish == "complete" else f"an answer that is not whole ({call.finish})"
+        if call.finish == "refused":
+            title = "no answer: the call was refused"
+        wire = groups.response.wire if groups.response else None
+        self.add(0, "output", title, verdict, id=wire, detail=detail)
+        when = call.ended_at or f"(began {call.called_at})"
+        detail = f"{call.finish} at {when}, assurance {call.assurance}, by {call.emitter}"
+        verdict = (State.CONTRADICTED, groups.problem) if groups.problem else (State.PROVEN, None)
+        self.add(1, "call", call.call, verdict, item, id=item.leaf, detail=detail)
+        if self.evidence.request is not None:
+            self.add(2, "prompt", "the request", judge_prompt(groups.request, unb64(self.evidence.request)))
+        if call.finish == "refused":
+            return
         if call.spec is None:
-            self.add(0, "output", "no answer: the call was refused", State.PROVEN)
-        elif response is None:
-            self.add(0, "output", title, State.UNCHECKED, code="response-sealed", detail="its digests are sealed here")
-        elif output is not None and sha256_hex(output) not in _digests(response):
-            self.add(
-                0, "output", title, State.CONTRADICTED, code="output-mismatch", detail="not what this call answered"
-            )
-        elif body is not None and sha256_hex(body) not in _digests(response)[:2]:
-            self.add(0, "output", title, State.CONTRADICTED, code="output-mismatch", detail="the body was altered")
-        elif output is None and body is None:
-            self.add(0, "output", title, State.UNCHECKED, code="output-not-included", detail="give it with --output")
+            self.add(2, "serving spec", "none", (State.MISSING, "spec-not-recorded"))
         else:
-            self.add(0, "output", title, State.PROVEN, id=response.wire, detail="its digest stands in the call")
+            self._spec(call, call.spec, groups)
 
-    def _spec(self, call: CallLeaf, groups: _Opened) -> None:
-        if call.spec is None:
+    def _spec(self, call: CallLeaf, identifier: str, groups: Groups) -> None:
+        item, spec = _first(self._about(records.ServingSpec, identifier), records.ServingSpec)
+        if spec is None:
+            self.add(2, "serving spec", "serving spec", (State.MISSING, "spec-not-in-bundle"), id=identifier)
             return
-        found = [i for i in self.exhibits.of(records.ServingSpec) if i.read and record_id(i.read.body) == call.spec]
-        if not found or found[0].read is None or not isinstance(found[0].read.body, records.ServingSpec):
-            self.add(2, "serving spec", "serving spec", State.MISSING, id=call.spec, code="spec-not-in-bundle")
-            return
-        spec, read = found[0].read.body, found[0].read
         same = spec.models == call.models
+        verdict: Verdict = (State.STATED, None) if same else (State.CONTRADICTED, "models-not-spec")
         self.add(
-            2, "serving spec", read.subjects[0].name, State.STATED if same else State.CONTRADICTED, found[0],
-            id=call.spec, code=None if same else "models-not-spec", detail=f"minimum assurance {spec.minimum_assurance}",
-        )  # fmt: skip
-        self.base_of = {adapter.artifact: spec.model.artifact for adapter in spec.adapters}
-        self._load(call, groups)
-        for number, pinned in enumerate(reversed((spec.model, *spec.adapters))):
-            role = "model" if number == len(spec.adapters) else "adapter"
-            self._artifact(4, role, pinned.artifact, weights=pinned.weights, lineage=pinned.lineage)
+            2, "serving spec", _name(item), verdict, item, id=identifier, detail=f"at least {spec.minimum_assurance}"
+        )
+        self._load(call, spec, groups)
+        self.pins = {pinned.artifact: pinned for pinned in (spec.model, *spec.adapters)}
+        for number, pinned in enumerate((spec.model, *spec.adapters)):  # the stack turns it round: the model comes last
+            self.todo.append(partial(self._artifact, 4, "adapter" if number else "model", pinned.artifact))
 
-    def _load(self, call: CallLeaf, groups: _Opened) -> None:
+    def _load(self, call: CallLeaf, spec: records.ServingSpec, groups: Groups) -> None:
         engine = groups.engine
         if call.assurance < "A3":
             detail = "nobody measured the weights that answered"
-            self.add(3, "load", f"assurance {call.assurance}", State.CLAIMED, code="not-measured", detail=detail)
-            return
-        if engine is None:
-            self.add(
-                3, "load", "engine", State.UNCHECKED, code="engine-sealed", detail="the engine group is sealed here"
-            )
-            return
-        item = self.exhibits.by_leaf(str(engine.load))
-        if item is None or item.read is None or not isinstance(item.read.body, records.Load):
-            self.add(3, "load", "engine", State.MISSING, id=str(engine.load), code="load-not-in-bundle")
-            return
-        load = item.read.body
-        code = self._engine_problem(call, groups, load, item)
-        state = State.CONTRADICTED if code else State.STATED
-        if code in ("request-sealed", "response-sealed"):
-            state = State.UNCHECKED
-        detail = f"hashed what it loaded at {load.loaded_at}, and signed this answer"
-        self.add(3, "load", load.engine, state, item, id=item.leaf, code=code, detail=None if code else detail)
-
-    def _engine_problem(self, call: CallLeaf, groups: _Opened, load: records.Load, item: Exhibit) -> str | None:
-        """Check the engine's signature over this very exchange. Returns what is wrong."""
-        if groups.engine is None or groups.request is None or groups.response is None:
-            return "response-sealed" if groups.request else "request-sealed"
-        keys = [i.read.body for i in self.exhibits.of(records.Key) if i.read]
-        public = next(
-            (k.public for k in keys if isinstance(k, records.Key) and k.keyid == load.keyid and k.public), None
-        )
-        if public is None:
-            return "signer-key-missing"
-        try:
-            envelope = unb64(str(groups.engine.envelope))
-            payload, _ = verify_envelope(envelope, {load.keyid: unb64(public)}, ENGINE_SIGNATURE)
-            signed = decode(payload, EngineSignature)
-        except GenealogError as error:
-            return "engine-signature-invalid" if error.code == "signature-invalid" else error.code
-        wanted = (call.call, item.leaf, groups.request.wire, groups.response.wire)
-        if (signed.call, signed.load, signed.request, signed.response) != wanted:
-            return "engine-signature-mismatch"
-        return None if load.models == call.models else "load-not-spec"
+            self.add(3, "load", f"assurance {call.assurance}", (State.CLAIMED, "not-measured"), detail=detail)
+        elif engine is None:
+            self.add(3, "load", "engine", (State.UNCHECKED, "engine-sealed"), detail="the engine group is sealed here")
+        elif engine.load is None or engine.envelope is None:
+            detail = f"assurance {call.assurance} without an engine's word"
+            self.add(3, "load", "engine", (State.CONTRADICTED, "assurance-unfounded"), detail=detail)
+        else:
+            item, load = _first(filter(None, [self.exhibits.by_leaf(engine.load, self.registry)]), records.Load)
+            if item is None or load is None:
+                self.add(3, "load", "engine", (State.MISSING, "load-not-in-bundle"), id=engine.load)
+                return
+            verdict: Verdict = item.state, item.code
+            if item.key is not None:
+                revoked = self.exhibits.revocations.get((self.registry, item.key.keyid))
+                verdict = judge_engine(call, groups, item.leaf, load, spec, item.key, revoked)
+            detail = f"hashed what it loaded at {load.loaded_at}" + ("" if verdict[1] else ", and signed this answer")
+            self.add(3, "load", load.engine, verdict, item, id=item.leaf, detail=detail)
 
     def _artifact(
-        self, depth: int, role: str, identifier: str, *, weights: str | None = None, lineage: str | None = None,
-        state: State = State.STATED,
-    ) -> None:  # fmt: skip
-        if identifier in self.seen:
+        self, depth: int, role: str, identifier: str, weights: str | None = None, said: State = State.STATED
+    ) -> None:
+        """Add an artifact, and put what made it on the stack. A circle makes nothing: no lineage begins in itself."""
+        pin = self.pins.get(identifier)
+        story = self.exhibits.by_leaf(pin.lineage, self.registry) if pin else None
+        made = self._about(records.ExecutionEnd, identifier)
+        found = self._about(records.Artifact, identifier)
+        item, body = _first([story] if story in found else found, records.Artifact)
+        if body is None:
+            self.add(depth, role, "not in the bundle", (State.MISSING, "artifact-not-in-bundle"), id=identifier)
+            return
+        verdict = _strength(said)
+        wanted = {weights, pin.weights if pin else None} - {None}
+        if wanted and wanted != {body.weights.id if body.weights else None}:
+            verdict = State.CONTRADICTED, "weights-mismatch"
+        elif story is not None and story not in (*made, *found):
+            verdict = State.CONTRADICTED, "lineage-mismatch"
+        elif pin is not None and story is None:
+            verdict = _weaker(verdict, (State.MISSING, "lineage-not-in-bundle"))
+        detail = f"{body.files} files, {body.size} bytes" if body.files else None
+        known, circle = identifier in self.seen, identifier in self.path
+        title = f"{_name(item)} ({body.kind})"
+        self.add(depth, role, title, verdict, item, id=identifier, detail="as above" if known else detail)
+        if story is not None:
+            made = [story] if story in made else []
+        if (circle or not (known or made)) and (role in _SERVED or body.kind in NEEDS_LINEAGE):
+            self._source(depth + 1, body, "lineage-circular" if circle else "no-lineage")
+        if known:
             return
         self.seen.add(identifier)
-        found = [i for i in self.exhibits.of(records.Artifact) if i.read and artifact_of(i.read) == identifier]
-        if not found or found[0].read is None or not isinstance(found[0].read.body, records.Artifact):
-            self.add(depth, role, "not in the bundle", State.MISSING, id=identifier, code="artifact-not-in-bundle")
-            return
-        item, read, body = found[0], found[0].read, found[0].read.body
-        code = None
-        if weights is not None and (body.weights is None or body.weights.id != weights):
-            state, code = State.CONTRADICTED, "weights-mismatch"
-        elif body.body is not None and record_id(body.body) != identifier:
-            state, code = State.CONTRADICTED, "record-mismatch"
-        elif lineage is not None and not self._tells(lineage, identifier):
-            state, code = State.MISSING, "lineage-not-in-bundle"
-        files = f"{body.files} files, {body.size} bytes" if body.files else None
-        self.add(
-            depth, role, f"{read.subjects[0].name} ({body.kind})", state, item, id=identifier, code=code, detail=files
-        )
-        self._origin(depth + 1, identifier, body)
+        self.path.add(identifier)
+        self.todo.append(partial(self.path.discard, identifier))
+        self.todo += [partial(self._run, depth + 1, end, identifier) for end in reversed(made)]
 
-    def _tells(self, lineage: str, identifier: str) -> bool:
-        """Is the statement `lineage` here, and is it about this artifact?"""
-        item = self.exhibits.by_leaf(lineage)
-        body = item.read.body if item and item.read else None
-        if isinstance(body, records.ExecutionEnd):
-            return any(e.artifact == identifier and e.direction == "out" for e in body.events)
-        return (
-            isinstance(body, records.Artifact)
-            and item is not None
-            and item.read is not None
-            and (artifact_of(item.read) == identifier)
-        )
-
-    def _origin(self, depth: int, identifier: str, body: records.Artifact) -> None:
-        """Go on from an artifact to the execution that made it, to what its owner claims, or to a gap."""
-        made = False
-        for item in self.exhibits.of(records.ExecutionEnd):
-            end = item.read.body if item.read else None
-            if isinstance(end, records.ExecutionEnd) and any(
-                e.artifact == identifier and e.direction == "out" for e in end.events
-            ):
-                made = True
-                self._run(depth, item, end, identifier)
-        if made or body.kind not in NEEDS_LINEAGE:
-            return
-        if body.source:
-            self.add(depth, "source", body.source, State.CLAIMED, code="outside-origin", detail="its owner says so")
+    def _source(self, depth: int, body: records.Artifact, gap: str) -> None:
+        if body.source is not None or body.body is not None:  # what has no files here is known by its owner's word
+            detail = "its owner says so"
+            self.add(depth, "source", body.source or "outside", (State.CLAIMED, "outside-origin"), detail=detail)
         else:
-            self.add(depth, "source", "no lineage recorded", State.MISSING, code="no-lineage")
+            self.add(depth, "source", "no lineage recorded", (State.MISSING, gap))
 
-    def _run(self, depth: int, ended: Exhibit, end: records.ExecutionEnd, output: str) -> None:
-        if end.execution in self.seen:
-            return
-        self.seen.add(end.execution)
-        ended.used = True
-        starts = [i for i in self.exhibits.of(records.Execution) if i.read and record_id(i.read.body) == end.execution]
-        if not starts or starts[0].read is None or not isinstance(starts[0].read.body, records.Execution):
-            self.add(depth, "run", "not in the bundle", State.MISSING, id=end.execution, code="execution-not-in-bundle")
-            return
-        start = starts[0].read.body
-        outputs = [e for e in end.events if e.direction == "out" and e.artifact == output]
-        state = weakest((State.STATED, ended.state, *(e.state for e in outputs)))
-        code = ended.code
+    def _run(self, depth: int, item: Exhibit, output: str) -> None:
+        """Add the execution that `output` came out of, and put what went in on the stack."""
+        _, end = _first([item], records.ExecutionEnd)
+        assert end is not None  # noqa: S101 - what is about an artifact in this way is an end
+        begun, start = _first(self._about(records.Execution, end.execution), records.Execution)
+        ins = [event for event in end.events if event.direction == "in"]
+        verdict = _strength(weakest(e.state for e in end.events if e.direction == "out" and e.artifact == output))
+        title, detail = "not in the bundle", f"ended {end.ended_at}, {end.exit}"
+        if begun is None or start is None:
+            verdict = _weaker(verdict, (State.MISSING, "execution-not-in-bundle"))
+        else:
+            begun.used = True
+            verdict = _weaker(verdict, (begun.state, begun.code))
+            title, detail = (
+                f"{start.kind} {start.name or ''}".strip(),
+                f"{start.started_at} to {end.ended_at}, {end.exit}",
+            )
         if end.exit == "failed":
-            state, code = weakest((state, State.CLAIMED)), code or "run-failed"
-        bases = {e.artifact for e in end.events if e.direction == "in" and e.role == "base"}
-        if output in self.base_of and bases and self.base_of[output] not in bases:
-            state, code = State.CONTRADICTED, "wrong-base"
-        title = f"{start.kind} {start.name or ''}".strip()
-        detail = ended.message or f"{start.started_at} to {end.ended_at}, {end.exit}"
-        self.add(depth, "run", title, state, starts[0], id=end.execution, code=code, detail=detail)
-        for event in end.events:
-            if event.direction == "in":
-                strength = weakest((State.STATED, event.state))
-                self._artifact(depth + 1, event.role, event.artifact, weights=event.weights, state=strength)
-        for role, artifact in (("code", start.code), ("environment", start.environment)):
-            if artifact is not None:
-                self._artifact(depth + 1, role, artifact)
+            verdict = _weaker(verdict, (State.CLAIMED, "run-failed"))
+        model, *adapters = self.pins or [""]
+        bases = [event.artifact for event in ins if event.role == "base"]
+        if output in adapters and model not in bases:
+            verdict = _weaker(verdict, (State.CONTRADICTED, "wrong-base") if bases else (State.MISSING, "base-unknown"))
+        self.add(depth, "run", title, verdict, item, id=end.execution, detail=detail)
+        if item.leaf in self.seen:
+            return
+        self.seen.add(item.leaf)
+        steps = [partial(self._artifact, depth + 1, e.role, e.artifact, e.weights, e.state) for e in ins]
+        shown = {event.artifact for event in ins}
+        for role in ("code", "environment"):
+            artifact = getattr(start, role, None)
+            if artifact is not None and artifact not in shown:
+                steps.append(partial(self._artifact, depth + 1, role, artifact))
+        self.todo += reversed(steps)
+
+    def _about(self, kind: type[Record], identifier: str) -> list[Exhibit]:
+        return self.exhibits.about(kind, identifier, self.registry)
 
 
-def _digests(response: ResponseGroup) -> tuple[str | None, ...]:
-    """Return every digest under which somebody may hold this answer: the bodies first, then its texts."""
-    delivered = response.delivered.sha256 if response.delivered else None
-    return (response.wire, delivered, *response.text)
+def _first(items: Iterable[Exhibit], kind: type[R]) -> tuple[Exhibit | None, R | None]:
+    """Return the first exhibit, and its body if that is of this kind."""
+    item = next(iter(items), None)
+    body = item.read.body if item and item.read else None
+    return item, body if isinstance(body, kind) else None
+
+
+def _name(item: Exhibit | None) -> str:
+    return item.read.subjects[0].name if item and item.read else ""
+
+
+def _strength(said: State) -> Verdict:
+    """Return how strong an event is: a signed statement, or what it says of itself if that is less."""
+    return (said, f"edge-{said}") if said.rank > State.STATED.rank else (State.STATED, None)
+
+
+def _weaker(one: Verdict, other: Verdict) -> Verdict:
+    return other if other[0].rank > one[0].rank else one

@@ -4,7 +4,8 @@
 
 Signed bytes are PAE(type, payload), so a signature for one type never verifies as another.
 A key is identified by the hex SHA-256 of its DER SubjectPublicKeyInfo. ECDSA P-256 signatures are DER over
-SHA-256; Ed25519 signatures are 64 raw bytes. Our envelopes are canonical JSON; foreign ones are not read here.
+SHA-256; Ed25519 signatures are 64 raw bytes. Our envelopes are canonical JSON and have one signature, so that it is
+plain who spoke: a second identity makes a second statement. Foreign envelopes are not read here.
 Source: secure-systems-lab/dsse v1.0.2 (protocol.md, envelope.md).
 """
 
@@ -101,9 +102,9 @@ def sign_envelope(payload: bytes, signer: Signer, payload_type: str = IN_TOTO) -
 
 
 def open_envelope(data: bytes, payload_type: str = IN_TOTO) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
-    """Return payload bytes and (keyid, signature) pairs, verifying nothing.
+    """Return payload bytes and the one (keyid, signature) pair, verifying nothing.
 
-    Raises: MalformedError `wrong-payload-type`, `bad-base64`, `unsigned` or those of `decode`.
+    Raises: MalformedError `wrong-payload-type`, `bad-base64`, `unsigned`, `many-signatures` or those of `decode`.
     """
     envelope = decode(data, Envelope)
     if envelope.payloadType != payload_type:
@@ -112,22 +113,23 @@ def open_envelope(data: bytes, payload_type: str = IN_TOTO) -> tuple[bytes, tupl
         )
     if not envelope.signatures:
         raise MalformedError("unsigned", "an envelope without a signature")
+    if len(envelope.signatures) > 1:
+        raise MalformedError(
+            "many-signatures", "an envelope of ours has one signature", got=len(envelope.signatures), expected=1
+        )
     return unb64(envelope.payload), tuple((item.keyid, unb64(item.sig)) for item in envelope.signatures)
 
 
 def verify_envelope(data: bytes, keys: dict[str, bytes], payload_type: str = IN_TOTO) -> tuple[bytes, str]:
-    """Return (payload, keyid) of the first signature by a known key, having checked every known one.
+    """Return the payload and the ID of the key that signed it, which is one of `keys` (key ID to DER public key).
 
-    `keys` maps key ID to DER SubjectPublicKeyInfo.
     Raises: VerificationError `signer-unknown` or `signature-invalid`; MalformedError as `open_envelope`.
     """
-    payload, signatures = open_envelope(data, payload_type)
-    known = [(keyid, signature) for keyid, signature in signatures if keyid in keys]
-    if not known:
-        raise VerificationError("signer-unknown", "signed by a key that nobody registered", got=signatures[0][0])
-    for keyid, signature in known:
-        verify_signature(keys[keyid], signature, pae(payload_type, payload))
-    return payload, known[0][0]
+    payload, ((keyid, signature),) = open_envelope(data, payload_type)
+    if keyid not in keys:
+        raise VerificationError("signer-unknown", "signed by a key that nobody registered", got=keyid)
+    verify_signature(keys[keyid], signature, pae(payload_type, payload))
+    return payload, keyid
 
 
 def _b64(data: bytes) -> str:

@@ -1,36 +1,37 @@
 """The exhibits of a bundle: every entry in it, with what is known of its place in a log and of who signed it.
 
-Three questions, asked of each before anybody draws a conclusion from it: is it in a log that we trust, does it parse,
-and does the key that signed it belong, at that place in the log, to somebody who may say such a thing? The first entry
-of a registry is its owner's key, which vouches for itself; every other key is vouched for by an owner's.
+Four questions, asked of each before anybody draws a conclusion from it: is it in a log that we trust, does that log
+show everybody the same, does the entry parse, and does the key that signed it belong, at that place in the log, to
+somebody who may say such a thing? The first entry of a registry is its owner's key, which vouches for itself; every
+other key is vouched for by an owner's. A statement is never stronger than the statement of the key that signed it.
+
+What a bundle leaves out, nobody sees: a key that was revoked looks sound to whoever is not shown the revocation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from genealog.core import records
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import Record, decode
-from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.dsse import unb64, verify_envelope
-from genealog.core.merkle import leaf_hash, verify_inclusion
-from genealog.core.note import parse_note
-from genealog.core.proof import parse_proof
-from genealog.core.receipt import Receipt, entry_of, verify_receipt
-from genealog.core.statement import Read, read_statement
+from genealog.core.ids import record_id
+from genealog.core.receipt import Receipt, check_receipt, entry_of
+from genealog.core.statement import Read, artifact_of, read_statement
 from genealog.core.states import State, weakest
 from genealog.core.trust import Trust
-from genealog.errors import GenealogError, MalformedError
+from genealog.errors import GenealogError, MalformedError, VerificationError
 
-# What no trust policy can settle leaves an entry unchecked; anything else that fails is a contradiction.
-_UNSETTLED = {"unknown-log": State.UNCHECKED, "quorum-not-met": State.UNCHECKED}
+# What our trust policy or this version cannot settle leaves an entry unchecked; all else that fails contradicts it.
+_UNSETTLED = frozenset({"unknown-log", "quorum-not-met", "signature-unsupported", "unknown-log-kind"})
 _ENGINE_MAY_SIGN = (records.Load, records.Decision)
 
 
 @dataclass(slots=True)
 class Exhibit:
-    """One entry. `state` is what we know of it, and `code` why it is not better; `signer` is an identity."""
+    """One entry. `state` is what we know of it, and `code` why it is not better; `signer` is the identity of `key`."""
 
     position: str
     index: int
@@ -42,6 +43,8 @@ class Exhibit:
     call: CallLeaf | None = None
     read: Read | None = None
     signer: str | None = None
+    key: records.Key | None = None
+    tree: tuple[int, bytes] | None = None  # size and root of the checkpoint that covers it
     used: bool = False
 
     def blame(self, state: State, error: GenealogError) -> None:
@@ -52,104 +55,147 @@ class Exhibit:
 
 @dataclass(slots=True)
 class Exhibits:
-    """All of them, and ways to find one."""
+    """All of them, and ways to find one. Where several fit, the soundest comes first, then the earliest."""
 
     all: list[Exhibit] = field(default_factory=list)
+    revocations: dict[tuple[str, str], records.Key] = field(default_factory=dict)  # by registry and key ID
+    _leaves: dict[str, list[Exhibit]] = field(default_factory=dict)
+    _named: dict[tuple[str, type[Record], str], list[Exhibit]] = field(default_factory=dict)
 
-    def by_leaf(self, leaf: str) -> Exhibit | None:
-        """Return the exhibit with this leaf hash."""
-        return next((item for item in self.all if item.leaf == leaf), None)
+    def __post_init__(self) -> None:
+        """Index by leaf hash, and by what a statement is about."""
+        for item in sorted(self.all, key=lambda item: (item.state.rank, item.index)):
+            self._leaves.setdefault(item.leaf, []).append(item)
+            for name in _about(item.read):
+                self._named.setdefault((item.origin, type(item.read.body), name), []).append(item)  # type: ignore[union-attr]
 
-    def of(self, kind: type[Record]) -> list[Exhibit]:
-        """Return the statements of one kind, sound ones first."""
-        found = [item for item in self.all if item.read is not None and isinstance(item.read.body, kind)]
-        return sorted(found, key=lambda item: (item.state.rank, item.index))
+    def by_leaf(self, leaf: str, origin: str | None = None) -> Exhibit | None:
+        """Return the exhibit with this leaf hash, in the log `origin` if given."""
+        return next((item for item in self._leaves.get(leaf, ()) if origin in (None, item.origin)), None)
+
+    def about(self, kind: type[Record], identifier: str, registry: str) -> list[Exhibit]:
+        """Return the statements of one kind, in one registry, about an artifact, execution or serving spec.
+
+        An `ExecutionEnd` is about the artifacts that came out.
+        """
+        return self._named.get((registry, kind, identifier), [])
 
 
 def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhibits:
     """Place, parse and attribute every entry. Nothing raises: what is wrong stands in the exhibit."""
-    exhibits = Exhibits([_place(number, receipt, trust) for number, receipt in enumerate(receipts)])
-    for item in exhibits.all:
+    items = [place(receipt, trust, number) for number, receipt in enumerate(receipts)]
+    _compare_views(items)
+    registries: dict[str, _Keys] = {}
+    for item in sorted(items, key=lambda item: (item.index, item.state.rank)):
         if item.read is not None:
-            _attribute(item, exhibits)
-    return exhibits
+            registries.setdefault(item.origin, _Keys(items, item.origin)).attribute(item, item.read)
+    revoked = {(name, keyid): key for name, keys in registries.items() for keyid, (_, key) in keys.revoked.items()}
+    return Exhibits(items, revoked)
 
 
-def _place(number: int, receipt: Receipt, trust: Trust | None) -> Exhibit:
+def place(receipt: Receipt, trust: Trust | None, number: int = 0) -> Exhibit:
+    """Find out where an entry is and what it says, not yet who signed it. `number` names one that has no place."""
     item = Exhibit(f"receipt {number}", -1, "", receipt.origin, State.UNCHECKED if trust is None else State.PROVEN)
     try:
         entry, item.index, item.leaf = entry_of(receipt)
-        log = receipt.origin.rpartition("/")[2]
-        item.position = f"{log}:{item.index}"
-        if log == "calls":
-            item.call = decode(entry, CallLeaf)
-        elif log == "registry":
-            item.read = read_statement(entry)
-        else:
-            raise MalformedError("unknown-log-kind", "not a registry or call log", got=receipt.origin)
     except GenealogError as error:
         item.blame(State.CONTRADICTED, error)
         return item
+    log = receipt.origin.rpartition("/")[2]
+    item.position = f"{log}:{item.index}"
     try:
-        if trust is None:
-            _check_unsigned(receipt)
-        else:
-            verify_receipt(receipt, trust)
+        _check_place(item, receipt, trust)
     except GenealogError as error:
-        item.blame(_UNSETTLED.get(error.code, State.CONTRADICTED), error)
+        item.blame(_settle(error), error)
+    try:
+        _parse(item, entry, log)
+    except GenealogError as error:
+        item.blame(_settle(error), error)
     return item
 
 
-def _check_unsigned(receipt: Receipt) -> None:
-    """Check a proof against its own checkpoint, whose signature nobody told us how to check."""
-    entry, proof = unb64(receipt.entry), parse_proof(receipt.proof.encode())
-    checkpoint = parse_checkpoint_text(parse_note(proof.checkpoint).text)
-    verify_inclusion(leaf_hash(entry), proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+def _settle(error: GenealogError) -> State:
+    return State.UNCHECKED if error.code in _UNSETTLED else State.CONTRADICTED
 
 
-def _attribute(item: Exhibit, exhibits: Exhibits) -> None:
-    """Find who signed `item`, checking the signature and the key's standing at that place in the log."""
-    assert item.read is not None  # noqa: S101
-    try:
-        item.signer = _signer(item, item.read, exhibits, depth=0)
-    except GenealogError as error:
-        item.blame(State.MISSING if error.code == "signer-key-missing" else State.CONTRADICTED, error)
+def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None) -> None:
+    proven = check_receipt(receipt)
+    item.tree = (proven.checkpoint.size, proven.checkpoint.root)
+    if trust is not None:
+        trust.verify_checkpoint(proven.note)
 
 
-def _signer(item: Exhibit, read: Read, exhibits: Exhibits, depth: int) -> str:
-    home = [other for other in exhibits.of(records.Key) if other.origin == item.origin]
-    for other in home:
-        key = other.read.body if other.read else None
-        if (
-            not isinstance(key, records.Key)
-            or key.action != "add"
-            or key.keyid not in read.keyids
-            or key.public is None
-        ):
+def _parse(item: Exhibit, entry: bytes, log: str) -> None:
+    if log == "calls":
+        item.call = decode(entry, CallLeaf)
+    elif log == "registry":
+        item.read = read_statement(entry)
+    else:
+        raise MalformedError("unknown-log-kind", "not a registry or call log", got=item.origin)
+
+
+def _compare_views(items: list[Exhibit]) -> None:
+    """A log has one root for each size and one entry at each index: two prove that it shows different histories."""
+    seen: dict[tuple[str, str, int], tuple[object, Exhibit]] = {}
+    for item in items:
+        if item.tree is None or item.state is State.CONTRADICTED:
             continue
-        verify_envelope(read.envelope, {key.keyid: unb64(key.public)})
-        if other is not item:
-            _check_standing(item, other, key, home, depth)
-            if other.read is None or depth > 4:
-                raise _wrong("key-chain-too-long", "keys vouch for each other in a circle")
-            _signer(other, other.read, exhibits, depth + 1)
-            _check_role(read.body, key)
-        elif item.index != 0 or key.role != "owner":
-            raise _wrong("key-not-vouched-for", "a key that vouches for itself, and is not the registry's first entry")
-        return key.identity
-    raise _wrong("signer-key-missing", "the statement of the key that signed is not here")
+        size, root = item.tree
+        for what, number, value in (("size", size, root), ("index", item.index, item.leaf)):
+            before, other = seen.setdefault((item.origin, what, number), (value, item))
+            if before != value:
+                error = _wrong("log-forked", f"this log shows two histories: they differ at {what} {number}")
+                item.blame(State.CONTRADICTED, error)
+                other.blame(State.CONTRADICTED, error)
 
 
-def _check_standing(item: Exhibit, other: Exhibit, key: records.Key, keys: list[Exhibit], depth: int) -> None:
-    if other.index >= item.index:
-        raise _wrong("key-registered-later", "signed by a key that was registered only afterwards")
-    if other.state is State.CONTRADICTED and depth == 0:
-        raise _wrong("key-unsound", "the statement of the key that signed does not hold")
-    for revocation in keys:
-        body = revocation.read.body if revocation.read else None
-        revoked = isinstance(body, records.Key) and body.action == "revoke" and body.keyid == key.keyid
-        if revoked and revocation.index < item.index:
+class _Keys:
+    """The keys of one registry. Its entries are attributed in log order: who may sign one depends on those before."""
+
+    def __init__(self, items: Iterable[Exhibit], origin: str) -> None:
+        self.added: dict[str, tuple[Exhibit, records.Key]] = {}
+        self.revoked: dict[str, tuple[Exhibit, records.Key]] = {}
+        self._shown: dict[str, int] = {}  # where the bundle last shows a key being added, sound or not
+        for item in items:
+            body = item.read.body if item.read and item.origin == origin else None
+            if isinstance(body, records.Key) and body.action == "add":
+                self._shown[body.keyid] = max(item.index, self._shown.get(body.keyid, 0))
+
+    def attribute(self, item: Exhibit, read: Read) -> None:
+        """Find who signed `item`, checking the signature and the key's standing at that place in the log."""
+        body = read.body
+        try:
+            self._check(item, read)
+        except GenealogError as error:
+            item.blame(State.MISSING if error.code == "signer-key-missing" else State.CONTRADICTED, error)
+        if isinstance(body, records.Key) and item.state is not State.CONTRADICTED:
+            (self.added if body.action == "add" else self.revoked).setdefault(body.keyid, (item, body))
+
+    def _check(self, item: Exhibit, read: Read) -> None:
+        keyid = read.keyids[0]
+        holder, key = self.added.get(keyid) or self._itself(item, read.body, keyid)
+        verify_envelope(read.envelope, {keyid: unb64(str(key.public))})
+        item.key, item.signer = key, key.identity
+        if holder is item:
+            if item.index != 0 or key.role != "owner":
+                raise _wrong(
+                    "key-not-vouched-for", "a key that vouches for itself, and is not the registry's first entry"
+                )
+            return
+        if keyid in self.revoked and self.revoked[keyid][0].index < item.index:
             raise _wrong("key-revoked", "signed by a key that was revoked before")
+        _check_role(read.body, key)
+        if holder.state.rank > item.state.rank:
+            item.blame(holder.state, _wrong(str(holder.code), f"the key that signed: {holder.message}"))
+
+    def _itself(self, item: Exhibit, body: Record, keyid: str) -> tuple[Exhibit, records.Key]:
+        if isinstance(body, records.Key) and body.action == "add" and body.keyid == keyid:
+            return item, body
+        if keyid not in self._shown:
+            raise _wrong("signer-key-missing", "the statement of the key that signed is not here")
+        if self._shown[keyid] > item.index:
+            raise _wrong("key-registered-later", "signed by a key that was registered only afterwards")
+        raise _wrong("key-unsound", "the statement of the key that signed does not hold")
 
 
 def _check_role(body: Record, key: records.Key) -> None:
@@ -161,5 +207,17 @@ def _check_role(body: Record, key: records.Key) -> None:
         raise _wrong("role-not-allowed", "a load statement is signed by the engine's own key")
 
 
+def _about(read: Read | None) -> Iterable[str]:
+    match read.body if read else None:
+        case records.Artifact():
+            return (artifact_of(read),)  # type: ignore[arg-type]
+        case records.Execution() | records.ServingSpec() as body:
+            return (record_id(body),)
+        case records.ExecutionEnd() as body:
+            return dict.fromkeys(event.artifact for event in body.events if event.direction == "out")
+        case _:
+            return ()
+
+
 def _wrong(code: str, message: str) -> GenealogError:
-    return GenealogError(code, message)
+    return VerificationError(code, message)

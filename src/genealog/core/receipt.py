@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genealog.core.canonical import Record, decode, encode
-from genealog.core.checkpoint import Checkpoint
+from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
 from genealog.core.dsse import unb64
-from genealog.core.merkle import leaf_hash
-from genealog.core.proof import TlogProof, parse_proof, verify_proof
+from genealog.core.merkle import leaf_hash, verify_inclusion
+from genealog.core.note import parse_note
+from genealog.core.proof import TlogProof, parse_proof
 from genealog.core.trust import Trust
 from genealog.errors import VerificationError
 
@@ -31,12 +32,13 @@ class Receipt(Record, omit_defaults=False):
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a receipt proves: these bytes are entry `index` of the log `origin`, as its key signed."""
+    """What a receipt proves: these bytes are entry `index` of the log `origin`, as its key signed in `note`."""
 
     entry: bytes
     index: int
     leaf: str
     checkpoint: Checkpoint
+    note: bytes
 
 
 def make_receipt(entry: bytes, origin: str, proof: TlogProof) -> Receipt:
@@ -60,15 +62,14 @@ def entry_of(receipt: Receipt) -> tuple[bytes, int, str]:
     return entry, parse_proof(receipt.proof.encode()).index, leaf_hash(entry).hex()
 
 
-def verify_receipt(receipt: Receipt, trust: Trust) -> Proven:
-    """Prove that the entry is in the log that the receipt names, by the keys in `trust`.
+def check_receipt(receipt: Receipt) -> Proven:
+    """Check a receipt against its own checkpoint, whose signature is not looked at: alone, this proves nothing.
 
-    Raises: MalformedError; VerificationError `origin-mismatch`, `unknown-log`, `checkpoint-signature-invalid`,
-    `quorum-not-met` or `inclusion-proof-mismatch`.
+    Raises: MalformedError; VerificationError `origin-mismatch` or `inclusion-proof-mismatch`.
     """
     entry = unb64(receipt.entry)
     proof = parse_proof(receipt.proof.encode())
-    checkpoint = verify_proof(entry, proof, trust)
+    checkpoint = parse_checkpoint_text(parse_note(proof.checkpoint).text)
     if checkpoint.origin != receipt.origin:
         raise VerificationError(
             "origin-mismatch",
@@ -76,4 +77,18 @@ def verify_receipt(receipt: Receipt, trust: Trust) -> Proven:
             got=receipt.origin,
             expected=checkpoint.origin,
         )
-    return Proven(entry=entry, index=proof.index, leaf=leaf_hash(entry).hex(), checkpoint=checkpoint)
+    leaf = leaf_hash(entry)
+    verify_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+    return Proven(entry=entry, index=proof.index, leaf=leaf.hex(), checkpoint=checkpoint, note=proof.checkpoint)
+
+
+def verify_receipt(receipt: Receipt, trust: Trust) -> Proven:
+    """Prove that the entry is in the log that the receipt names, by the keys in `trust`.
+
+    What holds by itself is checked first, so that a false proof is never excused by a log that we do not know.
+    Raises: as `check_receipt`; VerificationError `unknown-log`, `checkpoint-signature-invalid`, `quorum-not-met` or
+    `signature-unsupported`.
+    """
+    proven = check_receipt(receipt)
+    trust.verify_checkpoint(proven.note)
+    return proven

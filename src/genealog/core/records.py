@@ -186,7 +186,7 @@ class Decision(Record):
     at: str
 
 
-class EngineSignature(Record):
+class EngineSignature(Record, tag_field="t", tag="genealog/engine-signature/v1"):
     """What an engine signs for each call, in a DSSE envelope of type `ENGINE_SIGNATURE`."""
 
     call: str
@@ -194,19 +194,17 @@ class EngineSignature(Record):
     request: str  # hex SHA-256 of the request body as the engine got it
     response: str  # hex SHA-256 of the response body as the engine sent it
     report: str  # hex SHA-256 of the canonical report
-    t: Literal["genealog/engine-signature/v1"] = "genealog/engine-signature/v1"
 
 
 ENGINE_SIGNATURE = "application/vnd.genealog.engine-signature+json"
 LOAD_CHALLENGE = "application/vnd.genealog.load-challenge+json"
 
 
-class LoadChallenge(Record):
+class LoadChallenge(Record, tag_field="t", tag="genealog/load-challenge/v1"):
     """What an engine signs to show that it holds the load key now, in an envelope of type `LOAD_CHALLENGE`."""
 
     load: str
     nonce: str
-    t: Literal["genealog/load-challenge/v1"] = "genealog/load-challenge/v1"
 
 
 PREDICATES: dict[str, type[Record]] = {
@@ -224,7 +222,7 @@ PREDICATES: dict[str, type[Record]] = {
 TYPES: dict[type[Record], str] = {kind: uri for uri, kind in PREDICATES.items()}
 
 
-class EngineReport(Record):
+class EngineReport(Record, tag_field="t", tag="genealog/engine-report/v1"):
     """How an engine drew one answer: enough to judge it by log-probabilities and to draw its tokens again."""
 
     call: str
@@ -235,4 +233,3 @@ class EngineReport(Record):
     logprobs: str  # base64 of float32 little-endian, one for each token
     finish_reason: str
     numerics: dict[str, str]
-    t: Literal["genealog/engine-report/v1"] = "genealog/engine-report/v1"

@@ -9,6 +9,7 @@ Source: in-toto/attestation spec/v1 (statement.md, digest_set.md).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ import msgspec
 
 from genealog.core import records
 from genealog.core.canonical import Record, decode, encode
-from genealog.core.dsse import Signer, open_envelope, sign_envelope
-from genealog.core.ids import digest_set, record_id
+from genealog.core.dsse import Signer, keyid_of, open_envelope, sign_envelope, unb64
+from genealog.core.ids import digest_set, parse_id, record_id
 from genealog.errors import MalformedError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
+_ARTIFACT = ("glf1", "glr1")
+_WEIGHTS = ("glw1",)
 
 
 class Subject(Record):
@@ -79,8 +82,10 @@ def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[S
 def make_statement(body: Record, signer: Signer, *, name: str, artifact: str | None = None) -> bytes:
     """Return the signed envelope (an entry's bytes) that states `body`.
 
-    Raises: MalformedError `entry-too-big` beyond 65,535 bytes.
+    Raises: MalformedError `entry-too-big` beyond 65,535 bytes; `bad-id`, `key-mismatch`, `subject-mismatch` as
+    `read_statement`, so that nobody signs what nobody reads.
     """
+    _check_body(body, artifact)
     statement = Statement(
         type_=STATEMENT,
         subject=subjects_of(body, name, artifact),
@@ -102,7 +107,8 @@ def read_statement(envelope: bytes) -> Read:
     """Read one of our envelopes, verifying no signature.
 
     Checks that the subjects are those that the body calls for: a statement cannot be about one thing and name another.
-    Raises: MalformedError `unknown-predicate`, `subject-mismatch`, or those of `decode` and `open_envelope`.
+    Raises: MalformedError `unknown-predicate`, `subject-mismatch`, `bad-id` (an ID of the wrong kind), `key-mismatch`
+    (a key ID that is not the one of the key shown), or those of `decode` and `open_envelope`.
     """
     payload, signatures = open_envelope(envelope)
     statement = decode(payload, Statement)
@@ -114,8 +120,7 @@ def read_statement(envelope: bytes) -> Read:
     artifact = None
     if isinstance(body, records.Artifact) and statement.subject and "glf1" in statement.subject[0].digest:
         artifact = "glf1:" + statement.subject[0].digest["glf1"]
-        if body.body is not None:
-            raise MalformedError("subject-mismatch", "an artifact has either files or a body, not both")
+    _check_body(body, artifact)
     if statement.subject != subjects_of(body, name, artifact):
         raise MalformedError("subject-mismatch", "the subject is not what the predicate is about", got=name)
     return Read(
@@ -127,3 +132,35 @@ def artifact_of(read: Read) -> str:
     """Return the artifact ID (glf1 or glr1) that an artifact statement is about."""
     digest = read.subjects[0].digest
     return f"glf1:{digest['glf1']}" if "glf1" in digest else f"glr1:{digest['glr1']}"
+
+
+def _check_body(body: Record, artifact: str | None) -> None:
+    for identifier, kinds in _ids(body):
+        if identifier is not None and parse_id(identifier)[0] not in kinds:
+            raise MalformedError("bad-id", "an ID of another kind", got=identifier, expected=" or ".join(kinds))
+    match body:
+        case records.Artifact() if (artifact is None) is (body.body is None):
+            raise MalformedError("subject-mismatch", "an artifact has either files or a body")
+        case records.Load(loaded=()):
+            raise MalformedError("subject-mismatch", "a load statement names what was loaded")
+        case records.Key(action="add") if body.public is None or keyid_of(unb64(body.public)) != body.keyid:
+            raise MalformedError("key-mismatch", "a key ID is the SHA-256 of its public key", got=body.keyid)
+
+
+def _ids(body: Record) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """Yield every ID in a body, and the kinds that it may have there."""
+    match body:
+        case records.Artifact():
+            yield body.weights.id if body.weights else None, _WEIGHTS
+        case records.Execution():
+            yield from ((body.code, _ARTIFACT), (body.environment, _ARTIFACT))
+        case records.ExecutionEnd():
+            yield body.execution, ("glr1",)
+            for event in body.events:
+                yield from ((event.artifact, _ARTIFACT), (event.weights, _WEIGHTS))
+        case records.ServingSpec():
+            for pinned in (body.model, *body.adapters):
+                yield from ((pinned.artifact, _ARTIFACT), (pinned.weights, _WEIGHTS))
+        case records.Load():
+            for item in body.loaded:
+                yield from ((item.artifact, _ARTIFACT), (item.weights, _WEIGHTS))
