@@ -313,6 +313,8 @@ def _spelled(value: object) -> bytes:
 def _joined(pieces: list[str]) -> str:
     """Join pieces of a text; a surrogate pair may have been cut in two between them."""
     text = "".join(pieces)
+    if text.isascii():
+        return text
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
