@@ -1,0 +1,188 @@
+"""What may be served right now: the deployments of the signed registry, in memory.
+
+A call looks its deployment up in a snapshot; no call waits for a disk, but for a name that the snapshot does not have,
+where the registry is asked once more. The snapshot is renewed every 200 ms. If the registry cannot be read, it ages;
+older than five seconds it answers nothing, because nobody could know any more what was revoked.
+
+Everything that touches the store runs on one thread of its own, which opens it and closes it. What the answers mean
+for a call is decided here; how a call is answered is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from genealog.core.records import ServingSpec
+from genealog.core.statement import Read
+from genealog.deploy import Deployments, Live, Snapshot
+from genealog.errors import GenealogError, MissingError, PolicyDenied, StoreError
+from genealog.registry import KeyRow
+from genealog.store.home import Home
+
+RENEW = 0.2  # seconds between two looks at the registry log
+STALE = 5.0  # seconds after which a snapshot is too old to serve from
+
+log = logging.getLogger("genealog.gateway")
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """The registry as the gateway needs it. Called on one thread only."""
+
+    def poll(self) -> Snapshot:
+        """Return the newest snapshot; cheap while nothing changes."""
+
+    def registered(self, artifact: str) -> bool:
+        """Say whether an artifact ID is in the registry."""
+
+    def keys(self) -> Mapping[str, KeyRow]:
+        """Return every registered key by ID."""
+
+    def statement(self, leaf: str) -> Read:
+        """Return the registry statement with this hex leaf hash. Raises: MissingError."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+class StoreSource:
+    """The registry of a store."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._deployments = Deployments(home)
+
+    def poll(self) -> Snapshot:
+        """As `Deployments.poll`."""
+        return self._deployments.poll()
+
+    def registered(self, artifact: str) -> bool:
+        """Look the ID up in the index."""
+        try:
+            return self._deployments.registry.resolve(artifact).id == artifact
+        except MissingError:
+            return False
+
+    def keys(self) -> Mapping[str, KeyRow]:
+        """As `Registry.keys`."""
+        return self._deployments.registry.keys()
+
+    def statement(self, leaf: str) -> Read:
+        """As `Registry.statement`."""
+        return self._deployments.registry.statement(leaf)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._home.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a name leads to: a deployment (None where it leads nowhere), and the reason why it must not be served."""
+
+    live: Live | None
+    refusal: GenealogError | None
+
+
+class Directory:
+    """The snapshot, and the thread that renews it. Use `start` first and `stop` at the end."""
+
+    def __init__(self, open_source: Callable[[], Source], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._open = open_source
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
+        self._source: Source | None = None
+        self._found: dict[str, Found] = {}
+        self._seen = float("-inf")
+        self._renewing: asyncio.Task[None] | None = None
+        self.epoch = -1
+
+    async def start(self) -> None:
+        """Open the store and take the first snapshot. Raises: what the store raises."""
+        self._source = await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await self.renew()
+        self._renewing = asyncio.create_task(self._renew_forever())
+
+    async def stop(self) -> None:
+        """Stop renewing and close the store."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._renewing
+        if self._source is not None:
+            await self.ask(lambda source: source.close())
+        self._thread.shutdown()
+
+    async def ask(self, question: Callable[[Source], T]) -> T:
+        """Run `question` where the store may be touched."""
+        source = self._source
+        if source is None:
+            raise StoreError("registry-stale", "the registry is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: question(source))
+
+    async def find(self, name: str) -> Found:
+        """Say what the deployment `name` is and whether it may be served."""
+        found = self._found.get(name)
+        if found is None:
+            try:
+                await self.renew()
+            except GenealogError as error:
+                log.warning("the registry cannot be read: %s", error.code)
+            found = self._found.get(name)
+        if self._clock() - self._seen > STALE:
+            stale = StoreError("registry-stale", "the registry could not be read for a while", hint="genealog fsck")
+            return Found(found.live if found else None, stale)
+        if found is None:
+            hint = "GET /v1/models lists the deployments; genealog deploy makes one"
+            return Found(None, MissingError("unknown-deployment", "no deployment has this name", got=name, hint=hint))
+        return found
+
+    def serving(self) -> list[Live]:
+        """Return the deployments that may be served, by name."""
+        return [found.live for _, found in sorted(self._found.items()) if found.live and found.refusal is None]
+
+    async def renew(self) -> None:
+        """Look at the registry now. Raises: what the store raises."""
+        epoch, found = await self.ask(self._look)
+        self._seen = self._clock()
+        if epoch != self.epoch:
+            self.epoch, self._found = epoch, found
+
+    def _look(self, source: Source) -> tuple[int, dict[str, Found]]:
+        snapshot = source.poll()
+        if snapshot.epoch == self.epoch:
+            return self.epoch, self._found
+        return snapshot.epoch, {name: Found(live, _refusal(source, live)) for name, live in snapshot.live.items()}
+
+    async def _renew_forever(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(RENEW)
+            try:
+                await self.renew()
+                failing = False
+            except GenealogError as error:
+                if not failing:
+                    log.warning("the registry cannot be read: %s", error.code)
+                failing = True
+
+
+def _refusal(source: Source, live: Live) -> GenealogError | None:
+    if live.revoked is not None:
+        message = f"a model of {live.name} was revoked: {live.revoked}"
+        return PolicyDenied("model-revoked", message, hint=f"genealog rollback {live.name}")
+    if missing := _unregistered(source, live.body):
+        message = f"a model of {live.name} is not registered"
+        return PolicyDenied("model-unregistered", message, got=missing, hint="genealog add")
+    return None
+
+
+def _unregistered(source: Source, spec: ServingSpec) -> str | None:
+    return next((artifact for artifact in spec.models if not source.registered(artifact)), None)

@@ -1,0 +1,88 @@
+"""Which headers go where: to the upstream, to the client, on record.
+
+Hop-by-hop headers end here in both directions (RFC 9110 §7.6.1), and so does everything called `Genealog-…`: a client
+cannot choose the ID of its call, and an upstream cannot speak for the gateway. The client's `Authorization` goes on to
+the upstream and is never on record. The rest passes as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from multidict import CIMultiDict
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+     b"trailer", b"transfer-encoding", b"upgrade")
+)  # fmt: skip
+_NOT_UPSTREAM = _HOP | {b"host", b"content-length", b"expect"}  # ours to write
+_RECORDED = frozenset(
+    (b"content-type", b"openai-organization", b"openai-project", b"traceparent", b"user-agent", b"x-request-id",
+     b"x-stainless-retry-count")
+)  # fmt: skip
+_WHO = {
+    b"genealog-principal": "principal",
+    b"genealog-department": "department",
+    b"genealog-project": "project",
+    b"genealog-tenant": "tenant",
+}
+_OURS = b"genealog-"
+_LONGEST = 256
+
+
+def to_upstream(headers: Headers, call: str, *, streaming: bool) -> CIMultiDict[str]:
+    """Return the headers of the upstream request.
+
+    A stream is asked for without compression, so that its end can be seen in it.
+    """
+    named = _named_by_connection(headers)
+    result: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers:
+        if name in _NOT_UPSTREAM or name in named or name.startswith(_OURS):
+            continue
+        if streaming and name == b"accept-encoding":
+            continue
+        result.add(name.decode("latin-1"), _text(value))
+    if streaming:
+        result.add("Accept-Encoding", "identity")
+    result.add("Genealog-Call", call)
+    return result
+
+
+def to_client(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the headers of the response, names in lower case."""
+    lower = [(name.lower(), value) for name, value in headers]
+    named = _named_by_connection(lower)
+    return [pair for pair in lower if pair[0] not in _HOP and pair[0] not in named and not pair[0].startswith(_OURS)]
+
+
+def on_record(headers: Headers) -> dict[str, str]:
+    """Return the request headers that may be recorded, cut to 256 characters."""
+    return {name.decode(): _text(value[:_LONGEST]) for name, value in headers if name in _RECORDED}
+
+
+def who(headers: Headers) -> Mapping[str, str]:
+    """Return on whose account the client says that it calls.
+
+    The headers are `Genealog-Principal`, `-Department`, `-Project` and `-Tenant`: the client's own word. Whoever needs
+    more lets only a proxy that authenticates reach the gateway.
+    """
+    return {_WHO[name]: _text(value[:_LONGEST]) for name, value in headers if name in _WHO}
+
+
+def _text(value: bytes) -> str:
+    """Read a header value so that the client library writes the same bytes again wherever they are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """Return the names that a `Connection` header makes hop-by-hop; `headers` have lower-case names."""
+    for name, value in headers:
+        if name == b"connection" and (lower := value.lower()) not in (b"keep-alive", b"close"):
+            return frozenset(item.strip() for item in lower.split(b","))
+    return frozenset()

@@ -1,0 +1,58 @@
+"""Which headers go where."""
+
+from __future__ import annotations
+
+from genealog.gateway.headers import on_record, to_client, to_upstream, who
+
+CALL = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+def test_hop_by_hop_ends_here_in_both_directions() -> None:
+    headers = [
+        (b"host", b"gateway"),
+        (b"connection", b"keep-alive, X-Odd"),
+        (b"x-odd", b"1"),
+        (b"te", b"trailers"),
+        (b"transfer-encoding", b"chunked"),
+        (b"content-length", b"12"),
+        (b"upgrade", b"h2c"),
+        (b"proxy-authorization", b"Basic abc"),
+        (b"x-kept", b"yes"),
+        (b"x-kept", b"twice"),
+    ]
+    sent = to_upstream(headers, CALL, streaming=False)
+    assert list(sent.items()) == [("x-kept", "yes"), ("x-kept", "twice"), ("Genealog-Call", CALL)]
+    back = to_client([(name.upper(), value) for name, value in headers if name not in (b"host", b"content-length")])
+    assert back == [(b"x-kept", b"yes"), (b"x-kept", b"twice")]
+
+
+def test_length_and_encoding_of_an_answer_stay() -> None:
+    kept = [(b"content-length", b"12"), (b"content-encoding", b"gzip"), (b"content-type", b"application/json")]
+    assert to_client(kept) == kept
+
+
+def test_a_stream_is_asked_for_uncompressed() -> None:
+    headers = [(b"accept-encoding", b"gzip, br")]
+    assert to_upstream(headers, CALL, streaming=True).getall("Accept-Encoding") == ["identity"]
+    assert to_upstream(headers, CALL, streaming=False).getall("Accept-Encoding") == ["gzip, br"]
+
+
+def test_only_our_own_word_is_called_genealog() -> None:
+    headers = [(b"genealog-call", b"mine"), (b"genealog-tenant", b"acme"), (b"authorization", b"Bearer x")]
+    sent = to_upstream(headers, CALL, streaming=False)
+    assert list(sent.items()) == [("authorization", "Bearer x"), ("Genealog-Call", CALL)]
+    assert to_client([(b"Genealog-Model", b"x"), (b"Server", b"y")]) == [(b"server", b"y")]
+
+
+def test_what_is_on_record() -> None:
+    headers = [
+        (b"authorization", b"Bearer x"),
+        (b"cookie", b"a=b"),
+        (b"user-agent", b"u" * 1000),
+        (b"content-type", b"application/json"),
+        (b"genealog-department", b"ris\xc3\xa9"),
+        (b"genealog-project", b"caf\xe9"),
+        (b"genealog-anything", b"else"),
+    ]
+    assert on_record(headers) == {"user-agent": "u" * 256, "content-type": "application/json"}
+    assert who(headers) == {"department": "risé", "project": "café"}
