@@ -85,11 +85,16 @@ def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhi
     """Place, parse and attribute every entry. Nothing raises: what is wrong stands in the exhibit."""
     items = [place(receipt, trust, number) for number, receipt in enumerate(receipts)]
     _compare_views(items)
-    registries: dict[str, _Keys] = {}
+    registries: dict[str, list[tuple[Exhibit, Read]]] = {}
     for item in sorted(items, key=lambda item: (item.index, item.state.rank)):
         if item.read is not None:
-            registries.setdefault(item.origin, _Keys(items, item.origin)).attribute(item, item.read)
-    revoked = {(name, keyid): key for name, keys in registries.items() for keyid, (_, key) in keys.revoked.items()}
+            registries.setdefault(item.origin, []).append((item, item.read))
+    revoked: dict[tuple[str, str], records.Key] = {}
+    for origin, entries in registries.items():
+        keys = _Keys(entries)
+        for item, read in entries:
+            keys.attribute(item, read)
+        revoked |= {(origin, keyid): key for keyid, (_, key) in keys.revoked.items()}
     return Exhibits(items, revoked)
 
 
@@ -152,14 +157,13 @@ def _compare_views(items: list[Exhibit]) -> None:
 class _Keys:
     """The keys of one registry. Its entries are attributed in log order: who may sign one depends on those before."""
 
-    def __init__(self, items: Iterable[Exhibit], origin: str) -> None:
+    def __init__(self, entries: Iterable[tuple[Exhibit, Read]]) -> None:
         self.added: dict[str, tuple[Exhibit, records.Key]] = {}
         self.revoked: dict[str, tuple[Exhibit, records.Key]] = {}
         self._shown: dict[str, int] = {}  # where the bundle last shows a key being added, sound or not
-        for item in items:
-            body = item.read.body if item.read and item.origin == origin else None
-            if isinstance(body, records.Key) and body.action == "add":
-                self._shown[body.keyid] = max(item.index, self._shown.get(body.keyid, 0))
+        for item, read in entries:
+            if isinstance(read.body, records.Key) and read.body.action == "add":
+                self._shown[read.body.keyid] = item.index
 
     def attribute(self, item: Exhibit, read: Read) -> None:
         """Find who signed `item`, checking the signature and the key's standing at that place in the log."""
