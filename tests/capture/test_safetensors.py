@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,31 @@ def test_the_hasher_does_not_care_how_bytes_arrive(step: int) -> None:
     assert {entry.name: entry.sha256 for entry in hasher.tensors()} == {
         name: hashlib.sha256(value).hexdigest() for name, value in VALUES.items()
     }
+
+
+def test_a_slow_consumer_sees_the_right_bytes(tmp_path: Path) -> None:
+    """Its buffer must not be filled again before it is done: the reader is ahead by three chunks at most."""
+    data = b"".join(bytes([n]) * CHUNK for n in range(6))
+    (tmp_path / "m").write_bytes(data)
+    four_chunks = threading.Event()
+    ticks: list[int] = []
+
+    def tick(count: int) -> None:
+        ticks.append(count)
+        if len(ticks) == 4:
+            four_chunks.set()
+
+    class Slow:
+        def __init__(self, size: int) -> None:
+            self.hash = hashlib.sha256()
+
+        def update(self, chunk: memoryview) -> None:
+            four_chunks.wait(0.1)
+            self.hash.update(chunk)
+
+    read = read_once(tmp_path / "m", also=Slow, tick=tick)
+    assert read.consumer is not None
+    assert read.consumer.hash.hexdigest() == read.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_read_once_notices_another_file_in_its_place(tmp_path: Path) -> None:
