@@ -13,6 +13,9 @@ import typer
 
 from genealog import __version__
 from genealog.cli import ask, keep, prove, serve, signers
+from genealog.cli.demo import demo
+from genealog.cli.engine import engine
+from genealog.cli.gateway import gateway
 from genealog.cli.output import print_error
 from genealog.errors import GenealogError
 
@@ -30,19 +33,15 @@ KEEP, SERVE, ASK, PROVE = "Keep", "Serve", "Ask", "Prove"
 
 for panel, commands in (
     (KEEP, (keep.init, keep.add, keep.sign, keep.show, keep.ls, keep.revoke)),
-    (SERVE, (serve.deploy, serve.rollback)),
+    (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
     (ASK, (ask.why, ask.lineage)),
+    ("Start here", (demo,)),
     (PROVE, (prove.receipt, prove.evidence, prove.verify, prove.fsck)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
 app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
-
-
-@app.command("engine", rich_help_panel=SERVE)
-@app.command("gateway", rich_help_panel=SERVE)
-def _placeholder() -> None: ...
 
 
 def _version(asked: bool) -> None:

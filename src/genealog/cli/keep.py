@@ -17,7 +17,6 @@ from genealog.registry import Registry, Version
 from genealog.store import schema
 from genealog.store.home import NAME, Home
 
-
 Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
 
 

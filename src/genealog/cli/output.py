@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,20 @@ from genealog.core.states import State
 from genealog.errors import GenealogError
 from genealog.registry import Progress as OnProgress
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+PIPE_WIDTH = 160  # a file or a pipe has no width of its own, and an ID cut in two cannot be searched for
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+WHOLE = ("id", "weights", "entry", "artifact", "execution", "call", "state", "spec")  # columns never cut or folded
 
 SIGNS = {
     State.PROVEN: ("✔", "green"),
@@ -59,7 +72,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else escape("" if cell is None else str(cell)) for cell in row))
     out.print(table)
@@ -76,7 +89,7 @@ def print_report(report: Report) -> None:
         while len(open_nodes) > 1 and open_nodes[-1][0] >= hop.depth:
             open_nodes.pop()
         open_nodes.append((hop.depth, open_nodes[-1][1].add(_label(hop))))
-    out.print(root)
+    out.print(root, soft_wrap=False)
     worst = report.weakest
     line = Text("weakest: ").append_text(say(report.state)).append(f" ({worst.role}: {worst.title})")
     if worst.code:
@@ -86,12 +99,9 @@ def print_report(report: Report) -> None:
 
 def _label(hop: Hop) -> Text:
     text = Text(f"{hop.role}  ", style="bold").append(f"{hop.title}  ", style="not bold").append_text(say(hop.state))
-    by = " · ".join(filter(None, (hop.signer and f"by {hop.signer}", hop.position, short(hop.id))))
-    if by:
-        text.append(f"  {by}", style="dim not bold")
-    detail = " ".join(filter(None, (hop.detail, hop.code and f"[{hop.code}]")))
-    if detail:
-        text.append(f"\n  {detail}", style="dim not bold")
+    by = (hop.signer and f"by {hop.signer}", hop.position, short(hop.id), hop.detail, hop.code and f"[{hop.code}]")
+    if second := " · ".join(filter(None, by)):
+        text.append(f"\n{second}", style="dim not bold")
     return text
 
 

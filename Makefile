@@ -1,0 +1,38 @@
+# Two commands on a bare machine with Python 3.11 or newer: `make demo` and `make test`. Both set up .venv by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+# torch must be named, or a build with gigabytes of CUDA comes. Offline mirrors give wheels by PIP_FIND_LINKS.
+TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH)
+
+.PHONY: demo test check bench bench-peers clean
+
+demo: .venv/.demo
+	$(BIN)/genealog demo
+
+test: .venv/.dev
+	scripts/test
+
+check: .venv/.dev
+	scripts/check
+
+bench: .venv/.dev
+	for name in journal record gateway; do $(BIN)/python -m benchmarks $$name || exit 1; done
+
+.venv/.uv:
+	$(PYTHON) -c 'import sys; sys.exit("Genealog needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^uv==//p' constraints.txt)"
+	touch $@
+
+.venv/.demo: .venv/.uv pyproject.toml constraints.txt
+	@echo "installing (a minute or two, about 1.5 GB)…"
+	$(INSTALL) torch --editable ".[demo]"
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(INSTALL) torch --editable ".[demo,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv genealog-demo

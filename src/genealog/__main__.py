@@ -1,0 +1,5 @@
+"""`python -m genealog`."""
+
+from genealog.cli import main
+
+main()
