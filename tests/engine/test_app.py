@@ -111,7 +111,7 @@ async def test_the_signature_is_for_exactly_the_bytes_and_there_before_the_last(
     response = await client.request("POST", "/v1/chat/completions", body, headers={"Genealog-Call": CALL}, on_send=last)
     assert (await asked[0]).status == 200
     signed, _ = await evidence(client, key, CALL)
-    assert signed.call, signed.load == (CALL, LOAD)
+    assert (signed.call, signed.load) == (CALL, LOAD)
     assert signed.request == hashlib.sha256(body).hexdigest()
     assert signed.response == hashlib.sha256(response.body).hexdigest()
 
@@ -199,6 +199,13 @@ async def test_errors_have_openais_shape_and_our_code(
     response = await client.request(method, target, body)
     assert (response.status, response.json()["error"]["code"]) == (status, code)
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_body_that_grows_too_big_unannounced_is_refused(client: Client) -> None:
+    response = await client.request(
+        "POST", "/v1/chat/completions", b" " * ((8 << 20) + 1), headers={"content-length": ""}
+    )
+    assert response.status == 413
 
 
 async def test_a_refused_parameter_is_named(client: Client) -> None:

@@ -75,6 +75,20 @@ def test_no_draw_leaves_the_nucleus(row: np.ndarray, seed: int, top_p: float) ->
     assert likelier < top_p + 1e-9
 
 
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.9999999])
+def test_a_big_vocabulary_has_the_same_nucleus_as_one_that_is_sorted_whole(top_p: float) -> None:
+    row = np.round(np.random.default_rng(5).normal(0, 3, 5000), 1).astype(np.float32)  # rounded: many are equal
+    order = np.argsort(-row, kind="stable")
+    weights = np.exp(row[order].astype(np.float64) - row.max())
+    kept = set(order[: int(np.searchsorted(np.cumsum(weights), top_p * weights.sum())) + 1].tolist())
+    drawn = {draw(row, Sampler(seed=8, temperature=1, top_p=top_p), position) for position in range(300)}
+    assert drawn <= kept
+    alone = row.copy()
+    alone[[token for token in range(5000) if token not in kept]] = -np.inf
+    sampler = Sampler(seed=9, top_p=top_p)
+    assert [draw(row, sampler, n) for n in range(50)] == [draw(alone, Sampler(seed=9), n) for n in range(50)]
+
+
 def test_positions_and_seeds_are_independent_streams() -> None:
     flat = np.zeros(1000, dtype=np.float32)
     sequence = [draw(flat, Sampler(seed=1), position) for position in range(50)]

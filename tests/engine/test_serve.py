@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,13 @@ def test_the_openai_client_works(engine: Engine) -> None:
             client.chat.completions.create(model="any", messages=[{"role": "user", "content": "x" * 300}])
 
 
+def test_an_answer_does_not_depend_on_who_else_asks(engine: Engine) -> None:
+    body = json.dumps({"messages": HELLO, "seed": 3, "max_tokens": 30}).encode()
+    with ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda _: json.loads(engine.post(body)[1]), range(8)))
+    assert len({answer["choices"][0]["message"]["content"] for answer in answers}) == 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_signature_is_for_the_bytes_on_the_wire(shared: Place, engine: Engine, stream: bool) -> None:
     body = json.dumps({"messages": HELLO, "max_tokens": 20, "stream": stream}, indent=3).encode()
@@ -281,7 +289,7 @@ def test_a_client_that_is_killed_in_a_stream_frees_the_engine(engine: Engine) ->
     body = json.dumps({"messages": HELLO, "stream": True, "temperature": 0}).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nGenealog-Call: 01J0000000000000000000000Z\r\n"
     address = urlsplit(engine.url)
-    with socket.create_connection((address.hostname, address.port)) as client:  # type: ignore[arg-type]
+    with socket.create_connection((address.hostname, address.port)) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert client.recv(16)
     status, _ = engine.post(json.dumps({"messages": HELLO, "max_tokens": 1}).encode())

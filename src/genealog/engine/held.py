@@ -22,7 +22,7 @@ from genealog.core.weights import TensorEntry, weights_root
 from genealog.errors import MalformedError
 
 CONFIGURATION = frozenset({".json", ".txt", ".jinja", ".model", ".tiktoken"})  # data; never .py
-MAX_CONFIGURATION = 256 << 20  # bytes of one tokenizer, template or configuration file
+MAX_CONFIGURATION = 256 << 20  # bytes; what is bigger is data that happens to be JSON, and only hashed
 
 TensorView = tuple[str, tuple[int, ...], memoryview]  # dtype in safetensors spelling, shape, little-endian bytes
 
@@ -55,8 +55,8 @@ class Held:
 def read_folder(path: Path) -> Held:
     """Read every file below `path` once.
 
-    Raises: MalformedError `unsafe-format` (weights in pickles), `unsupported-format`, `file-too-big`,
-    `duplicate-tensor`, and what `capture` raises for folders without identity and truncated safetensors.
+    Raises: MalformedError `unsafe-format` (weights in pickles), `unsupported-format`, and what `capture` raises for
+    folders without identity and truncated safetensors.
     """
     entries: list[FileEntry] = []
     weights: list[TensorEntry] = []
@@ -70,9 +70,7 @@ def read_folder(path: Path) -> Held:
             weights.extend(private.tensors)
             tensors.update(private.views)
             continue
-        keep = suffix in CONFIGURATION
-        if keep and file.key.size > MAX_CONFIGURATION:
-            raise MalformedError("file-too-big", f"{file.path} is too big to be configuration", got=file.key.size)
+        keep = suffix in CONFIGURATION and file.key.size <= MAX_CONFIGURATION
         read: OneRead[Any] = read_once(file.real, expected=file.key, keep=keep)
         entries.append(FileEntry(path=file.path, sha256=read.sha256, size=read.key.size))
         if read.copy is not None:

@@ -39,19 +39,19 @@ def header(scope: Scope, name: str) -> str | None:
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
     """Return the request body. Raises: BodyTooLarge `body-too-large`; Disconnected."""
-    body = bytearray()
-    length = header(scope, "content-length") or "0"
-    more = True
+    too_large = BodyTooLarge("body-too-large", "the request body is too big", expected=f"≤ {MAX_BODY} bytes")
+    announced = header(scope, "content-length") or ""
+    if announced.isdecimal() and int(announced) > MAX_BODY:
+        raise too_large
+    body, more = bytearray(), True
     while more:
-        if len(body) > MAX_BODY or (length.isdecimal() and int(length) > MAX_BODY):
-            raise BodyTooLarge("body-too-large", "the request body is too big", expected=f"≤ {MAX_BODY} bytes")
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    if len(body) > MAX_BODY:
-        raise BodyTooLarge("body-too-large", "the request body is too big", expected=f"≤ {MAX_BODY} bytes")
+        if len(body) > MAX_BODY:
+            raise too_large
     return bytes(body)
 
 

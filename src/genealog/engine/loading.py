@@ -74,7 +74,7 @@ class Runnable:
 
 
 def build(base: Held, adapter: Held | None = None, *, dtype: str = "float32", threads: int = 1) -> Runnable:
-    """Build the model, and put the adapter on it.
+    """Build the model, and put the adapter on it. Tokenizer and template are always the base's.
 
     Raises: MalformedError `not-a-model`, `unsupported-model`, `unsupported-dtype`, `unsupported-adapter`,
     `weights-mismatch`, `no-chat-template`, `model-unloadable`.
@@ -229,6 +229,6 @@ def _numerics(dtype: str, threads: int, adapter: Held | None) -> dict[str, str]:
     numerics = {
         "attention": ATTENTION, "batch": "one at a time", "device": device, "dtype": dtype, "engine": "transformers",
         "engine_version": transformers.__version__, "numpy": np.__version__, "threads": str(threads),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }  # fmt: skip
     return numerics if adapter is None else numerics | {"peft": peft.__version__}

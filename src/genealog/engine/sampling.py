@@ -62,9 +62,17 @@ def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
     """Keep the fewest likeliest tokens whose probabilities sum to `top_p`; of equals, those with the lower number."""
     if top_p >= 1:
         return scores
-    order = np.argsort(-scores, kind="stable")
-    weights = np.exp(scores[order])
-    kept = int(np.searchsorted(np.cumsum(weights), top_p * weights.sum())) + 1
+    wanted = top_p * np.exp(scores).sum()
+    few = 256  # most of the weight is on few tokens, and a whole vocabulary takes milliseconds to sort
+    while True:
+        floor = np.partition(scores, -few)[-few] if few < scores.size else -np.inf
+        likely = np.flatnonzero(scores >= floor)
+        order = likely[np.argsort(-scores[likely], kind="stable")]
+        reached = np.cumsum(np.exp(scores[order]))
+        if reached[-1] >= wanted or few >= scores.size:
+            break
+        few *= 8
+    kept = order[: int(np.searchsorted(reached, wanted)) + 1]
     kept_scores = np.full_like(scores, -np.inf)
-    kept_scores[order[:kept]] = scores[order[:kept]]
+    kept_scores[kept] = scores[kept]
     return kept_scores

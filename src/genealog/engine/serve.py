@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from genealog.core.canonical import timestamp
 from genealog.core.dsse import Signer
 from genealog.core.records import Load
+from genealog.engine.app import EngineApp, Serving
 from genealog.engine.gate import REFUSALS, Admitted, Gate
 from genealog.engine.signing import LoadKey
+from genealog.engine.worker import Worker
 from genealog.errors import MissingError, PolicyDenied, StoreError
 from genealog.registry import Registry
 from genealog.store.home import Home
@@ -50,14 +52,12 @@ def serve(home: Home, options: Options, announce: Callable[[str], None]) -> None
     MissingError `no-key`; StoreError `port-unavailable`.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a model is what its folder holds
-    from genealog.engine.app import EngineApp, Serving
-    from genealog.engine.generate import generate
-    from genealog.engine.worker import Worker
-
     registry = Registry(home)
     signer = _signer(registry, options)
     with _bind(options.host, options.port) as listener:
         admitted, model = _load(registry, signer, options)
+        from genealog.engine.generate import generate  # a refusal is out before torch is imported
+
         key = None if options.unsigned else _state(registry, _require(signer), admitted, model)
         home.close()
         models = tuple(item.loaded.artifact for item in admitted)
@@ -95,10 +95,10 @@ def _require(signer: Signer | None) -> Signer:
 
 
 def _load(registry: Registry, signer: Signer | None, options: Options) -> tuple[tuple[Admitted, ...], Runnable]:
-    from genealog.engine.loading import build
-
     gate = Gate(registry, signer)
     admitted = gate.admit(options.model, options.adapter)
+    from genealog.engine.loading import build
+
     adapter = admitted[1].held if options.adapter else None
     try:
         model = build(admitted[0].held, adapter, dtype=options.dtype, threads=options.threads)
