@@ -156,6 +156,8 @@ class _Check:
         while tip.place < self.end:
             found = self.segments.next_frame(tip)
             if isinstance(found, Torn):
+                if any(size > tip.size for size, _ in self.heads.values()):
+                    raise self.segments.damage("journal-damaged", tip, "a frame that was acknowledged is cut off")
                 where = f"journal/{found.path.name}:{found.offset}"
                 self._warn("torn-tail", where, f"an append from entry {found.index} on was not finished")
                 return
