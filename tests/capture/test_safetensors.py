@@ -136,7 +136,7 @@ def test_a_slow_consumer_sees_the_right_bytes(tmp_path: Path) -> None:
             four_chunks.set()
 
     class Slow:
-        def __init__(self, size: int) -> None:
+        def __init__(self, _size: int) -> None:
             self.hash = hashlib.sha256()
 
         def update(self, chunk: memoryview) -> None:
