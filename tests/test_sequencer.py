@@ -195,16 +195,20 @@ def test_another_dialect_leaves_digests_only(node: Node, writer: Writer) -> None
     sound(node)
 
 
-@given(asked=st.binary(max_size=80), answered=st.binary(max_size=80), kind=st.text(max_size=20))
-@settings(max_examples=15, deadline=None)
-def test_no_body_stops_the_sequencer(
-    tmp_path_factory: pytest.TempPathFactory, asked: bytes, answered: bytes, kind: str
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(asked=st.binary(max_size=80), answered=st.binary(max_size=80), kind=st.text(max_size=20), name=texts, who=texts)
+@settings(max_examples=25, deadline=None)
+def test_nothing_that_was_recorded_stops_the_sequencer(
+    tmp_path_factory: pytest.TempPathFactory, asked: bytes, answered: bytes, kind: str, name: str, who: str
 ) -> None:
     node = Node(tmp_path_factory.mktemp("node"))
     writer = node.writer()
-    call = writer.recorder.open(asked, context())
+    known = context(deployment=name, operation=name, who={"principal": who, "tenant": who}, headers={"x": who})
+    call = writer.recorder.open(asked, known)
     call.chunk(answered)
-    call.close(finish="complete", content_type=kind, content_encoding="gzip")
+    call.close(finish="complete", content_type=kind, content_encoding="gzip", error=kind)
     assert node.sequencer.run_once().appended == 1
     sound(node)
     writer.close()

@@ -132,17 +132,40 @@ def test_bodies_of_32_mib_are_recorded_and_no_bigger_ones() -> None:
         line.open(bytes(MAX_BODY + 1), context())
 
 
-def test_a_context_that_could_not_be_logged_is_refused_before_the_call() -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("who", {"user": "x"}),
+        ("models", MODELS * 200),
+        ("models", ("glw1:" + "0" * 64,)),
+        ("spec", ""),
+        ("spec", "glf1:" + "0" * 64),
+        ("bound", "A9"),
+        ("durability", "D9"),
+        ("capture", "everything"),
+        ("headers", {"\u00e9": "x"}),
+    ],
+)
+def test_a_context_that_no_leaf_could_hold_is_refused_before_the_call(field: str, value: object) -> None:
+    with pytest.raises(MalformedError, match="bad-context") as caught:
+        context(**{field: value})
+    assert f"$.{field}" in str(caught.value)
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_call() -> None:
     sink = Sink()
-    line = recorder(sink)
-    for changes, code in (
-        ({"who": {"user": "x"}}, "bad-who"),
-        ({"models": MODELS * 200}, "too-many-models"),
-        ({"deployment": "\ud800"}, "text-not-unicode"),
-    ):
-        with pytest.raises(MalformedError, match=code):
-            line.open(request(), context(**changes))
+    with pytest.raises(MalformedError, match="text-not-unicode"):
+        recorder(sink).open(request(), context(deployment="\ud800"))
     assert sink.frames == []
+
+
+def test_no_oddity_of_an_upstream_keeps_an_outcome_off_the_record() -> None:
+    sink = Sink()
+    call = recorder(sink).open(request(), context())
+    call.close(finish="complete", content_type="\udcff", content_encoding="\u00e9", error="\ud800", delivered=99)
+    frame = sink.frames[1]
+    assert isinstance(frame, Outcome)
+    assert (frame.content_type, frame.content_encoding, frame.error, frame.delivered) == ("?", "\u00e9", "?", 0)
 
 
 def test_a_refused_call_is_a_call() -> None:

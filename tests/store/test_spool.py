@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -88,6 +89,25 @@ def test_each_writer_has_an_emitter_and_each_taking_a_boot(tmp_path: Path) -> No
     assert again.boot[:8] == "00000002"
     assert reader.boots("gateway-0") == [first.boot, again.boot]
     for writer in (second, other, again):
+        writer.close()
+
+
+def test_whoever_only_looks_at_a_lock_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SpoolWriter(tmp_path).close()
+    with (tmp_path / "gateway-0.lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        flock, tries = fcntl.flock, []
+
+        def counted(fd: int, operation: int) -> None:
+            tries.append(operation)
+            if len(tries) == 7:
+                flock(looking, fcntl.LOCK_UN)
+            flock(fd, operation)
+
+        monkeypatch.setattr(fcntl, "flock", counted)
+        writer = SpoolWriter(tmp_path)
+        assert writer.emitter == "gateway-0"
+        assert len(tries) == 7
         writer.close()
 
 

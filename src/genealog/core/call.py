@@ -26,7 +26,6 @@ from genealog.core.merkle import leaf_hash
 from genealog.core.records import EngineReport
 
 GROUPS = ("engine", "request", "response", "retrieval", "usage", "who")
-WHO = frozenset(("principal", "department", "project", "tenant"))
 MAX_MODELS = 256  # a leaf has at most 65,535 bytes; this many IDs leave room for everything else
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -17,8 +17,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from genealog.core.call import MAX_MODELS, WHO, call_id, without_evidence
+import msgspec
+
+from genealog.core.call import MAX_MODELS, Model, Spec, call_id, without_evidence
 from genealog.core.frames import (
     MAX_BODY,
     SALTS,
@@ -48,6 +51,7 @@ class Context:
 
     `who` has the keys principal, department, project, tenant, or fewer; `headers` only those on the allow-list.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
+    Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """
 
     deployment: str
@@ -60,6 +64,24 @@ class Context:
     capture: Capture = "encrypted"
     who: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self, _Recordable, from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise MalformedError("bad-context", f"a call cannot be recorded like this: {error}") from None
+
+
+class _Recordable(msgspec.Struct, frozen=True, kw_only=True):
+    """What a leaf and its groups can hold: a call that the sequencer cannot log must not begin."""
+
+    spec: Spec | None
+    models: Annotated[tuple[Model, ...], msgspec.Meta(max_length=MAX_MODELS)]
+    bound: Assurance
+    durability: Durability
+    capture: Capture
+    who: dict[Literal["principal", "department", "project", "tenant"], str]
+    headers: dict[Annotated[str, msgspec.Meta(pattern=r"^[!-~]+\Z")], str]
 
 
 class _Line:
@@ -102,17 +124,13 @@ class Recorder:
     def open(self, request: bytes, context: Context) -> Call:
         """Put the intent on record and return the call.
 
-        Raises: MalformedError `body-too-big` (over 32 MiB), `bad-who`, `too-many-models`, `text-not-unicode`;
-        StoreError from the sink. After any of them there is no call.
+        Raises: MalformedError `body-too-big` (over 32 MiB), `text-not-unicode`; StoreError from the sink. After any of
+        them there is no call.
         """
         if len(request) > MAX_BODY:
             raise MalformedError(
                 "body-too-big", "the request is too big to record", got=len(request), expected=f"≤ {MAX_BODY}"
             )
-        if not WHO.issuperset(context.who):
-            raise MalformedError("bad-who", "no such key in `who`", got=sorted(context.who), expected=sorted(WHO))
-        if len(context.models) > MAX_MODELS:
-            raise MalformedError("too-many-models", "too many models for one call", got=len(context.models))
         line = self._line
         now = line.clock()
         random = self._entropy(10 + SALTS)
@@ -211,13 +229,18 @@ class Call:
                     ended_at=line.clock(),
                     finish=finish,
                     status=status,
-                    content_type=content_type,
-                    content_encoding=content_encoding,
+                    content_type=_unicode(content_type),
+                    content_encoding=_unicode(content_encoding),
                     response=b"".join(self._chunks),
-                    delivered=self.received if delivered is None else delivered,
+                    delivered=self.received if delivered is None else max(0, min(delivered, self.received)),
                     assurance=assurance or without_evidence(self._bound),
-                    error=error,
+                    error=_unicode(error),
                     engine=engine,
                 )
             )
             self._closed = True
+
+
+def _unicode(text: str | None) -> str | None:
+    """Return what an upstream sent as text: no oddity of its headers may keep an outcome off the record."""
+    return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()

@@ -40,6 +40,7 @@ HEADER = struct.Struct(">II")
 SEGMENT_NAME = re.compile(r"([0-9]{8}-[0-9a-f]{8})\.([0-9]{6})\.spool")
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _BOOT = re.compile(rb"([0-9]{8})-[0-9a-f]{8}\n")
+_LOOKS = 1000  # tries to get past somebody who only looks at a lock
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -241,15 +242,27 @@ def _take_emitter(directory: Path, kind: str) -> tuple[int, str]:
         emitter = f"{kind}-{number}"
         fd = os.open(directory / f"{emitter}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            number += 1
-        except OSError:
+            if _locked(fd):
+                return fd, emitter
+        except BaseException:
             os.close(fd)
             raise
-        else:
-            return fd, emitter
+        os.close(fd)
+        number += 1
+
+
+def _locked(fd: int) -> bool:
+    """Take the lock unless a writer has it. A reader that asks whether one is alive shares it for a moment."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def _next_boot(lock_fd: int, path: Path) -> str:
