@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,9 @@ def engine(
     adapter: Annotated[str | None, typer.Option("--adapter", help="Name, ID or path of a LoRA for it.")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     threads: Annotated[int, typer.Option("--threads", help="Threads that compute.", min=1)] = 1,
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="The type to compute in.")
+    ] = "float32",
     line: Annotated[int, typer.Option("--line", help="Requests that may wait before 503.", min=0)] = 32,
     unsigned: Annotated[
         bool, typer.Option("--unsigned", help="Serve without a load statement and signatures: no call reaches A3.")
