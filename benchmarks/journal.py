@@ -1,0 +1,103 @@
+"""Durable appends to the local log, against a bare write + fdatasync of the same bytes.
+
+For each batch size, a round is one block of bare appends and one block of log appends, on the same file system, in
+changing order. Everything that the log does is in its time, the savings of hashes and state included (they come by the
+clock, so a log that pauses while its rival runs has more of them per append than one that does not).
+`cpu_us_per_entry` is the process time of the log's appends over their entries, the kernel's part included.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.harness import Result, interleave, medians, ratio, scratch
+from genealog.core.note import NoteSigner
+from genealog.store.journal import NO_DIGEST, encode_frame
+from genealog.store.log import LocalLog
+
+_ENTRY = 512  # bytes
+_APPENDS = {1: 300, 16: 300, 256: 200, 1024: 80}  # in one block, by batch size
+
+
+def run(runs: int) -> Result:
+    """Measure batches of 1, 16, 256 and 1,024 entries of 512 bytes."""
+    figures: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+    for size, appends in _APPENDS.items():
+        with scratch() as folder:
+            _compare(folder, size, appends, runs, figures, ratios)
+    return Result("journal", runs, figures, ratios)
+
+
+def _compare(
+    folder: Path, size: int, appends: int, runs: int, figures: dict[str, float], ratios: dict[str, float]
+) -> None:
+    entries = [os.urandom(_ENTRY) for _ in range(size)]
+    frame = encode_frame(entries, {}, epoch=1, first=0, prev=NO_DIGEST)
+    signer = NoteSigner("benchmark.example/log", Ed25519PrivateKey.generate())
+    handle = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    cpu: list[float] = []
+
+    def bare() -> None:
+        os.write(handle, frame)
+        os.fdatasync(handle)
+
+    with LocalLog.create(folder / "log", signer=signer) as log:
+
+        def durable() -> float:
+            start = time.process_time()
+            seconds = _block(lambda: log.append(entries), appends)
+            cpu.append((time.process_time() - start) / (appends * size) * 1e6)
+            return seconds
+
+        samples = interleave({"bare": lambda: _block(bare, appends), "log": durable}, runs)
+        figures |= _syncs(log, entries, size)
+    os.close(handle)
+    middle = medians(samples | {"cpu": cpu})
+    figures[f"bare_{size}_entries_per_s"] = appends * size / middle["bare"]
+    figures[f"log_{size}_entries_per_s"] = appends * size / middle["log"]
+    figures[f"log_{size}_append_ms"] = middle["log"] / appends * 1e3
+    figures[f"log_{size}_cpu_us_per_entry"] = middle["cpu"]
+    ratios[f"log_over_bare_{size}"] = ratio(samples["bare"], samples["log"])
+
+
+def _block(append: Callable[[], object], appends: int) -> float:
+    start = time.perf_counter()
+    for _ in range(appends):
+        append()
+    return time.perf_counter() - start
+
+
+def _syncs(log: LocalLog, entries: list[bytes], size: int) -> dict[str, float]:
+    """Count what one append waits for: in the journal, and with the savings spread over a quarter of a second."""
+    counts = {"fdatasync": 0, "fsync": 0}
+    real = {name: getattr(os, name) for name in counts}
+
+    def counted(name: str) -> Callable[[int], None]:
+        def call(handle: int) -> None:
+            counts[name] += 1
+            real[name](handle)
+
+        return call
+
+    appends: list[int] = []
+    for name in counts:
+        setattr(os, name, counted(name))
+    try:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            before = sum(counts.values())
+            log.append(entries)
+            appends.append(sum(counts.values()) - before)
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
+    return {
+        f"log_{size}_syncs_per_append_median": sorted(appends)[len(appends) // 2],
+        f"log_{size}_syncs_per_append_mean": sum(appends) / len(appends),
+    }
