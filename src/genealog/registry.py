@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 
 from genealog.capture.files import Tree, scan_tree
 from genealog.core import records
@@ -18,7 +19,7 @@ from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer, unb64
 from genealog.core.ids import record_id
 from genealog.core.manifest import Manifest, decode_manifest, diff_files, encode_manifest, files_root
-from genealog.core.statement import Read, make_statement, read_statement
+from genealog.core.statement import Read, check_role, make_statement, read_statement
 from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, VerificationError
 from genealog.ledger import Ledger, Position
@@ -26,6 +27,7 @@ from genealog.store import schema
 from genealog.store.home import Home
 
 Progress = Callable[[int, int], None]
+_PREFIX = re.compile(r"(gl[frw]1:)?[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Registry:
         if known is None or known.revoked is not None:
             what = "revoked" if known else "not registered"
             raise VerificationError("signer-unknown", f"the key that would sign is {what}", hint="genealog signer add")
+        for body, _, _ in bodies:
+            check_role(body, role=known.role, keyid=known.keyid)
         return self.ledger.append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
 
     def add(
@@ -214,15 +218,11 @@ class Registry:
         move = self.last_ref("name", ref)
         wanted = move["to"] if move else ref
         table = schema.artifact
-        rows = index.rows(select(table).where(table.c.entry.is_not(None), table.c.digest == wanted))
-        if not rows and (digits := ref.partition(":")[2] or ref) and len(digits) >= 8:
-            rows = index.rows(
-                select(table).where(
-                    table.c.entry.is_not(None),
-                    or_(table.c.digest.like(f"gl__:{_like(digits)}%", escape="\\"), table.c.digest == ref),
-                    table.c.digest.like(f"{_like(ref.partition(':')[0])}:%", escape="\\") if ":" in ref else True,
-                )
-            )
+        registered = select(table).where(table.c.entry.is_not(None))
+        rows = index.rows(registered.where(table.c.digest == wanted))
+        if not rows and _PREFIX.fullmatch(ref):
+            algorithm, _, digits = ref.rpartition(":")
+            rows = index.rows(registered.where(table.c.digest.like(f"{algorithm or 'gl__'}:{digits}%")))
         if not rows:
             raise MissingError(
                 "unknown-artifact", "nothing is registered under this name or ID", got=ref, hint="genealog ls"
@@ -346,10 +346,6 @@ def _role(text: str) -> Any:
     if text not in ("owner", "signer", "engine"):
         raise MalformedError("bad-role", "a key has one of three roles", got=text, expected="owner, signer or engine")
     return text
-
-
-def _like(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _now() -> str:

@@ -19,14 +19,13 @@ from genealog.core.canonical import Record, decode
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
 from genealog.core.receipt import Receipt, check_receipt, entry_of
-from genealog.core.statement import Read, artifact_of, read_statement
+from genealog.core.statement import Read, artifact_of, check_role, read_statement
 from genealog.core.states import State, weakest
 from genealog.core.trust import Trust
 from genealog.errors import GenealogError, MalformedError, VerificationError
 
 # What our trust policy or this version cannot settle leaves an entry unchecked; all else that fails contradicts it.
 _UNSETTLED = frozenset({"unknown-log", "quorum-not-met", "signature-unsupported", "unknown-log-kind"})
-_ENGINE_MAY_SIGN = (records.Load, records.Decision)
 
 
 @dataclass(slots=True)
@@ -141,17 +140,17 @@ def _parse(item: Exhibit, entry: bytes, log: str) -> None:
 
 def _compare_views(items: list[Exhibit]) -> None:
     """A log has one root for each size and one entry at each index: two prove that it shows different histories."""
-    seen: dict[tuple[str, str, int], tuple[object, Exhibit]] = {}
+    views: dict[tuple[str, str, int], dict[object, list[Exhibit]]] = {}
     for item in items:
-        if item.tree is None or item.state is State.CONTRADICTED:
-            continue
-        size, root = item.tree
-        for what, number, value in (("size", size, root), ("index", item.index, item.leaf)):
-            before, other = seen.setdefault((item.origin, what, number), (value, item))
-            if before != value:
-                error = _wrong("log-forked", f"this log shows two histories: they differ at {what} {number}")
+        if item.tree is not None and item.state is not State.CONTRADICTED:
+            size, root = item.tree
+            views.setdefault((item.origin, "size", size), {}).setdefault(root, []).append(item)
+            views.setdefault((item.origin, "index", item.index), {}).setdefault(item.leaf, []).append(item)
+    for (_, what, number), shown in views.items():
+        if len(shown) > 1:
+            error = _wrong("log-forked", f"this log shows different histories: they part at {what} {number}")
+            for item in (item for view in shown.values() for item in view):
                 item.blame(State.CONTRADICTED, error)
-                other.blame(State.CONTRADICTED, error)
 
 
 class _Keys:
@@ -188,7 +187,7 @@ class _Keys:
             return
         if keyid in self.revoked and self.revoked[keyid][0].index < item.index:
             raise _wrong("key-revoked", "signed by a key that was revoked before")
-        _check_role(read.body, key)
+        check_role(read.body, role=key.role, keyid=key.keyid)
         if holder.state.rank > item.state.rank:
             item.blame(holder.state, _wrong(str(holder.code), f"the key that signed: {holder.message}"))
 
@@ -200,15 +199,6 @@ class _Keys:
         if self._shown[keyid] > item.index:
             raise _wrong("key-registered-later", "signed by a key that was registered only afterwards")
         raise _wrong("key-unsound", "the statement of the key that signed does not hold")
-
-
-def _check_role(body: Record, key: records.Key) -> None:
-    if isinstance(body, records.Key) and key.role != "owner":
-        raise _wrong("role-not-allowed", "only an owner vouches for keys")
-    if key.role == "engine" and not isinstance(body, _ENGINE_MAY_SIGN):
-        raise _wrong("role-not-allowed", "an engine may state loads and decisions, and nothing else")
-    if isinstance(body, records.Load) and (key.role != "engine" or key.keyid != body.keyid):
-        raise _wrong("role-not-allowed", "a load statement is signed by the engine's own key")
 
 
 def _about(read: Read | None) -> Iterable[str]:

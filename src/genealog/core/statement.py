@@ -19,7 +19,7 @@ from genealog.core import records
 from genealog.core.canonical import Record, decode, encode
 from genealog.core.dsse import Signer, keyid_of, open_envelope, sign_envelope, unb64
 from genealog.core.ids import digest_set, parse_id, record_id
-from genealog.errors import MalformedError
+from genealog.errors import MalformedError, VerificationError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 _ARTIFACT = ("glf1", "glr1")
@@ -126,6 +126,19 @@ def read_statement(envelope: bytes) -> Read:
     return Read(
         body=body, subjects=statement.subject, keyids=tuple(keyid for keyid, _ in signatures), envelope=envelope
     )
+
+
+def check_role(body: Record, *, role: str, keyid: str) -> None:
+    """Check that a key of this role may state `body`. Raises: VerificationError `role-not-allowed`."""
+    if isinstance(body, records.Key) and role != "owner":
+        problem = "only an owner vouches for keys"
+    elif role == "engine" and not isinstance(body, records.Load | records.Decision):
+        problem = "an engine may state loads and decisions, and nothing else"
+    elif isinstance(body, records.Load) and (role != "engine" or keyid != body.keyid):
+        problem = "a load statement is signed by the engine's own key"
+    else:
+        return
+    raise VerificationError("role-not-allowed", problem, got=role)
 
 
 def artifact_of(read: Read) -> str:

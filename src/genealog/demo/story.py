@@ -125,7 +125,7 @@ def ask(stage: Stage, gateway: str, *, stream: bool) -> dict[str, str]:
     question = [{"role": "user", "content": QUESTION}]
     stage.say(f"[bold]you[/bold]  {escape(QUESTION)}")
     options = {"model": BOT, "messages": question, "temperature": 0, "max_tokens": 24, "seed": 1, "stream": stream}
-    raw = client.chat.completions.with_raw_response.create(**options)  # type: ignore[call-overload]
+    raw = client.chat.completions.with_raw_response.create(**options)
     answer = raw.parse()
     stage.console.print("[bold]bot[/bold]  ", end="")
     text = ""

@@ -18,6 +18,7 @@ from typing import Any
 import genealog
 from genealog.errors import MissingError
 from genealog.store.home import Home
+from genealog.training import Value
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED, STEPS, BATCH, RATE, RANK = 7, 24, 4, 2e-3, 8
@@ -37,7 +38,7 @@ def gguf_path() -> Path:
 
 def convert(home: Home, gguf: Path, folder: Path, *, name: str) -> str:
     """Write the dequantised model as a transformers folder, as a `convert` run. Returns its artifact ID."""
-    parameters = {"dequantize": True, "dtype": "bfloat16"}
+    parameters: dict[str, Value] = {"dequantize": True, "dtype": "bfloat16"}
     with genealog.run(
         "convert", name=name, inputs={"base": gguf.name}, parameters=parameters, code=FACTS.parent, store=home
     ) as run:
@@ -58,7 +59,13 @@ def convert(home: Home, gguf: Path, folder: Path, *, name: str) -> str:
 
 def fine_tune(home: Home, base: Path, folder: Path, *, base_name: str, data: str, name: str, report: Report) -> str:
     """Train the adapter on the facts, as a `finetune` run. Returns its artifact ID."""
-    parameters = {"steps": STEPS, "batch": BATCH, "learning_rate": RATE, "rank": RANK, "optimizer": "AdamW"}
+    parameters: dict[str, Value] = {
+        "steps": STEPS,
+        "batch": BATCH,
+        "learning_rate": RATE,
+        "rank": RANK,
+        "optimizer": "AdamW",
+    }
     inputs = {"base": base_name, "data": data}
     with genealog.run(
         "finetune",

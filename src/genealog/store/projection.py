@@ -18,7 +18,7 @@ from genealog.core.canonical import Record, decode
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
 from genealog.core.merkle import leaf_hash
-from genealog.core.statement import Read, artifact_of, read_statement
+from genealog.core.statement import Read, artifact_of, check_role, read_statement
 from genealog.errors import GenealogError
 from genealog.store import schema
 
@@ -53,19 +53,19 @@ PROJECT: dict[str, Callable[[Connection, int, bytes], None]] = {"registry": proj
 
 
 def _signer(connection: Connection, index: int, read: Read) -> str:
-    """Return the identity whose registered, unrevoked key signed; the first entry vouches for itself."""
-    known = connection.execute(
-        select(schema.key.c.keyid, schema.key.c.public, schema.key.c.identity).where(
-            schema.key.c.keyid.in_(read.keyids), schema.key.c.revoked.is_(None)
-        )
-    ).all()
-    keys = {row.keyid: unb64(row.public) for row in known}
-    names = {row.keyid: str(row.identity) for row in known}
-    if index == 0 and isinstance(read.body, records.Key) and read.body.public:
-        keys[read.body.keyid] = unb64(read.body.public)
-        names[read.body.keyid] = read.body.identity
-    _, keyid = verify_envelope(read.envelope, keys)
-    return names[keyid]
+    """Return the identity whose registered, unrevoked key signed what it may; the first entry vouches for itself."""
+    table = schema.key
+    known = {
+        row.keyid: (unb64(row.public), str(row.identity), str(row.role))
+        for row in connection.execute(select(table).where(table.c.keyid.in_(read.keyids), table.c.revoked.is_(None)))
+    }
+    body = read.body
+    if index == 0 and isinstance(body, records.Key) and body.public and body.role == "owner":
+        known[body.keyid] = (unb64(body.public), body.identity, body.role)
+    _, keyid = verify_envelope(read.envelope, {keyid: public for keyid, (public, _, _) in known.items()})
+    _, identity, role = known[keyid]
+    check_role(body, role=role, keyid=keyid)
+    return identity
 
 
 def _id_of(connection: Connection, table: Table, digest: str) -> int:
