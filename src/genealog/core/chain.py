@@ -101,13 +101,13 @@ class _Walk:
         self, depth: int, role: str, title: str, verdict: Verdict, exhibit: Exhibit | None = None, *,
         id: str | None = None, detail: str | None = None,  # noqa: A002
     ) -> None:  # fmt: skip
-        """Add a hop, no stronger than its exhibit, and no stronger than `unchecked` without trust."""
+        """Add a hop, no stronger than its exhibit, whose fault comes first; and without trust at most `unchecked`."""
         state, code = verdict
         signer = position = None
         if exhibit is not None:
             exhibit.used = True
             signer, position = exhibit.signer, exhibit.position
-            if exhibit.state.rank > state.rank:
+            if exhibit.state.rank > state.rank or (exhibit.state is state and exhibit.code):
                 state, code, detail = exhibit.state, exhibit.code, exhibit.message or detail
         if not self.checked:
             state = weakest((state, State.UNCHECKED))
