@@ -19,7 +19,7 @@ from typing import TypeVar
 from genealog.core.canonical import MAX_INTEGER, Record, decode, encode
 from genealog.core.ids import ArtifactId, parse_id
 from genealog.core.merkle import inclusion_path, leaf_hash, node_hash, tree_root, verify_inclusion
-from genealog.errors import MalformedError, MissingError, VerificationError
+from genealog.errors import MalformedError, MissingError
 
 MAX_PATH_BYTES = 4096
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -186,17 +186,6 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Difference:
 def diff_files(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Difference:
     """Return the paths that differ between two artifacts."""
     return compare({entry.path: entry for entry in old}, {entry.path: entry for entry in new})
-
-
-def require_same_files(expected: Iterable[FileEntry], found: Iterable[FileEntry]) -> None:
-    """Raises: VerificationError `files-differ`, which says which files are changed, added and missing."""
-    difference = diff_files(expected, found)
-    if not difference.none:
-        raise VerificationError(
-            "files-differ",
-            f"the files are not those of the artifact ({difference})",
-            hint="restore the listed files, or register the tree as a new version",
-        )
 
 
 def _sorted_files(entries: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
