@@ -291,6 +291,20 @@ def test_a_crash_between_any_two_steps_is_made_good(
     assert step > 8, "the steps are not what this test believes"
 
 
+def test_a_run_that_failed_can_be_run_again(node: Node, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise StoreError("vault-unusable", "the disk is full")
+
+    call = writer.call()
+    monkeypatch.setattr(node.vault, "put_calls", full)
+    with pytest.raises(StoreError, match="vault-unusable"):
+        node.sequencer.run_once()
+    assert node.leaves() == []
+    monkeypatch.undo()
+    assert node.sequencer.run_once() == Sequenced(1, 0, ())
+    assert node.endings() == {call.id: "complete"}
+
+
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("open"), st.just(0)),
@@ -475,6 +489,18 @@ def test_frames_that_rotted_are_counted_and_their_calls_missed(node: Node) -> No
     assert node.endings() == {calls[0].id: "complete", calls[3].id: "complete", calls[2].id: "unknown"}
     report = check_emitter_chain(node.leaves())
     assert [(item.first, item.last) for item in report.missing] == [(2, 2)]
+
+
+def test_what_rotted_in_a_finished_segment_does_not_stop_a_living_boot(node: Node) -> None:
+    writer = node.writer(segment_bytes=1)
+    first, second = writer.call(), writer.call()
+    path = min(node.spool.glob("gateway-0/*.spool"))
+    path.write_bytes(path.read_bytes()[:-1])
+    done = node.sequencer.run_once()
+    assert [gap.reason for gap in done.gaps] == ["torn", "missing", "no-intent"]
+    assert node.endings() == {second.id: "complete"}
+    assert done.gaps[2].call == first.id
+    writer.close()
 
 
 def test_a_spool_that_is_gone_is_a_gap(node: Node, writer: Writer) -> None:
