@@ -41,7 +41,9 @@ class Ledger:
 
     def append(self, statements: Sequence[bytes]) -> tuple[Position, ...]:
         """Append signed statements to the registry log in one durable batch, and index them."""
-        placed = self.home.registry_log().append(statements)
+        log = self.home.registry_log()
+        placed = log.append(statements)
+        log.checkpoint()  # few and precious: signed at once, so that a log that is cut back is noticed
         self.index()
         return tuple(
             Position(REGISTRY, index, leaf_hash(entry).hex()) for index, entry in zip(placed, statements, strict=True)
@@ -49,7 +51,11 @@ class Ledger:
 
     def drain(self) -> Sequenced:
         """Move what waits in the spools into the call log."""
-        return Sequencer(self.home.spool_dir, self.home.call_log(), self.home.vault).run_once()
+        log = self.home.call_log()
+        done = Sequencer(self.home.spool_dir, log, self.home.vault).run_once()
+        if done.appended:
+            log.checkpoint()
+        return done
 
     def index(self) -> Index:
         """Return the index, up to date with both logs as they are on disk."""
