@@ -13,18 +13,18 @@ from typing import Any
 
 from sqlalchemy import select
 
-from genealog.capture.files import Tree, scan_tree
+from genealog.capture.files import Tree, rescan, scan_tree
 from genealog.core import records
 from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer, unb64
 from genealog.core.ids import record_id
-from genealog.core.manifest import Manifest, decode_manifest, diff_files, encode_manifest, files_root
+from genealog.core.manifest import Manifest, decode_manifest, encode_manifest, files_root
 from genealog.core.statement import Read, check_role, make_statement, read_statement
 from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, VerificationError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
-from genealog.store.home import Home
+from genealog.store.home import NAME, Home
 
 Progress = Callable[[int, int], None]
 _PREFIX = re.compile(r"(gl[frw]1:)?[0-9a-f]{8,64}")
@@ -133,7 +133,7 @@ class Registry:
         """
         signer = signer or self.signer()
         name = name or path.resolve().name
-        tree = scan_tree(path, progress=progress)
+        tree = scan_tree(path, progress=progress, exclude=_own_store(path))
         return self.add_tree(tree, path, kind=kind, name=name, source=source, claims=claims or {}, signer=signer)
 
     def add_tree(
@@ -275,12 +275,11 @@ class Registry:
         Raises: VerificationError `bytes-differ`, naming the files; what `scan_tree` raises.
         """
         version = self.resolve(ref)
-        registered = self.manifest(version)
-        tree = scan_tree(path, progress=progress)
-        if files_root(tree.entries) != version.id:
+        difference = rescan(path, self.manifest(version).files, progress=progress, exclude=_own_store(path))
+        if not difference.none:
             raise VerificationError(
                 "bytes-differ", f"the files at {path.name} are not {version.name}",
-                got=str(diff_files(registered.files, tree.entries)), expected=version.id,
+                got=str(difference), expected=version.id,
                 hint="restore the registered bytes, or register these as a new version: genealog add",
             )  # fmt: skip
         return version
@@ -325,6 +324,11 @@ class Registry:
     def _leaf(self, index: int) -> str:
         row = self.home.index.first(select(schema.entry.c.leaf).where(schema.entry.c.id == index))
         return str(row["leaf"]) if row else ""
+
+
+def _own_store(path: Path) -> tuple[str, ...]:
+    """Return what to leave out of a folder that holds a store: registering would change what is registered."""
+    return (NAME,) if (path / NAME).is_dir() else ()
 
 
 def _makers(artifact: str) -> Any:

@@ -98,7 +98,7 @@ def run(
     for _, ref in named:
         registry.resolve(ref)
     script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
-    code_id = _register_code(registry, Path(code) if code else _folder_of(script))
+    code_id = _register_code(registry, Path(code) if code else _folder_of(script), asked=code is not None)
     environment_id = _register_environment(registry)
     start = records.Execution(
         kind=kind, name=name, started_at=timestamp(datetime.now(UTC)), nonce=new_nonce(),
@@ -111,7 +111,8 @@ def run(
     this = Run(registry, start)
     for role, ref in named:
         this.input(role, ref)
-    this.input("code", code_id)
+    if code_id is not None:
+        this.input("code", code_id)
     this.input("environment", environment_id)
     try:
         yield this
@@ -129,8 +130,14 @@ def _folder_of(script: Path | None) -> Path:
     return script.resolve().parent if script and script.is_file() else Path.cwd()
 
 
-def _register_code(registry: Registry, folder: Path) -> str:
-    state = code_state(folder)
+def _register_code(registry: Registry, folder: Path, *, asked: bool) -> str | None:
+    """Register the state of the code. A prompt in an empty folder has none, and the run says none."""
+    try:
+        state = code_state(folder)
+    except MalformedError as error:
+        if asked or error.code != "empty-tree":
+            raise
+        return None
     return registry.add_tree(state.tree, None, kind="code", name=f"code:{folder.name}", claims=state.claims).id
 
 

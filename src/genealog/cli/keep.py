@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +32,9 @@ class Listing(StrEnum):
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to make the store.")] = Path(NAME),
+    path: Annotated[
+        Path | None, typer.Argument(help=f"Where to make the store. Default: $GENEALOG_STORE, else {NAME} here.")
+    ] = None,
     origin: Annotated[
         str | None, typer.Option(help="A name for your logs, such as models.example.org. Default: a random one.")
     ] = None,
@@ -42,6 +45,7 @@ def init(
 
     Example: [bold]genealog init --origin models.example.org --identity "Jane Doe <jane@example.org>"[/bold]
     """
+    path = path or Path(os.environ.get("GENEALOG_STORE") or NAME)
     registry = Registry.init(path, origin=origin, identity=identity)
     name = registry.home.config.origin
     if json:

@@ -86,6 +86,7 @@ class Home:
         keys.create("owner")
         keys.create("engine")
         keys.create_vault_key()
+        (path / ".gitignore").write_text("*\n")  # keys and bodies have no place in a repository
         (path / "trust.policy").write_text("".join(policy) + "quorum none\n")
         (path / "genealog.toml").write_text(
             f'[store]\nformat = 1\norigin = "{origin}"\n\n'

@@ -1,0 +1,207 @@
+"""The command line as its users meet it: exit statuses, errors with hints, JSON, and what it prints."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genealog.cli import main
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENEALOG_STORE", raising=False)
+
+    def run(*arguments: str, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "argv", ["genealog", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        code = caught.value.code
+        return Ran(code if isinstance(code, int) else 0 if code is None else 2, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def store(cli: Cli, tmp_path: Path) -> Path:
+    assert cli("init", "--origin", "models.example", "--identity", "Jane").status == 0
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert cli("add", "model", "--kind", "model", "--source", "a friend").status == 0
+    return tmp_path / ".genealog"
+
+
+def test_no_store_says_what_to_do(cli: Cli) -> None:
+    ran = cli("ls")
+    assert ran.status == 3
+    assert "no-store" in ran.err
+    assert "genealog init" in ran.err
+
+
+def test_an_error_is_json_where_json_was_asked_for(cli: Cli) -> None:
+    ran = cli("ls", "--json")
+    assert ran.json["error"]["code"] == "no-store"
+    assert ran.json["error"]["type"] == "urn:genealog:error:no-store"
+
+
+def test_adding_again_changes_nothing(cli: Cli, store: Path) -> None:
+    first = cli("ls", "--json").json
+    ran = cli("add", "model", "--kind", "model", "--json")
+    assert ran.json["new"] is False
+    assert cli("ls", "--json").json == first
+
+
+def test_show_tells_ids_files_signer_and_claims(cli: Cli, store: Path) -> None:
+    shown = cli("show", "model").out
+    for word in ("glf1:", "config.json", "signed by", "Jane", "“a friend” (claimed)"):
+        assert word in shown
+    assert cli("show", "model", "--json").json["files"][0]["path"] == "config.json"
+    assert cli("show", "ghost").status == 3
+
+
+def test_verifying_files_names_what_changed(cli: Cli, store: Path, tmp_path: Path) -> None:
+    assert cli("verify", "model").status == 0
+    (tmp_path / "model" / "config.json").write_text("[]")
+    ran = cli("verify", "model")
+    assert ran.status == 1
+    assert "bytes-differ" in ran.err
+    assert "config.json" in ran.err
+
+
+def test_a_receipt_is_a_file_that_anybody_verifies(cli: Cli, store: Path, tmp_path: Path) -> None:
+    assert cli("receipt", "registry:2", "-o", "r.json").status == 0
+    trust = str(store / "trust.policy")
+    ran = cli("verify", "r.json", "--trust", trust)
+    assert (ran.status, "proven" in ran.out) == (0, True)
+    assert cli("verify", "r.json").status == 3
+    data = (tmp_path / "r.json").read_bytes()
+    (tmp_path / "r.json").write_bytes(data.replace(b"index 2", b"index 3"))
+    ran = cli("verify", "r.json", "--trust", trust, "--json")
+    assert ran.status == 1
+    assert ran.json["state"] == "contradicted"
+    assert ran.json["weakest"]["code"] == "inclusion-proof-mismatch"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", "not-json"), (b"{", "not-json"), (b"\x00\xff" * 99, "not-json"), (b"{}", "not-evidence")],
+)
+def test_junk_is_no_evidence(cli: Cli, store: Path, tmp_path: Path, content: bytes, code: str) -> None:
+    (tmp_path / "junk").write_bytes(content)
+    ran = cli("verify", "junk", "--trust", str(store / "trust.policy"))
+    assert ran.status == 1
+    assert code in ran.err
+
+
+def test_lineage_says_where_it_ends(cli: Cli, store: Path) -> None:
+    ran = cli("lineage", "model")
+    assert ran.status == 0
+    assert "outside-origin" in ran.out
+    assert "a friend" in ran.out
+    assert cli("lineage", "model", "--json").json["complete"] is True
+
+
+def test_fsck_is_quiet_on_a_sound_store_and_names_a_flipped_byte(cli: Cli, store: Path) -> None:
+    assert cli("fsck").status == 0
+    assert cli("fsck", "--json").json == []
+    segment = next((store / "logs" / "registry" / "journal").iterdir())
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    ran = cli("fsck", "--json")
+    assert ran.status == 1
+    assert ran.json[0]["severity"] == "error"
+    assert ran.json[0]["where"]
+
+
+def test_deploy_show_and_roll_back(cli: Cli, store: Path) -> None:
+    url = ("--upstream", "http://127.0.0.1:1")
+    assert cli("deploy", "bot", "--model", "model", *url).status == 0
+    assert cli("deploy", "bot", "--model", "model", *url, "--min-assurance", "A3", "--reason", "safer").status == 0
+    assert "safer" in cli("show", "bot").out
+    ran = cli("rollback", "bot", "--json")
+    assert ran.status == 0
+    assert ran.json["took_ms"] >= 0
+    assert cli("rollback", "bot").status == 3
+    assert cli("show", "bot", "--json").json["history"][-1]["action"] == "rollback"
+
+
+def test_signers_come_and_go(cli: Cli, store: Path) -> None:
+    assert cli("signer", "add", "security", "--identity", "Security").status == 0
+    assert cli("sign", "model", "--as", "security").status == 0
+    keys = {key["identity"]: key for key in cli("signer", "ls", "--json").json}
+    assert cli("signer", "revoke", keys["Security"]["key"][:16], "--reason", "gone").status == 0
+    ran = cli("sign", "model", "--as", "security")
+    assert ran.status == 1
+    assert "revoked" in ran.err
+    assert cli("sign", "model", "--as", "nobody").status == 3
+
+
+def test_revoking_a_model_shows_in_the_list(cli: Cli, store: Path) -> None:
+    assert cli("revoke", "model", "--reason", "wrong data").status == 0
+    assert "revoked" in cli("ls").out
+    ran = cli("deploy", "bot", "--model", "model", "--upstream", "http://127.0.0.1:1")
+    assert ran.status == 1
+    assert "wrong data" in ran.err
+
+
+def test_why_of_a_text_that_nobody_said(cli: Cli, store: Path) -> None:
+    ran = cli("why", "-", stdin=b"never said")
+    assert ran.status == 3
+    assert "text-not-found" in ran.err
+    assert cli("why", "-", stdin=b"\xff\xfe").status == 1
+    assert cli("why", "nowhere.txt").status == 3
+    assert cli("why", "01J0000000000000000000000A").status == 3
+
+
+@pytest.mark.parametrize("entry", ["registry:99", "registry:x", "other:0", "registry:-1", "registry:1e3"])
+def test_an_entry_that_is_not_there(cli: Cli, store: Path, entry: str) -> None:
+    ran = cli("receipt", entry, "-o", "r.json")
+    assert ran.status in (1, 3)
+    assert re.search(r"unknown-entry|bad-entry", ran.err)
+
+
+def test_usage_errors_exit_2(cli: Cli) -> None:
+    assert cli("add").status == 2
+    assert cli("nonsense").status == 2
+    assert cli("add", "x", "--kind", "nonsense").status == 2
+
+
+def test_the_index_can_be_lost(cli: Cli, store: Path) -> None:
+    listed = cli("ls", "--json").out
+    for file in store.glob("index.sqlite*"):
+        file.unlink()
+    assert cli("ls", "--json").out == listed
+    assert "entries again" in cli("index", "rebuild").out
+
+
+def test_help_teaches(cli: Cli) -> None:
+    for command in ("init", "add", "deploy", "why", "verify", "evidence", "rollback", "revoke"):
+        shown = cli(command, "--help").out
+        assert "Example:" in shown, command
