@@ -32,10 +32,10 @@ app = typer.Typer(
 KEEP, SERVE, ASK, PROVE = "Keep", "Serve", "Ask", "Prove"
 
 for panel, commands in (
+    ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, keep.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
     (ASK, (ask.why, ask.lineage)),
-    ("Start here", (demo,)),
     (PROVE, (prove.receipt, prove.evidence, prove.verify, prove.fsck)),
 ):
     for command in commands:

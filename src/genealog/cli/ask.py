@@ -21,14 +21,14 @@ MAX_TEXT = 32 * 1024 * 1024
 
 
 def why(
-    what: Annotated[str, typer.Argument(help="A call ID, a file that holds an answer, or - to read it from stdin.")],
-    strict: Annotated[bool, typer.Option(help="Exit 3 for claims too.")] = False,
+    what: Annotated[str, typer.Argument(help="A call ID, a file with the text of an answer, or - for standard input.")],
+    strict: Annotated[bool, typer.Option(help="Exit 3 for a claim too: a source that nobody checked.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Walk back from an answer to the training data, saying of each hop how strongly it is known.
 
-    A pasted text finds its call. Exit: 0 all proven or stated, 1 contradicted, 3 cannot tell.
+    A pasted text finds its call. Exit: 0 proven, stated or claimed, 1 contradicted, 3 cannot tell.
     Example: [bold]echo -n "The answer…" | genealog why -[/bold]
     """
     answers = Answers(Home.find(store))
@@ -44,7 +44,7 @@ def why(
 
 
 def lineage(
-    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     down: Annotated[bool, typer.Option("--down", help="What came of it, instead of what it came from.")] = False,
     store: Store = None,
     json: Json = False,

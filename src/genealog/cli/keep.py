@@ -33,7 +33,8 @@ class Listing(StrEnum):
 
 def init(
     path: Annotated[
-        Path | None, typer.Argument(help=f"Where to make the store. Default: $GENEALOG_STORE, else {NAME} here.")
+        Path | None,
+        typer.Argument(help=f"The folder that becomes the store. Default: $GENEALOG_STORE, else {NAME} here."),
     ] = None,
     origin: Annotated[
         str | None, typer.Option(help="A name for your logs, such as models.example.org. Default: a random one.")
@@ -41,7 +42,9 @@ def init(
     identity: Annotated[str, typer.Option(help="Who owns this store, as others shall read it.")] = "owner",
     json: Json = False,
 ) -> None:
-    """Make a store: keys, two empty logs, a vault, a trust policy to hand out.
+    """Make a store: keys, two logs, a vault, a trust policy to hand out.
+
+    Other commands find a store called .genealog here or in a folder above, as git finds its own.
 
     Example: [bold]genealog init --origin models.example.org --identity "Jane Doe <jane@example.org>"[/bold]
     """
@@ -59,8 +62,10 @@ def init(
 
 def add(
     path: Annotated[Path, typer.Argument(help="A file or a folder.", exists=False)],
-    kind: Annotated[Kind, typer.Option(help="What it is.")],
-    name: Annotated[str | None, typer.Option(help="A name for it. Default: the file or folder name.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What it is; `files` if nothing else fits.")],
+    name: Annotated[
+        str | None, typer.Option(help="A name to find it by. Default: the name of the file or folder.")
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Where it came from, if from outside. Shown as a claim, never as proven.")
     ] = None,
@@ -97,12 +102,12 @@ def add(
 
 
 def sign(
-    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     as_: As = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Put another identity's signature under a registered version.
+    """Put another identity's signature under a registered version: the same statement, stated by it too.
 
     Example: [bold]genealog sign smol --as security[/bold]
     """
@@ -115,7 +120,7 @@ def sign(
 
 
 def revoke(
-    ref: Annotated[str, typer.Argument(help="A registered name or ID.")],
+    ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the log and in every refusal.")],
     as_: As = None,
     store: Store = None,
@@ -130,7 +135,7 @@ def revoke(
 
 
 def show(
-    ref: Annotated[str, typer.Argument(help="An artifact or a deployment, by name or ID.")],
+    ref: Annotated[str, typer.Argument(help="An artifact by name or ID, or a deployment by name.")],
     store: Store = None,
     json: Json = False,
 ) -> None:

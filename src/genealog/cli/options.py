@@ -14,5 +14,12 @@ Store = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-As = Annotated[str | None, typer.Option("--as", help="Sign as this identity of genealog.toml.", metavar="IDENTITY")]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="Sign as this identity (genealog signer add makes one). Default: the signer in genealog.toml.",
+        metavar="IDENTITY",
+    ),
+]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; it stands in the log.")]

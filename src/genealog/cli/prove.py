@@ -22,7 +22,9 @@ from genealog.store.home import Home
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 MAX_FILE = 512 * 1024 * 1024
-index_app = typer.Typer(no_args_is_help=True, help="The index: a projection of the logs.")
+index_app = typer.Typer(
+    no_args_is_help=True, help="The index: what the logs say, ready to be asked. It can be made again at any time."
+)
 
 
 def receipt(
@@ -43,9 +45,15 @@ def receipt(
 def evidence(
     call: Annotated[str, typer.Argument(help="A call ID.")],
     o: Output,
-    groups: Annotated[str, typer.Option(help="Sealed groups to open, with commas.")] = ",".join(DEFAULT_GROUPS),
-    answer: Annotated[bool, typer.Option("--answer/--no-answer", help="Put the answer's body in.")] = True,
-    prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Put the prompt's body in.")] = False,
+    groups: Annotated[
+        str, typer.Option(help="Sealed groups to open, with commas: engine, request, response, retrieval, usage, who.")
+    ] = ",".join(DEFAULT_GROUPS),
+    answer: Annotated[
+        bool, typer.Option("--answer/--no-answer", help="Put in the body of the answer, if the vault has it.")
+    ] = True,
+    prompt: Annotated[
+        bool, typer.Option("--prompt/--no-prompt", help="Put in the body of the prompt, if the vault has it.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Write the evidence of a whole chain: every receipt from the answer back to the training data.
@@ -62,16 +70,22 @@ def evidence(
 
 def verify(
     file: Annotated[Path, typer.Argument(help="A receipt, an evidence bundle, or a folder of files.")],
-    trust: Annotated[Path | None, typer.Option(help="The log keys you trust (tlog-policy format).")] = None,
-    output: Annotated[Path | None, typer.Option(help="The answer that you hold, to match with the evidence.")] = None,
-    ref: Annotated[str | None, typer.Option("--as", help="For files: the registered version they should be.")] = None,
-    strict: Annotated[bool, typer.Option(help="Exit 3 for claims too.")] = False,
+    trust: Annotated[
+        Path | None, typer.Option(help="The trust policy: which logs you believe, as a store's trust.policy.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A file with the answer that you hold (text or whole body), to compare.")
+    ] = None,
+    ref: Annotated[
+        str | None, typer.Option("--as", help="For files: the registered version that they should be. Needs a store.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Exit 3 for a claim too: a source that nobody checked.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Verify evidence offline, with no store and no network; or files against a registered version.
 
-    Exit: 0 proven or stated, 1 contradicted, 3 cannot tell. Without --trust it is never better than "unchecked".
+    Exit: 0 proven, stated or claimed, 1 contradicted, 3 cannot tell. Without --trust nothing is better than unchecked.
     Example: [bold]genealog verify answer.genealog --trust trust.policy[/bold]
     """
     if ref is not None or file.is_dir():
@@ -92,7 +106,8 @@ def verify(
 
 def fsck(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make derived files again. The truth is never touched.")
+        bool,
+        typer.Option("--repair", help="Make hash tiles and checkpoint again from the journal, which is never touched."),
     ] = False,
     store: Store = None,
     json: Json = False,

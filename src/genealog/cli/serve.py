@@ -15,12 +15,20 @@ from genealog.store.home import Home
 
 def deploy(
     name: Annotated[str, typer.Argument(help="The name that apps send as `model`.")],
-    model: Annotated[str, typer.Option(help="A registered model.")],
+    model: Annotated[str, typer.Option(help="A registered model, by name or ID.")],
     upstream: Annotated[str, typer.Option(help="Base URL of the engine, without /v1.")],
-    adapter: Annotated[list[str] | None, typer.Option(help="A registered adapter; may be given again.")] = None,
-    min_assurance: Annotated[str, typer.Option(help="Refuse to serve below this level (A0 to A4).")] = "A0",
-    durability: Annotated[str, typer.Option(help="D1: survives a crash. D2: survives a power cut.")] = "D1",
-    bodies: Annotated[str, typer.Option(help="Keep bodies: encrypted, hashes or none.")] = "encrypted",
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="A registered adapter of that model; may be given again.")
+    ] = None,
+    min_assurance: Annotated[
+        str, typer.Option(help="Refuse to serve below this level, A0 to A4. This version reaches A0, A1 and A3.")
+    ] = "A0",
+    durability: Annotated[
+        str, typer.Option(help="What the record of a call survives. D1: a crash of the gateway; D2: a power cut too.")
+    ] = "D1",
+    bodies: Annotated[
+        str, typer.Option(help="What to keep of prompts and answers: encrypted (bodies), hashes (no bodies) or none.")
+    ] = "encrypted",
     reason: Reason = None,
     as_: As = None,
     store: Store = None,

@@ -31,9 +31,11 @@ class Algorithm(StrEnum):
 
 @app.command()
 def add(
-    label: Annotated[str, typer.Argument(help="A short name, as for --as.")],
+    label: Annotated[str, typer.Argument(help="A short name, to give to --as.")],
     identity: Annotated[str, typer.Option(help="Who that is, as others shall read it.")],
-    role: Annotated[Role, typer.Option(help="What the key may sign.")] = Role.signer,
+    role: Annotated[
+        Role, typer.Option(help="What the key may sign. signer: statements; engine: loads and answers.")
+    ] = Role.signer,
     algorithm: Annotated[Algorithm, typer.Option(help="Which kind of key.")] = Algorithm.p256,
     store: Store = None,
 ) -> None:
