@@ -51,10 +51,9 @@ class Ledger:
 
     def drain(self) -> Sequenced:
         """Move what waits in the spools into the call log."""
-        log = self.home.call_log()
-        done = Sequencer(self.home.spool_dir, log, self.home.vault).run_once()
+        done = self._sequencer().run_once()
         if done.appended:
-            log.checkpoint()
+            self.home.call_log().checkpoint()
         return done
 
     def index(self) -> Index:
@@ -106,7 +105,7 @@ class Ledger:
             findings += log_fsck.fsck(log, verifier=verifier, repair=repair)
         if any(finding.severity == "error" for finding in findings):
             return tuple(findings)
-        return (*findings, *self._statements(), *self._groups())
+        return (*findings, *self._statements(), *self._groups(), *self._gaps())
 
     def _statements(self) -> list[Finding]:
         index = self.index()
@@ -125,6 +124,18 @@ class Ledger:
                     Finding("error", error.code, f"objects/{row['manifest']}", f"the manifest of {row['digest']}")
                 )
         return found
+
+    def _gaps(self) -> list[Finding]:
+        """What the spools lost and said so: not an error of the store, and never silent."""
+        gaps = self._sequencer().gaps()
+        lost = "calls may be missing after frame"
+        return [
+            Finding("warning", f"gap-{gap.reason}", f"spool/{gap.emitter}/{gap.boot}", f"{lost} {gap.after}")
+            for gap in gaps
+        ]
+
+    def _sequencer(self) -> Sequencer:
+        return Sequencer(self.home.spool_dir, self.home.call_log(), self.home.vault)
 
     def _groups(self) -> list[Finding]:
         log = self.home.call_log()

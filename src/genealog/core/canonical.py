@@ -44,7 +44,7 @@ def encode(value: Any) -> bytes:
         plain = msgspec.to_builtins(value, order="sorted")
     except RecursionError:
         raise MalformedError("too-deep", "JSON nested beyond all measure", expected=f"≤ {MAX_DEPTH} levels") from None
-    _check(plain, "$", MAX_DEPTH)
+    _check(plain, ())
     try:
         return msgspec.json.encode(plain, order="sorted")
     except UnicodeEncodeError as error:
@@ -71,26 +71,31 @@ def decode(data: bytes, kind: type[T]) -> T:
     return value
 
 
-def _check(value: Any, path: str, levels: int) -> None:
+def _check(value: Any, path: tuple[str | int, ...]) -> None:
     if isinstance(value, str) or value is None or value is True or value is False:
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise MalformedError(
-                "integer-too-big", f"{path} does not fit 53 bits", got=value, hint="write it as a string"
-            )
-    elif isinstance(value, dict | list | tuple) and levels == 0:
+            where = _spell(path)
+            raise MalformedError("integer-too-big", f"{where} does not fit 53 bits", got=value, hint="write it as text")
+    elif isinstance(value, dict | list | tuple) and len(path) == MAX_DEPTH:
         raise MalformedError("too-deep", "JSON nested too deeply", expected=f"≤ {MAX_DEPTH} levels")
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
-                raise MalformedError("key-not-ascii", f"a key in {path} is not ASCII text", got=repr(key))
-            _check(item, f"{path}.{key}", levels - 1)
+                raise MalformedError("key-not-ascii", f"a key in {_spell(path)} is not ASCII text", got=repr(key))
+            _check(item, (*path, key))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check(item, f"{path}[{index}]", levels - 1)
+            _check(item, (*path, index))
     else:
-        raise MalformedError("not-canonical-type", f"{path} has no canonical spelling", got=type(value).__name__)
+        raise MalformedError(
+            "not-canonical-type", f"{_spell(path)} has no canonical spelling", got=type(value).__name__
+        )
+
+
+def _spell(path: tuple[str | int, ...]) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
 
 
 def decimal(value: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Literal
 
 from genealog.core.canonical import Record, decode, encode
 from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
@@ -21,13 +20,12 @@ from genealog.core.trust import Trust
 from genealog.errors import VerificationError
 
 
-class Receipt(Record, omit_defaults=False):
+class Receipt(Record, tag_field="t", tag="genealog/receipt/v1"):
     """The wire form."""
 
     entry: str
     origin: str
     proof: str
-    t: Literal["genealog/receipt/v1"] = "genealog/receipt/v1"
 
 
 @dataclass(frozen=True, slots=True)
