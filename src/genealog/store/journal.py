@@ -99,17 +99,13 @@ def encode_frame(entries: Sequence[bytes], marks: Mapping[str, Mark], *, epoch: 
 
     Raises: MalformedError `entry-too-big`, `batch-too-big`, `bad-mark`.
     """
-    parts = [b""]
-    for entry in entries:
-        size = len(entry)
-        if size > MAX_ENTRY:
-            raise MalformedError(
-                "entry-too-big", "an entry does not fit the log", got=f"{size} bytes", expected=f"≤ {MAX_ENTRY} bytes"
-            )
-        parts.append(size.to_bytes(2, "big"))
-        parts.append(entry)
+    sizes = list(map(len, entries))
+    if (largest := max(sizes, default=0)) > MAX_ENTRY:
+        raise MalformedError(
+            "entry-too-big", "an entry does not fit the log", got=f"{largest} bytes", expected=f"≤ {MAX_ENTRY} bytes"
+        )
     packed = _encode_marks(marks)
-    body = sum(map(len, parts))
+    body = sum(sizes) + 2 * len(sizes)
     if len(entries) > MAX_COUNT or body > MAX_BODY or len(packed) > MAX_MARKS:
         raise MalformedError(
             "batch-too-big",
@@ -118,7 +114,10 @@ def encode_frame(entries: Sequence[bytes], marks: Mapping[str, Mark], *, epoch: 
             expected=f"≤ {MAX_COUNT} entries, ≤ {MAX_BODY} bytes",
             hint="append it in several calls",
         )
+    parts = [b""] * (1 + 2 * len(sizes))
     parts[0] = HEADER.pack(MAGIC, epoch, first, len(entries), len(packed), body, prev) + packed
+    parts[1::2] = [size.to_bytes(2, "big") for size in sizes]
+    parts[2::2] = entries
     data = b"".join(parts)
     return data + sha256(data).digest()
 

@@ -126,8 +126,7 @@ class LocalLog:
                 epoch = tip.epoch + (not self._wrote_last)
                 frame = encode_frame(entries, marks, epoch=epoch, first=tip.size, prev=tip.prev)
                 with self._fatal("appending to the journal"):
-                    with view.tree.growing(entries):
-                        self._write(frame)
+                    self._write(frame, entries)
                     view.tip = tip.after(stop=stop, epoch=epoch, length=len(frame), digest=frame[-32:])
                     view.marks.update(marks)
                     self._wrote_last = True
@@ -277,13 +276,17 @@ class LocalLog:
             if torn is not None and self._signer is not None:
                 set_aside(torn, self.path / "torn")
 
-    def _write(self, frame: bytes) -> None:
-        """Make `frame` durable at the tip, or leave nothing of it: after a failed fdatasync the page cache lies."""
+    def _write(self, frame: bytes, entries: Sequence[bytes]) -> None:
+        """Make `frame` durable at the tip, or leave nothing of it: after a failed fdatasync the page cache lies.
+
+        The tree grows by `entries` while the disk works.
+        """
         segment, offset = self._view.tip.place
         handle, fresh = self._open_output(segment)
         try:
             write_once(handle, frame)
-            os.fdatasync(handle)
+            with self._view.tree.growing(entries):
+                os.fdatasync(handle)
             if fresh:
                 sync_folder(self._view.segments.folder)
         except BaseException:
