@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genealog.demo.stage import Stage
-from genealog.store.home import Home
 
 
-def try_all(stage: Stage, home: Home, bundle: Path) -> bool:
+def try_all(stage: Stage, bundle: Path) -> bool:
     """Try all four, and say whether each was caught."""
-    del home
     stage.step("Now break things: one byte, one field, one stranger")
     return all([_adapter(stage), _journal(stage), _receipt(stage, bundle), _stranger(stage)])
 
@@ -34,7 +32,7 @@ def _journal(stage: Stage) -> bool:
     stage.say("\n[bold]a byte of the journal[/bold] (of a copy of the store)")
     copy = stage.home / "tampered-store"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(stage.home / ".genealog", copy, ignore=shutil.ignore_patterns("spool", "lock"))
+    shutil.copytree(stage.home / ".genealog", copy, ignore=shutil.ignore_patterns("spool"))
     (copy / "spool").mkdir(exist_ok=True)
     segment = next((copy / "logs" / "registry" / "journal").iterdir())
     with _flipped(segment):
@@ -57,7 +55,7 @@ def _receipt(stage: Stage, bundle: Path) -> bool:
     policy = str(Path(".genealog") / "trust.policy")
     argv = [sys.executable, "-I", str(standalone()), forged.name, "--trust", policy]
     status, said = stage.run(argv, shown=["python", "verify_standalone.py", *argv[3:]], shows=False)
-    stage.console.print(said.strip().splitlines()[-1], markup=False)
+    stage.console.print("\n".join(said.strip().splitlines()[-1:]), markup=False)
     return _caught(stage, status == 1, said, r"[a-z-]+-(?:mismatch|not-in-bundle)")
 
 
