@@ -200,7 +200,7 @@ def bad_stories() -> Iterator[Case]:
         "engine-silent": (Twist(groups={"engine": encode(EngineGroup(bound="A3"))}), "assurance-unfounded"),
         "load-of-others": (Twist(bodies={"load": _turn_loaded}), "load-not-spec"),
         "call-of-others": (Twist(intent={"models": ("glf1:" + "0" * 64,)}), "models-not-spec"),
-        "group-malformed": (Twist(groups={"response": b'{"wire":1}'}), "group-malformed"),
+        "group-malformed": (Twist(groups={"response": b'{"status": 200}'}), "group-malformed"),
         "wrong-base": (
             Twist(bodies={"finetune end": _event("base", artifact=Story().ids["gguf"], weights=None)}), "wrong-base",
         ),
