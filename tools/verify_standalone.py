@@ -105,8 +105,10 @@ class Policy:
             elif word == "witness":
                 self.witnesses[items[0]] = self.key(items[1], 4)
             elif word == "group":
-                need(set(items[2:]) <= {*self.witnesses, *self.groups}, "trust-malformed")
-                self.groups[items[0]] = {"all": len(items) - 2, "any": 1}.get(items[1]) or int(items[1]), items[2:]
+                name, wanted, *members = items
+                least = {"all": len(members), "any": 1}.get(wanted) or int(wanted)
+                need(0 < least <= len({*members} & {*self.witnesses, *self.groups}) == len(members), "trust-malformed")
+                self.groups[name] = least, members
             elif word == "quorum":
                 self.quorum = items[0]
             else:
@@ -140,11 +142,11 @@ class Policy:
 
 def parse_proof(proof: str) -> tuple[int, list[bytes], str, list[tuple[str, bytes]]]:
     """Return index, hashes, the text of the checkpoint, and its signatures (name, key ID and signature)."""
-    form = r"c2sp\.org/tlog-proof@v1\n(?:extra (\S+)\n)?index (0|[1-9]\d{0,18})((?:\n\S{44}){0,63})\n\n((?s:.+))"
-    if not (head := re.fullmatch(form, proof, re.ASCII)):
+    form = r"c2sp\.org/tlog-proof@v1\n(?:extra (\S+)\n)?index (0|[1-9][0-9]{0,18})((?:\n\S{44}){0,63})\n\n((?s:.+))"
+    if not (head := re.fullmatch(form, proof)):
         raise Wrong("proof-malformed")
     line = r"[^\x00-\x1f]+\n"
-    form = rf"({line}(?:0|[1-9]\d{{0,18}})\n\S{{44}}\n(?:{line})*)\n((?:— [^\s+]+ \S+\n){{1,100}})"
+    form = rf"({line}(?:0|[1-9][0-9]{{0,18}})\n\S{{44}}\n(?:{line})*)\n((?:— [^\s+]+ \S+\n){{1,100}})"
     if not (note := re.fullmatch(form, head[4])):
         raise Wrong("note-malformed")
     signatures = [(words[1], b64(words[2], "note-malformed")) for words in map(str.split, note[2].strip().split("\n"))]
@@ -232,10 +234,7 @@ def parse_entry(item: Item, entry: bytes, log: str) -> None:
     need(log in ("calls", "registry"), "unknown-log-kind")
     if log == "calls":
         body = read(entry)
-        need(
-            body["t"] == "genealog/call/v1" and {"call", "finish", "assurance", "seals"} <= body.keys(),
-            "schema-mismatch",
-        )
+        need(body["t"] == "genealog/call/v1" and {"call", "finish", "assurance"} <= body.keys(), "schema-mismatch")
         item.kind, item.body = "call", body
         return
     item.signed = open_envelope(entry, STATEMENT)
@@ -354,13 +353,14 @@ class Walk:
                 groups[name] = read(body)
             except Wrong as wrong:
                 verdict = "contradicted", wrong.args[0].replace("not-canonical", "group-malformed")
-        response, request, refused = groups.get("response"), groups.get("request"), call["finish"] == "refused"
-        self.add(0, "output", call["finish"], self.judge_output(response, refused))
+        request, refused = groups.get("request"), call["finish"] == "refused"
+        self.add(0, "output", call["finish"], self.judge_output(call, groups.get("response"), refused))
         self.add(1, "call", call["call"], verdict, item)
         if "request" in self.evidence:
             same = request is None or request["wire"] == digest(b64(self.evidence["request"]))
+            shown = request is not None
             verdict = worst(
-                "proven", (request, "unchecked", "request-sealed"), (same, "contradicted", "request-mismatch")
+                "proven", (shown, "unchecked", "request-sealed"), (same, "contradicted", "request-mismatch")
             )
             self.add(2, "prompt", "the request", verdict)
         if refused:
@@ -379,14 +379,12 @@ class Walk:
         for number, pin in reversed([*enumerate(pins)]):
             self.artifact(4, "adapter" if number else "model", pin["artifact"])
 
-    def judge_output(self, response: Json | None, refused: bool) -> Verdict:
+    def judge_output(self, call: Json, response: Json | None, refused: bool) -> Verdict:
         """Compare the body in the bundle, and the output that somebody holds, with what the call says."""
         body, output = self.evidence.get("response"), self.output
-        if response is None:
-            silent = refused and body is None and output is None
-            return worst("proven", (silent, "unchecked", "response-sealed"))
-        if "wire" not in response:
-            return "missing", "end-not-seen"
+        if response is None or "wire" not in response:
+            unseen, silent = call["finish"] == "unknown" or response, refused and body is None and output is None
+            return worst("proven", (silent, "unchecked", "response-sealed"), (not unseen, "missing", "end-not-seen"))
         bodies = (response["wire"], response.get("delivered", {}).get("sha256"))
         same = output is None or digest(output) in (*bodies, *response.get("text", []))
         same = same and (body is None or digest(b64(body)) in bodies)
@@ -453,12 +451,8 @@ class Walk:
         if (circle or not (known or made)) and (role in SERVED or item.body["kind"] in SERVED[:3]):
             gap = "lineage-circular" if circle else "no-lineage"
             outside = "source" in item.body or "body" in item.body
-            self.add(
-                depth + 1,
-                "source",
-                item.body.get("source", "?"),
-                ("claimed", "outside-origin") if outside else ("missing", gap),
-            )
+            verdict = ("claimed", "outside-origin") if outside else ("missing", gap)
+            self.add(depth + 1, "source", item.body.get("source", "?"), verdict)
         if not known:
             self.seen.add(name)
             self.path.append(name)

@@ -68,12 +68,12 @@ def judge_output(
 ) -> tuple[Verdict, str]:
     """Compare the body in a bundle, and the output that somebody holds, with what the call says. Adds a detail."""
     refused = call.finish == "refused"
-    if response is None:
+    if response is None or response.wire is None:
+        if call.finish == "unknown" or response is not None:
+            return (State.MISSING, "end-not-seen"), "nobody saw how the call ended"
         if refused and body is None and output is None:
             return (State.PROVEN, None), "the call says so"
         return (State.UNCHECKED, "response-sealed"), "its digests are sealed here"
-    if response.wire is None:
-        return (State.MISSING, "end-not-seen"), "nobody saw how the call ended"
     bodies = (response.wire, response.delivered.sha256 if response.delivered else response.wire)
     if output is not None and sha256_hex(output) not in (*bodies, *response.text):
         return (State.CONTRADICTED, "output-mismatch"), "not what this call answered"

@@ -1,0 +1,190 @@
+"""The golden files: made again they are the same, and both verifiers say of each what is expected."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import make_golden
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genealog.core.bundle import Evidence, parse_file
+from genealog.core.canonical import encode
+from genealog.core.chain import Report, examine, examine_receipt
+from genealog.core.states import exit_status
+from genealog.core.trust import Trust, parse_trust
+from genealog.errors import GenealogError
+
+GOLDEN = Path(__file__).parent / "golden"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "EXPECTED.json").read_bytes())
+POLICY = (GOLDEN / "trust.policy").read_bytes()
+TRUST = parse_trust(POLICY)
+STANDALONE = Path(__file__).parents[1] / "tools/verify_standalone.py"
+
+Said = tuple[str | None, int, str | None]  # state, exit status, code of the weakest hop
+
+
+def load_standalone() -> Any:
+    spec = importlib.util.spec_from_file_location("verify_standalone", STANDALONE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+standalone = load_standalone()
+STANDALONE_POLICY = standalone.Policy(POLICY)
+
+
+def report(data: bytes, trust: Trust | None = TRUST, output: bytes | None = None) -> Report:
+    found = parse_file(data)
+    return examine(found, trust, output=output) if isinstance(found, Evidence) else examine_receipt(found, trust)
+
+
+def package(data: bytes, trust: Trust | None = TRUST, output: bytes | None = None) -> Said:
+    try:
+        said = report(data, trust, output)
+    except GenealogError as error:
+        return None, error.exit_status, error.code
+    return str(said.state), exit_status(said.state), said.weakest.code
+
+
+def alone(data: bytes, policy: Any = STANDALONE_POLICY, output: bytes | None = None) -> Said:
+    try:
+        hops = standalone.verify(data, policy, output)
+    except standalone.Wrong as wrong:
+        return None, 1, wrong.args[0]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None, 1, "schema-mismatch"
+    worst = max(hops, key=lambda hop: standalone.STATES.index(hop[3]))
+    return worst[3], standalone.EXIT.get(worst[3], 0), worst[4]
+
+
+def read(name: str) -> tuple[bytes, bytes | None]:
+    held = EXPECTED[name].get("output")
+    return (GOLDEN / name).read_bytes(), (GOLDEN / held).read_bytes() if held else None
+
+
+def test_the_files_are_those_that_the_script_makes(tmp_path: Path) -> None:
+    make_golden.write(tmp_path, make_golden.build())
+    made = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = {path.relative_to(GOLDEN).as_posix(): path.read_bytes() for path in GOLDEN.rglob("*") if path.is_file()}
+    assert made == kept
+
+
+def test_every_file_is_expected_to_be_something() -> None:
+    files = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.glob("*/*") if path.suffix != ".output"}
+    assert files == set(EXPECTED)
+    good = {name for name in EXPECTED if name.startswith("good/")}
+    codes = {EXPECTED[name]["code"] for name in EXPECTED if name not in good}
+    assert len(good) >= 5
+    assert len(codes) >= 16
+    assert all(EXPECTED[name]["exit"] != 0 for name in EXPECTED if name not in good)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_both_verifiers_say_what_is_expected(name: str) -> None:
+    data, output = read(name)
+    wanted = EXPECTED[name]["state"], EXPECTED[name]["exit"], EXPECTED[name]["code"]
+    assert package(data, output=output) == wanted
+    assert alone(data, output=output) == wanted
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_both_verifiers_tell_the_same_hops(name: str) -> None:
+    data, output = read(name)
+    if EXPECTED[name]["state"] is None:
+        return
+    ours = [(hop.depth, hop.role, str(hop.state), hop.code) for hop in report(data, output=output).hops]
+    theirs = [(hop[0], hop[1], hop[3], hop[4]) for hop in standalone.verify(data, STANDALONE_POLICY, output)]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_without_a_policy_nothing_is_better_than_unchecked(name: str) -> None:
+    data, output = read(name)
+    state, status, code = package(data, None, output)
+    assert status in (1, 3)
+    assert state in (None, "unchecked", "missing", "contradicted")
+    assert alone(data, None, output) == (state, status, code)
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("good/from-scratch.genealog", "weakest: stated  serving spec"),
+        ("good/held-text.genealog", "weakest: claimed  source  [outside-origin]"),
+        ("bad/answer-edited.genealog", "weakest: contradicted  output  [output-mismatch]"),
+        ("bad/truncated.genealog", "malformed [not-json]"),
+        ("bad/no-spec.genealog", "weakest: missing  serving spec  [spec-not-in-bundle]"),
+    ],
+)
+def test_the_standalone_verifier_runs_alone(name: str, last: str, tmp_path: Path) -> None:
+    copy = tmp_path / "verify_standalone.py"
+    copy.write_bytes(STANDALONE.read_bytes())
+    argv = [sys.executable, "-I", str(copy), str(GOLDEN / name), "--trust", str(GOLDEN / "trust.policy")]
+    if held := EXPECTED[name].get("output"):
+        argv += ["--output", str(GOLDEN / held)]
+    done = subprocess.run(argv, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (EXPECTED[name]["exit"], last), done.stderr
+
+
+def test_it_names_signer_and_place_of_every_hop() -> None:
+    argv = [sys.executable, "-I", str(STANDALONE), str(GOLDEN / "good/answer.genealog"), "--trust"]
+    done = subprocess.run([*argv, str(GOLDEN / "trust.policy")], capture_output=True, text=True, check=True)
+    (spec,) = [line for line in done.stdout.splitlines() if "serving spec" in line]
+    assert spec.split(None, 1)[0] == "stated"
+    assert "by trainer@golden.example, golden.example/registry 15" in spec
+
+
+def test_it_needs_nothing_but_python_and_cryptography() -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(STANDALONE.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).partition(".")[0])
+    assert imported - sys.stdlib_module_names == {"cryptography"}
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_done_to_a_bundle_both_say_the_same(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["good/answer.genealog", "good/refused.genealog", "good/many-sizes.genealog"]))
+    value = json.loads((GOLDEN / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        _mutate(value, data)
+    changed = encode(value)
+    ours, theirs = package(changed), alone(changed)
+    assert ours[:2] == theirs[:2], (ours, theirs)
+
+
+def _mutate(value: Any, data: st.DataObject) -> None:
+    """Change something somewhere in `value`: leave it out, replace it, cut it, or swap it with a neighbour."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        if not keys:
+            return
+        key = data.draw(st.sampled_from(keys))
+        if isinstance(value[key], dict | list) and value[key] and data.draw(st.booleans()):
+            value = value[key]
+            continue
+        match data.draw(st.sampled_from(["drop", "replace", "swap", "cut"])):
+            case "drop":
+                del value[key]
+            case "replace":
+                value[key] = data.draw(st.sampled_from([None, 0, "", "x", [], {}, "00" * 32, "AAAA", True]))
+            case "swap":
+                other = data.draw(st.sampled_from(keys))
+                value[key], value[other] = value[other], value[key]
+            case "cut" if isinstance(value[key], str):
+                value[key] = value[key][: data.draw(st.integers(0, len(value[key])))]
+        return
