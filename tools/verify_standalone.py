@@ -18,6 +18,9 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace as Item  # an entry: where it is, what it says, its state and why that is not better
 from typing import Any
@@ -29,16 +32,13 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "contradicted"]  # from strong to weak
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
-UNSETTLED = ("unknown-log", "quorum-not-met", "unknown-log-kind")  # not false: not to be told with this policy
+UNSETTLED = {"unknown-log": "unchecked", "quorum-not-met": "unchecked", "unknown-log-kind": "unchecked",
+             "signer-key-missing": "missing"}  # not false, only not to be told with this policy or bundle  # fmt: skip
 SERVED = ("model", "adapter", "checkpoint", "base")  # what needs lineage; data, code and environments may begin one
 BODIES = ("artifact", "execution", "execution-end", "context", "ref", "serving-spec", "load", "key", "decision")
-FIELDS = {"genealog/receipt/v1": {"entry", "origin", "proof", "t"},
-          "genealog/evidence/v1": {"call", "groups", "receipts", "request", "response", "t"}}  # fmt: skip
 STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
 Json = dict[str, Any]
 Verdict = tuple[str, str | None]  # a state, and the code that says why it is not better
-
-
 Hop = tuple[int, str, str, str, str | None, "Item | None"]  # depth, role, what, state, code, entry
 
 
@@ -173,9 +173,19 @@ def root_of(entry: bytes, index: int, size: int, path: list[bytes]) -> bytes:
 
 def blame(item: Item, code: str, state: str = "contradicted") -> None:
     """Note a problem, unless a worse one is known."""
-    state = "unchecked" if code in UNSETTLED else state
+    state = UNSETTLED.get(code, state)
     if item.code is None or STATES.index(state) > STATES.index(item.state):
         item.state, item.code = max(item.state, state, key=STATES.index), code
+
+
+@contextmanager
+def blaming(item: Item) -> Iterator[None]:
+    try:
+        yield
+    except Wrong as wrong:
+        blame(item, wrong.args[0])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        blame(item, "schema-mismatch")
 
 
 def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes]:
@@ -206,26 +216,21 @@ def place(receipt: Json, policy: Policy | None) -> Item:
     item = Item(origin=receipt["origin"], state="proven" if policy else "unchecked", code=None, used=False)
     item.index, item.leaf, item.tree, item.kind, item.name, item.body, item.about = -1, "", None, "", "", {}, []
     item.signed, item.key = (b"", "", b""), {}
-    try:
+    with blaming(item):
         entry = b64(receipt["entry"])
         item.index, path, text, signatures = parse_proof(receipt["proof"])
         item.leaf = digest(b"\0" + entry)
-    except Wrong as wrong:
-        blame(item, wrong.args[0])
+    if not item.leaf:
         return item
-    try:
+    with blaming(item):
         origin, size, root, *_ = text.split("\n")
         need(origin == item.origin, "origin-mismatch")
         need(root_of(entry, item.index, int(size), path) == b64(root), "inclusion-proof-mismatch")
         item.tree = (size, root)
         if policy:
             policy.check(origin, text.encode(), signatures)
-    except Wrong as wrong:
-        blame(item, wrong.args[0])
-    try:
+    with blaming(item):
         parse_entry(item, entry, item.origin.rpartition("/")[2])
-    except (Wrong, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        blame(item, error.args[0] if isinstance(error, Wrong) else "schema-mismatch")
     return item
 
 
@@ -268,7 +273,7 @@ def attribute(items: list[Item]) -> dict[str, Json]:
     for item in items:
         keyid, adds = item.signed[1], item.kind == "key" and item.body["action"] == "add"
         holder = added.get(keyid) or (item if adds and item.body["keyid"] == keyid else None)
-        try:
+        with blaming(item):
             if holder is None:
                 need(keyid in shown, "signer-key-missing")
                 raise Wrong("key-registered-later" if shown[keyid] > item.index else "key-unsound")
@@ -283,8 +288,6 @@ def attribute(items: list[Item]) -> dict[str, Json]:
                 need(item.kind != "load" or (role == "engine" and item.body["keyid"] == keyid), "role-not-allowed")
                 if STATES.index(holder.state) > STATES.index(item.state):
                     blame(item, holder.code, holder.state)
-        except Wrong as wrong:
-            blame(item, wrong.args[0], "missing" if wrong.args[0] == "signer-key-missing" else "contradicted")
         if item.kind == "key" and item.state != "contradicted":
             (added if adds else revoked).setdefault(item.body["keyid"], item)
     return {keyid: item.body for keyid, item in revoked.items()}
@@ -310,7 +313,8 @@ class Walk:
         self.revoked: dict[str, dict[str, Json]] = {}
         self.pins: dict[str, Json] = {}  # what the serving spec pins, by artifact ID: the model first
         self.seen: set[str] = set()
-        self.path: list[str] = []  # the artifacts between the output and here
+        self.path: set[str] = set()  # the artifacts between the output and here
+        self.todo: list[Callable[[], None]] = []  # lineage may be longer than Python's own stack
         items = [place(receipt, policy) for receipt in evidence["receipts"]]
         compare_views(items)
         for name in dict.fromkeys(item.origin for item in items):
@@ -375,9 +379,10 @@ class Walk:
         self.add(2, "serving spec", specs[0].name, worst("stated", (same, "contradicted", "models-not-spec")), specs[0])
         self.load(call, groups, pins)
         self.pins = {pin["artifact"]: pin for pin in pins}
-        sys.setrecursionlimit(100_000)  # lineage may be long, and no JSON is parsed from here on
-        for number, pin in reversed([*enumerate(pins)]):
-            self.artifact(4, "adapter" if number else "model", pin["artifact"])
+        for number, pin in enumerate(pins):  # a stack: the model comes last
+            self.todo.append(partial(self.artifact, 4, "adapter" if number else "model", pin["artifact"]))
+        while self.todo:
+            self.todo.pop()()
 
     def judge_output(self, call: Json, response: Json | None, refused: bool) -> Verdict:
         """Compare the body in the bundle, and the output that somebody holds, with what the call says."""
@@ -455,10 +460,9 @@ class Walk:
             self.add(depth + 1, "source", item.body.get("source", "?"), verdict)
         if not known:
             self.seen.add(name)
-            self.path.append(name)
-            for end in made:
-                self.run(depth + 1, end, name)
-            self.path.pop()
+            self.path.add(name)
+            self.todo.append(partial(self.path.discard, name))
+            self.todo += [partial(self.run, depth + 1, end, name) for end in reversed(made)]
 
     def run(self, depth: int, item: Item, output: str) -> None:
         """Add the execution that an artifact came out of, and go on to what went in."""
@@ -481,30 +485,48 @@ class Walk:
         if item.leaf in self.seen:
             return
         self.seen.add(item.leaf)
-        for event in into:
-            self.artifact(depth + 1, event["role"], event["artifact"], event.get("weights"), event["state"])
+        steps = [(event["role"], event["artifact"], event.get("weights"), event["state"]) for event in into]
         if start:
             start.used = True
-            for role in ("code", "environment"):
-                if role in start.body and start.body[role] not in [event["artifact"] for event in into]:
-                    self.artifact(depth + 1, role, start.body[role])
+            made_with = [(role, start.body[role]) for role in ("code", "environment") if role in start.body]
+            shown = [event["artifact"] for event in into]
+            steps += [(role, name, None, "stated") for role, name in made_with if name not in shown]
+        self.todo += [partial(self.artifact, depth + 1, *step) for step in reversed(steps)]
+
+
+def texts(value: Any, needed: str, optional: str = "") -> Json:
+    """Return an object that has these fields, and maybe those, and no others; all of them are text."""
+    need(isinstance(value, dict) and {*needed.split()} <= value.keys(), "schema-mismatch")
+    need(value.keys() <= {*needed.split(), *optional.split()}, "schema-mismatch")
+    need(all(isinstance(text, str) for text in value.values()), "schema-mismatch")
+    return dict(value)
 
 
 def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> list[Hop]:
     """Return every hop of a bundle, or the one of a receipt. Raises Wrong for a file that is neither."""
     value = read(data, strict=False)
-    kind = str(value.get("t")) if isinstance(value, dict) else ""
-    need(kind in FIELDS, "not-evidence")
-    need(value.keys() <= FIELDS[kind], "schema-mismatch")
-    read(data)
+    kind = value.get("t") if isinstance(value, dict) else None
+    need(kind in ("genealog/receipt/v1", "genealog/evidence/v1"), "not-evidence")
+    receipts = [value] if kind == "genealog/receipt/v1" else value.get("receipts")
+    need(isinstance(receipts, list), "schema-mismatch")
+    for receipt in receipts:
+        need(texts(receipt, "entry origin proof t")["t"] == "genealog/receipt/v1", "schema-mismatch")
     if kind == "genealog/receipt/v1":
+        read(data)
         item = place(value, policy)
         code = item.code or (None if policy else "no-trust-policy")
         return [(0, "entry", item.name or item.kind, item.state, code, item)]
-    for name in ("request", "response"):
-        b64(value.get(name, ""))
-    for text in (value["call"], *(group["salt"] for group in value.get("groups", {}).values())):
+    groups = value.get("groups", {})
+    need(isinstance(groups, dict) and (groups or "groups" not in value), "schema-mismatch")
+    told = texts(
+        {name: value[name] for name in value if name not in ("groups", "receipts")}, "call t", "request response"
+    )
+    opened = [texts(group, "body salt") for group in groups.values()]
+    for text in (told.get("request", ""), told.get("response", ""), *(group["body"] for group in opened)):
+        b64(text)
+    for text in (told["call"], *(group["salt"] for group in opened)):
         need(re.fullmatch("[0-9a-f]{64}", text), "bad-hex")
+    read(data)
     return Walk(value, policy, output).hops
 
 
