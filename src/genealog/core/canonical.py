@@ -105,7 +105,7 @@ def decimal(value: float) -> str:
 
 def timestamp(moment: datetime) -> str:
     """Return RFC 3339 UTC with milliseconds. `moment` must know its time zone."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_timestamp(text: str) -> datetime:
