@@ -65,15 +65,7 @@ class Process:
 
     async def start(self) -> None:
         """Start it, on the port of last time, and wait until it takes calls."""
-        with self.output.open("wb") as out:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable, "-c", "from genealog.cli import main; main()", "gateway",
-                    "--store", str(self.store), "--port", str(self.port), "--drain", str(self.drain),
-                ],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
+        self._spawn()
 
         async def announced() -> bool:
             assert self._process is not None
@@ -83,6 +75,17 @@ class Process:
         await until(announced, 60)
         text = self.output.read_text().partition("gateway at http://127.0.0.1:")[2]
         self.port = int(text.split()[0])
+
+    def _spawn(self) -> None:
+        with self.output.open("wb") as out:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-c", "from genealog.cli import main; main()", "gateway",
+                    "--store", str(self.store), "--port", str(self.port), "--drain", str(self.drain),
+                ],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def worker(self) -> int | None:
         """Return the process ID of the worker, if there is one now."""
@@ -113,7 +116,12 @@ class Process:
         assert process is not None
         for number in signals or (signal.SIGTERM,):
             process.send_signal(number)
-        return await asyncio.to_thread(process.wait, 60)
+        return await self.wait()
+
+    async def wait(self) -> int:
+        """Wait for the end by itself; return the exit status."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 60)
 
 
 def _gone(pid: int) -> bool:

@@ -142,6 +142,38 @@ async def test_a_full_disk_stops_calls_and_not_the_gateway(tmp_path: Path) -> No
     assert finishes == ["complete", "complete"]
 
 
+async def test_a_log_that_cannot_be_written_ends_the_gateway_and_no_call(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def script(wire: Wire, asked: Asked) -> None:
+        if b"slow" in asked.body:
+            await go_on.wait()
+        await stream(events())(wire, asked)
+
+    async with FakeUpstream(script) as upstream:
+        store = make_store(tmp_path, upstream.url)
+        async with Process(store) as gateway, aiohttp.ClientSession() as session:
+            slow = asyncio.create_task(_ask(session, gateway, "slow"))
+
+            async def begun() -> bool:
+                return bool(upstream.asked)
+
+            async def noticed() -> bool:
+                return "stopping after running calls" in gateway.output.read_text()
+
+            await until(begun)
+            resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
+            quick = await _ask(session, gateway, "quick")
+            await until(noticed)
+            go_on.set()
+            assert (await slow).ended
+            assert await gateway.wait() == 2
+        calls = on_record(store)
+    assert {found[0].leaf.finish for found in calls.values()} == {"complete"}
+    assert quick.ended
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_stopping_finishes_what_runs(tmp_path: Path, number: signal.Signals) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()

@@ -13,27 +13,31 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import aiohttp
 import msgspec
 
-from genealog.core.frames import MAX_BODY, Assurance, Finish
+from genealog.core.frames import MAX_BODY, Assurance, Durability, Finish
 from genealog.deploy import Live
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, UpstreamError
 from genealog.gateway import headers as rules
-from genealog.gateway.directory import Directory
+from genealog.gateway.directory import Directory, Found
 from genealog.gateway.exchange import Exchange, Send, answer, ours, target
 from genealog.gateway.handshake import Binding, Handshakes
-from genealog.gateway.hangup import ClientGone, Receive
+from genealog.gateway.hangup import ClientGone
 from genealog.gateway.record import Context
 from genealog.gateway.recording import Recording
 from genealog.gateway.refusal import refusal
+from genealog.gateway.wire import HANGUP
 
 CHAT = "/v1/chat/completions"
 DIALECT = "openai-chat"
+_CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 _ROUTES = {CHAT: "POST", "/v1/models": "GET", "/healthz": "GET"}
 Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 log = logging.getLogger("genealog.gateway")
 
@@ -47,7 +51,7 @@ _asked = msgspec.json.Decoder(_Asked)
 
 
 class Gateway:
-    """An ASGI 3 application for `http` scopes."""
+    """An ASGI 3 application for `http` scopes of `wire.Protocol`."""
 
     def __init__(
         self,
@@ -93,18 +97,18 @@ class Gateway:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return await self._refuse(send, _malformed(error), _context(scope, "", None), body)
 
-        found = await self._directory.find(asked.model)
+        found = self._directory.look(asked.model) or await self._directory.find(asked.model)
         live = found.live
         if found.refusal is not None or live is None:
             refused = found.refusal or MissingError("unknown-deployment", "no deployment has this name")
-            return await self._refuse(send, refused, _context(scope, asked.model, live), body, live)
+            return await self._refuse(send, refused, _context(scope, asked.model, found), body, live)
         try:
-            binding = await self._handshakes.bind(live)
+            binding = self._handshakes.known(live) or await self._handshakes.bind(live)
         except UpstreamError as error:
             return await self._refuse(
-                send, error, _context(scope, asked.model, live), body, live, finish="upstream_error"
+                send, error, _context(scope, asked.model, found), body, live, finish="upstream_error"
             )
-        context = _context(scope, asked.model, live, binding.level)
+        context = _context(scope, asked.model, found, binding.level)
         if denied := _too_low(live, binding):
             return await self._refuse(send, denied, context, body, live, binding)
         try:
@@ -114,24 +118,25 @@ class Gateway:
         exchange = Exchange(entry, live, binding, self._handshakes, asked=asked.model, send=send)
         url = target(live.body.upstream, CHAT, scope["query_string"])
         headers = rules.to_upstream(scope["headers"], entry.call.id, streaming=bool(asked.stream))
-        return await exchange.run(self._session, receive, url, body, headers)
+        return await exchange.run(self._session, scope["extensions"][HANGUP], url, body, headers)
 
     async def _read(self, headers: rules.Headers, receive: Receive) -> bytes:
         """Return the request body. Raises: MalformedError `body-too-large`; ClientGone."""
-        stated = next((value for name, value in headers if name == b"content-length"), b"0")
-        body = bytearray()
-        more = int(stated) <= self._max_body
+        stated = int(next((value for name, value in headers if name == b"content-length"), b"0"))
+        parts: list[bytes] = []
+        size, more = 0, stated <= self._max_body
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            body += message.get("body", b"")
-            more = message.get("more_body", False) and len(body) <= self._max_body
-        if len(body) > self._max_body or int(stated) > self._max_body:
+            parts.append(message["body"])
+            size += len(parts[-1])
+            more = message["more_body"] and size <= self._max_body
+        if max(size, stated) > self._max_body:
             raise MalformedError(
                 "body-too-large", "the request body is too large", expected=f"≤ {self._max_body} bytes"
             )
-        return bytes(body)
+        return b"".join(parts)
 
     async def _refuse(
         self,
@@ -166,26 +171,31 @@ class Gateway:
         return await answer(send, _json({"status": "ok", **state}))
 
 
-def _context(scope: Scope, name: str, live: Live | None, bound: Assurance = "A0") -> Context:
-    headers = scope["headers"]
-    facts: dict[str, Any] = {}
-    if live is not None:
-        spec = live.body
-        facts = {
-            "spec": live.spec,
-            "models": spec.models,
-            "durability": spec.durability,
-            "capture": spec.body_capture,
-        }
-    return Context(
-        deployment=name,
-        operation=CHAT,
-        dialect=DIALECT,
-        bound=bound,
-        who=rules.who(headers),
-        headers=rules.on_record(headers),
-        **facts,
-    )
+def _context(scope: Scope, name: str, found: Found | None, bound: Assurance = "A0") -> Context:
+    """Return what is on record of a call besides its bytes. Calls of one client to one deployment share it."""
+    kept = rules.kept(scope["headers"])
+    live = found.live if found is not None else None
+    if found is None or live is None:
+        return Context(
+            deployment=name, operation=CHAT, dialect=DIALECT, who=rules.who(kept), headers=rules.on_record(kept)
+        )
+    context = found.contexts.get((bound, kept))
+    if context is None:
+        if len(found.contexts) >= _CONTEXTS:
+            found.contexts.clear()
+        context = found.contexts[bound, kept] = Context(
+            deployment=name,
+            operation=CHAT,
+            dialect=DIALECT,
+            spec=live.spec,
+            models=live.body.models,
+            bound=bound,
+            durability=cast("Durability", live.body.durability),
+            capture=live.body.body_capture,
+            who=rules.who(kept),
+            headers=rules.on_record(kept),
+        )
+    return context
 
 
 def _too_low(live: Live, binding: Binding) -> PolicyDenied | None:

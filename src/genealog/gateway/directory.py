@@ -16,13 +16,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from genealog.core.records import ServingSpec
 from genealog.core.statement import Read
 from genealog.deploy import Deployments, Live, Snapshot
 from genealog.errors import GenealogError, MissingError, PolicyDenied, StoreError
+from genealog.gateway.record import Context
 from genealog.registry import KeyRow
 from genealog.store.home import Home
 
@@ -89,6 +90,7 @@ class Found:
 
     live: Live | None
     refusal: GenealogError | None
+    contexts: dict[Any, Context] = field(default_factory=dict, compare=False, repr=False)  # a cache of `app`
 
 
 class Directory:
@@ -127,15 +129,17 @@ class Directory:
             raise StoreError("registry-stale", "the registry is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: question(source))
 
+    def look(self, name: str) -> Found | None:
+        """Return what the snapshot has under `name`, while it is fresh."""
+        return self._found.get(name) if self._clock() - self._seen <= STALE else None
+
     async def find(self, name: str) -> Found:
-        """Say what the deployment `name` is and whether it may be served."""
+        """Look at the registry again, and say what `name` is and whether it may be served."""
+        try:
+            await self.renew()
+        except GenealogError as error:
+            log.warning("the registry cannot be read: %s", error.code)
         found = self._found.get(name)
-        if found is None:
-            try:
-                await self.renew()
-            except GenealogError as error:
-                log.warning("the registry cannot be read: %s", error.code)
-            found = self._found.get(name)
         if self._clock() - self._seen > STALE:
             stale = StoreError("registry-stale", "the registry could not be read for a while", hint="genealog fsck")
             return Found(found.live if found else None, stale)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, TypedDict
@@ -24,35 +25,48 @@ from genealog.core.frames import Assurance, EngineEvidence, Finish
 from genealog.deploy import Live
 from genealog.errors import GenealogError, MalformedError, StoreError, UpstreamError
 from genealog.gateway.handshake import Binding, Handshakes
-from genealog.gateway.hangup import ClientGone, Hangup, Receive
+from genealog.gateway.hangup import ClientGone, Hangup
 from genealog.gateway.headers import to_client
 from genealog.gateway.hold import Hold, Way
 from genealog.gateway.recording import Entry
 from genealog.gateway.refusal import refusal
 from genealog.gateway.reported import reports_itself
+from genealog.gateway.wire import Line
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CONNECT = 5.0  # seconds until a connection stands
-SILENCE = 600.0  # seconds between two pieces of an answer; a long answer may take far longer
+ALIVE = (60, 15, 4)  # seconds of silence before asking whether the peer is alive, then between asks, and how many
 _LARGE = 2**20  # aiohttp writes larger bodies in pieces if it gets a file
 
 log = logging.getLogger("genealog.gateway")
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Return a client that changes nothing: no decompression, no cookies, no redirects followed, no own headers."""
+    """Return a client that changes nothing: no decompression, no cookies, no redirects followed, no own headers.
+
+    It waits for an answer as long as somebody waits for it and the upstream's machine is there.
+    """
     return aiohttp.ClientSession(
         # An engine on uvicorn drops idle connections after 5 s: not to lose that race, we drop them before.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ttl_dns_cache=30),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ttl_dns_cache=30, socket_factory=_socket),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
         max_line_size=64 * 1024,
         max_field_size=64 * 1024,
         trust_env=False,
     )
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), ALIVE, strict=True):
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 @lru_cache(maxsize=256)
@@ -85,11 +99,11 @@ class Exchange:
         self._delivered = 0
 
     async def run(
-        self, session: aiohttp.ClientSession, receive: Receive, url: URL, body: bytes, headers: CIMultiDict[str]
+        self, session: aiohttp.ClientSession, line: Line, url: URL, body: bytes, headers: CIMultiDict[str]
     ) -> None:
         """Make the call and answer the client. Raises nothing but a cancellation from outside."""
         try:
-            async with Hangup(receive):
+            async with Hangup(line):
                 rest = await self._relay(session, url, body, headers)
             await self._entry.settle()
         except ClientGone:
@@ -135,7 +149,8 @@ class Exchange:
                 call.chunk(data)
                 self._parts.append(data)
                 if free := hold.feed(data):
-                    await self._start()
+                    if not self._started:
+                        await self._start()
                     await self._send({"type": "http.response.body", "body": free, "more_body": True})
                     self._delivered += len(free)
         except MalformedError as error:

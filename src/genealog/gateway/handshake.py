@@ -87,17 +87,18 @@ class Handshakes:
         self._known: dict[tuple[str, str], _Known] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
+    def known(self, live: Live) -> Binding | None:
+        """Return how the upstream of `live` is bound, if a handshake has told since the registry last changed."""
+        known = self._known.get((live.body.upstream, live.spec))
+        return known.binding if known is not None and known.epoch == self._directory.epoch else None
+
     async def bind(self, live: Live) -> Binding:
-        """Return how the upstream of `live` is bound. Raises: UpstreamError `upstream-unreachable`."""
-        key = (live.body.upstream, live.spec)
-        known = self._known.get(key)
-        if known is not None and known.epoch == self._directory.epoch:
-            return known.binding
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            known = self._known.get(key)
-            if known is not None and known.epoch == self._directory.epoch:
-                return known.binding
-            return await self._shake(live)
+        """Return how the upstream of `live` is bound, asking it where nobody did.
+
+        Raises: UpstreamError `upstream-unreachable`.
+        """
+        async with self._locks.setdefault((live.body.upstream, live.spec), asyncio.Lock()):
+            return self.known(live) or await self._shake(live)
 
     def forget(self, live: Live) -> None:
         """Ask again before the next call: this one failed in a way that may mean another engine."""

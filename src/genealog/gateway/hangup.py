@@ -1,20 +1,19 @@
 """What happens inside ends when the client goes away.
 
-    async with Hangup(receive):      ClientGone comes out of here if the client left in the meantime
+    async with Hangup(line):      ClientGone comes out of here if the client left in the meantime
         ...
 
-`receive` is the ASGI callable, the body already read: what it gives next is the disconnect. The task is cancelled the
-way `asyncio.timeout` does it, so that a cancellation from outside stays what it is.
+`line` is the connection of the client (`wire.Line`). The task is cancelled the way `asyncio.timeout` does it, so that a
+cancellation from outside stays what it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+from genealog.gateway.wire import Line
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not a fault; never leaves the gateway
@@ -24,30 +23,27 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault; never leaves
 class Hangup:
     """A scope that ends when the client does."""
 
-    __slots__ = ("_left", "_receive", "_task", "_watch")
+    __slots__ = ("_left", "_line", "_task")
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._left = False
         self._task: asyncio.Task[Any] | None = None
-        self._watch: asyncio.Future[Any] | None = None
 
     async def __aenter__(self) -> None:
+        if self._line.lost:
+            raise ClientGone
         self._task = asyncio.current_task()
-        self._watch = asyncio.ensure_future(self._receive())
-        self._watch.add_done_callback(self._gone)
+        self._line.on_lost = self._gone
 
     async def __aexit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        task, watch = self._task, self._watch
-        self._task = None
-        if watch is not None:
-            watch.cancel()
-        if self._left and task is not None and task.uncancel() == 0 and kind is asyncio.CancelledError:
+        self._line.on_lost = None
+        if self._left and self._task is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone from None
 
-    def _gone(self, watch: asyncio.Future[Any]) -> None:
-        if not watch.cancelled() and watch.exception() is None and self._task is not None:
+    def _gone(self) -> None:
+        if self._task is not None:
             self._left = True
             self._task.cancel()

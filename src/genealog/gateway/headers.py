@@ -7,11 +7,12 @@ the upstream and is never on record. The rest passes as it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
 Headers = Iterable[tuple[bytes, bytes]]
+Kept = tuple[tuple[bytes, bytes], ...]
 
 _HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
@@ -19,15 +20,15 @@ _HOP = frozenset(
 )  # fmt: skip
 _NOT_UPSTREAM = _HOP | {b"host", b"content-length", b"expect"}  # ours to write
 _RECORDED = frozenset(
-    (b"content-type", b"openai-organization", b"openai-project", b"traceparent", b"user-agent", b"x-request-id",
-     b"x-stainless-retry-count")
-)  # fmt: skip
+    (b"content-type", b"openai-organization", b"openai-project", b"user-agent", b"x-stainless-retry-count")
+)
 _WHO = {
     b"genealog-principal": "principal",
     b"genealog-department": "department",
     b"genealog-project": "project",
     b"genealog-tenant": "tenant",
 }
+_KEPT = _RECORDED | frozenset(_WHO)
 _OURS = b"genealog-"
 _LONGEST = 256
 
@@ -58,12 +59,17 @@ def to_client(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [pair for pair in lower if pair[0] not in _HOP and pair[0] not in named and not pair[0].startswith(_OURS)]
 
 
-def on_record(headers: Headers) -> dict[str, str]:
-    """Return the request headers that may be recorded, cut to 256 characters."""
+def kept(headers: Headers) -> Kept:
+    """Return what `who` and `on_record` read, and nothing else: equal for calls of one client, so a key."""
+    return tuple([pair for pair in headers if pair[0] in _KEPT])
+
+
+def on_record(headers: Kept) -> dict[str, str]:
+    """Return the request headers that are recorded, cut to 256 characters."""
     return {name.decode(): _text(value[:_LONGEST]) for name, value in headers if name in _RECORDED}
 
 
-def who(headers: Headers) -> Mapping[str, str]:
+def who(headers: Kept) -> dict[str, str]:
     """Return on whose account the client says that it calls.
 
     The headers are `Genealog-Principal`, `-Department`, `-Project` and `-Tenant`: the client's own word. Whoever needs

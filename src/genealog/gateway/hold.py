@@ -83,8 +83,7 @@ class Hold:
             return 0
         if self.way is Way.EVENTS:
             before = self._tail
-            window = before + data
-            self._tail = window[-_TAIL:]
-            if b"[DONE]" in window and (mark := _DONE.search(window)):
+            self._tail = data[-_TAIL:] if len(data) >= _TAIL else (before + data)[-_TAIL:]
+            if (b"[DONE]" in data or b"[DONE]" in before + data[:_TAIL]) and (mark := _DONE.search(before + data)):
                 return max(0, mark.start() + 1 - len(before))
         return len(data)

@@ -16,6 +16,7 @@ from genealog.gateway.record import Call, Context, Recorder
 from genealog.store.spool import SpoolWriter
 
 _AGAIN = 1.0  # seconds between two tries to begin another boot
+_LOOK = 0.05  # seconds between two looks at the free space; a call that finds none in between is refused as well
 
 
 class Entry:
@@ -41,6 +42,7 @@ class Recording:
         self._directory = directory
         self._clock = clock
         self._tried = clock()
+        self._looked = float("-inf")
         self._begin()
 
     def _begin(self) -> None:
@@ -73,7 +75,9 @@ class Recording:
 
     async def open(self, request: bytes, context: Context) -> Entry:
         """Put an intent on record. Raises: StoreError `spool-unwritable`; MalformedError as `Recorder.open`."""
-        self.check()
+        if self._clock() - self._looked > _LOOK:
+            self.check()
+            self._looked = self._clock()
         spool = self._spool
         try:
             entry = Entry(self._recorder.open(request, context), spool, context.durability)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from genealog.errors import StoreError
+from genealog.errors import GenealogError, StoreError
 from genealog.sequencer import Sequencer
 from genealog.store.home import Home
 
@@ -60,10 +60,15 @@ def serve(
                 if worker.wait(TICK):
                     announce(_url(listener))
                 sequence.step()
-            listener.close()  # so that nobody waits in a backlog that nobody will serve
             worker.release()
             while len(asked) < 2 and not worker.gone(TICK):
                 sequence.step()
+        except GenealogError as error:
+            log.error("stopping after running calls have finished: %s", error.code)
+            worker.release()
+            while len(asked) < 2 and not worker.gone(TICK):
+                pass  # what they leave in the spool is safe there
+            raise
         finally:
             worker.kill()
         sequence.finish()
@@ -102,6 +107,7 @@ class _Worker:
         self._patience = drain + _GRACE
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: socket.socket | None = None
+        self._until = 0.0
         self._started = 0.0
         self._again = 0.0
         self._delay = TICK
@@ -148,14 +154,16 @@ class _Worker:
         self._delay = min(2 * self._delay, _SLOWEST)
 
     def release(self) -> None:
-        """Ask the worker to finish what runs and leave."""
+        """Ask the worker to finish what runs and leave; nobody shall wait in a backlog that nobody will serve."""
+        self._listener.close()
+        self._until = time.monotonic() + self._patience
         if self._lifeline is not None:
-            self._lifeline.shutdown(socket.SHUT_WR)
-            self._patience += time.monotonic()
+            with contextlib.suppress(OSError):  # it may have gone already
+                self._lifeline.shutdown(socket.SHUT_WR)
 
     def gone(self, seconds: float) -> bool:
         """Wait for a released worker; True once it has left or its time is over."""
-        if self._lifeline is None or time.monotonic() > self._patience:
+        if self._lifeline is None or time.monotonic() > self._until:
             return True
         if _readable(self._lifeline, seconds) and not self._lifeline.recv(16):
             self._reap()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -26,6 +27,7 @@ from genealog.gateway.directory import Directory, StoreSource
 from genealog.gateway.exchange import open_session
 from genealog.gateway.handshake import Handshakes
 from genealog.gateway.recording import Recording
+from genealog.gateway.wire import Protocol
 from genealog.store.home import Home
 
 KEEP_ALIVE = 30  # seconds that an idle client connection stays open
@@ -81,7 +83,7 @@ async def serve(app: Gateway, listener: socket.socket, lifeline: socket.socket, 
     """Serve until the lifeline ends or SIGTERM comes, and then at most `drain` seconds longer."""
     config = uvicorn.Config(
         cast("Any", app),
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -108,6 +110,7 @@ async def serve(app: Gateway, listener: socket.socket, lifeline: socket.socket, 
 async def _main(options: argparse.Namespace) -> None:
     with socket.socket(fileno=options.lifeline) as lifeline, socket.socket(fileno=options.listener) as listener:
         lifeline.setblocking(False)
+        gc.freeze()  # what is imported stays: no need to look at it again and again
         async with gateway(options.store, max_body=options.max_body) as app:
             await serve(app, listener, lifeline, drain=options.drain)
 
