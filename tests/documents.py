@@ -21,19 +21,20 @@ from genealog.cli import main, output
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+PLACE = "/home/jane/models"  # where the folder of a session is, for those who read it
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHELL = re.compile(r"[|<>&;$*`]|\bcd ")
+_SHELL = re.compile(r"[|<>&;$*`]|\bcd |=\$")
 _SAME = (  # what differs between two runs, and what stands for it
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
-    (re.compile(r"[│├└─]+"), " "),
+    (re.compile(r"[│├└─\s]+"), " "),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "TIME"),
     (re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b"), "CALL"),
     (re.compile(r"\b[0-9a-f]{12,64}\b(…?)"), r"HASH"),
     (re.compile(r"\b127\.0\.0\.1:\d+"), "ADDRESS"),
     (re.compile(r"\benvironment:[0-9.]+"), "environment:PYTHON"),
+    (re.compile(r"\bcode:\w+"), "code:FOLDER"),
     (re.compile(r"\b\d+ (files|bytes|ms)\b"), r"N \1"),
-    (re.compile(r"\s+"), " "),
 )
 _KNOWN = re.compile(r"\b(gl[fw]1:[0-9a-f]{12,64})\b")
 
@@ -63,6 +64,11 @@ def blocks(page: Path) -> list[Block]:
         Block(match[1], tuple(match[2].split()), match[3], text.count("\n", 0, match.start()) + 1)
         for match in _FENCE.finditer(text)
     ]
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
 
 
 def steps(session: str) -> Iterator[tuple[str, str]]:
@@ -102,16 +108,25 @@ class Shell:
     def __post_init__(self) -> None:
         kept = {name: value for name, value in os.environ.items() if name != "GENEALOG_STORE"}
         path = f"{BIN}{os.pathsep}{kept['PATH']}"
-        self.environment = {**kept, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+        self.environment = {**kept, "PATH": path, "COLUMNS": "110", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 
     def run(self, command: str) -> str:
         """Run one command; return what it printed, standard error included."""
-        if command.startswith("genealog ") and not self.outside and not _SHELL.search(command):
-            return self._inside(shlex.split(command))
+        first, then, rest = command.partition(" && ")
+        if then and not _SHELL.search(first):
+            printed = self.run(first)
+            return printed if self.status else printed + self.run(rest)
+        first, pipe, rest = command.partition(" | ")
+        if self.outside or not first.startswith("genealog ") or _SHELL.search(first) or "&&" in rest:
+            return self._outside(command)
+        printed = self._inside(shlex.split(first))
+        return self._outside(rest, printed) if pipe else printed
+
+    def _outside(self, command: str, given: str = "") -> str:
         script = f"(exit {self.status})\n{command}\n"
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.folder, env=self.environment, text=True, check=False, timeout=120,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.status = done.returncode
         return done.stdout
@@ -119,14 +134,16 @@ class Shell:
     def check(self, block: Block, *, ids: bool = True) -> None:
         """Run a block, and compare what a session prints."""
         if block.file is not None:
-            (self.folder / block.file).write_text(block.text)
+            path = self.folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
         elif block.language == "python":
             (self.folder / "snippet.py").write_text(block.text)
             printed = self.run(f"{shlex.quote(sys.executable)} snippet.py")
             assert self.status == 0, f"line {block.line}: {printed}"
         else:
             for command, expected in steps(block.text):
-                printed = self.run(command)
+                printed = self.run(command).replace(str(self.folder), PLACE)
                 where = f"line {block.line}: $ {command}\nexpected:\n{expected}\ngot:\n{printed}"
                 assert matches(expected, printed, ids=ids), where
 
@@ -136,7 +153,7 @@ class Shell:
         try:
             os.chdir(self.folder)
             sys.argv = argv
-            output.out.width = output.err.width = 120
+            output.out.width = output.err.width = 110
             with redirect_stdout(printed), redirect_stderr(printed):
                 try:
                     main()

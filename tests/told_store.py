@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 
 import genealog
 from genealog.capture.openai_chat import DIALECT
+from genealog.core.canonical import timestamp
 from genealog.core.frames import EngineEvidence
 from genealog.core.ids import sha256_hex
 from genealog.core.records import EngineReport, Load, Loaded
@@ -76,7 +78,7 @@ def _load(registry: Registry, versions: list[Version]) -> LoadKey:
     )
     body = Load(
         engine="engine", keyid=signer.keyid, loaded=loaded, files={}, numerics=NUMERICS,
-        loaded_at="2026-01-02T03:04:05.678Z", nonce="0" * 32,
+        loaded_at=timestamp(datetime.now(UTC)), nonce="0" * 32,
     )  # fmt: skip
     return LoadKey(registry.append(body, signer=signer, name=versions[-1].name).leaf, signer)
 
