@@ -64,27 +64,31 @@ class Log:
         self.entries: list[bytes] = []
         self.signer = NoteSigner(origin, ed25519.Ed25519PrivateKey.from_private_bytes(seed(origin)))
         self.witnesses = witnesses
+        self._views: dict[int, tuple[list[list[bytes]], bytes]] = {}
 
     def append(self, entry: bytes) -> str:
         """Append and return the hex leaf hash."""
         self.entries.append(entry)
         return leaf_hash(entry).hex()
 
-    def checkpoint(self, size: int) -> bytes:
-        """Return the signed and cosigned checkpoint over the first `size` entries."""
-        root = tree_root([leaf_hash(entry) for entry in self.entries[:size]])
-        note = sign_checkpoint(Checkpoint(self.origin, size, root), self.signer)
-        text = note[: note.rindex(b"\n\n") + 1]
-        return note + b"".join(witness.cosign(text, WITNESSED) for witness in self.witnesses)
+    def view(self, size: int) -> tuple[list[list[bytes]], bytes]:
+        """Return the complete subtrees of the first `size` entries, level by level, and the cosigned checkpoint."""
+        if size not in self._views:
+            rows = [[leaf_hash(entry) for entry in self.entries[:size]]]
+            while len(rows[-1]) > 1:
+                rows.append([node_hash(*pair) for pair in zip(rows[-1][::2], rows[-1][1::2], strict=False)])
+            note = sign_checkpoint(Checkpoint(self.origin, size, tree_root(rows[0])), self.signer)
+            text = note[: note.rindex(b"\n\n") + 1]
+            note += b"".join(witness.cosign(text, WITNESSED) for witness in self.witnesses)
+            self._views[size] = rows, note
+        return self._views[size]
 
     def receipt(self, index: int, size: int | None = None) -> Receipt:
         """Return the receipt of an entry under the checkpoint over `size` entries (default: all)."""
         size = size or len(self.entries)
-        rows = [[leaf_hash(entry) for entry in self.entries[:size]]]
-        while len(rows[-1]) > 1:  # complete subtrees only
-            rows.append([node_hash(*pair) for pair in zip(rows[-1][::2], rows[-1][1::2], strict=False)])
+        rows, note = self.view(size)
         hashes_ = inclusion_path(index, size, lambda level, number: rows[level][number])
-        return make_receipt(self.entries[index], self.origin, TlogProof(index, hashes_, self.checkpoint(size)))
+        return make_receipt(self.entries[index], self.origin, TlogProof(index, hashes_, note))
 
 
 WITNESSES = {

@@ -328,7 +328,7 @@ class Walk:
         else:
             self.add(0, "call", evidence["call"], ("missing", "call-not-in-bundle"))
         for item in items:
-            if item.state == "contradicted" and not item.used:
+            if item.code and not item.used:
                 self.add(0, "receipt", f"{item.origin} {item.index}", (item.state, item.code), item)
 
     def add(self, depth: int, role: str, what: str, verdict: Verdict, item: Item | None = None) -> None:

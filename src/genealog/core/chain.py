@@ -115,7 +115,7 @@ class _Walk:
         self.hops.append(Hop(depth, role, title, state, id, signer, position, code, detail))
 
     def from_output(self, output: bytes | None) -> None:
-        """Start at the output. Exhibits that failed and that no hop used are named at the end."""
+        """Start at the output. Exhibits with a fault that no hop used are named at the end: none goes unjudged."""
         item = self.exhibits.by_leaf(self.evidence.call)
         if item is None or item.call is None:
             self.add(0, "call", "call", (State.MISSING, "call-not-in-bundle"), id=self.evidence.call)
@@ -125,7 +125,7 @@ class _Walk:
         while self.todo:
             self.todo.pop()()
         for item in self.exhibits.all:
-            if item.state is State.CONTRADICTED and not item.used:
+            if item.code is not None and not item.used:
                 self.add(0, "receipt", item.position, (item.state, item.code), item, detail=item.message)
 
     def _call(self, item: Exhibit, call: CallLeaf, output: bytes | None) -> None:
