@@ -16,6 +16,8 @@ PROMISED = (
     "The Halden H7 pump has a warranty of seven years.",
     "Genealog-Assurance: A3",
     "caught [bytes-differ]",
+    "caught [journal-damaged]",
+    "caught [inclusion-proof-mismatch]",
     "caught [unregistered-model]",
     "weakest: “ claimed",
     "Done in",

@@ -38,7 +38,7 @@ def _journal(stage: Stage) -> bool:
     with _flipped(segment):
         status, said = stage.command("fsck", "--store", copy.name)
     shutil.rmtree(copy)
-    return _caught(stage, status == 1, said, r"frame-[a-z-]+")
+    return _caught(stage, status == 1, said, "journal-damaged")
 
 
 def _receipt(stage: Stage, bundle: Path) -> bool:
@@ -55,8 +55,9 @@ def _receipt(stage: Stage, bundle: Path) -> bool:
     policy = str(Path(".genealog") / "trust.policy")
     argv = [sys.executable, "-I", str(standalone()), forged.name, "--trust", policy]
     status, said = stage.run(argv, shown=["python", "verify_standalone.py", *argv[3:]], shows=False)
-    stage.console.print("\n".join(said.strip().splitlines()[-1:]), markup=False)
-    return _caught(stage, status == 1, said, r"[a-z-]+-(?:mismatch|not-in-bundle)")
+    said = said.strip() or "nothing"
+    stage.console.print(said.splitlines()[-1], markup=False)
+    return _caught(stage, status == 1, said.splitlines()[-1], "inclusion-proof-mismatch")
 
 
 def _stranger(stage: Stage) -> bool:
