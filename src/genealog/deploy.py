@@ -20,7 +20,7 @@ from genealog.errors import MalformedError, MissingError, PolicyDenied
 from genealog.ledger import Position
 from genealog.registry import Registry, Version
 from genealog.store import schema
-from genealog.store.home import Home
+from genealog.store.home import REGISTRY, Home
 
 ASSURANCE = ("A0", "A1", "A2", "A3", "A4")
 DURABILITY = ("D1", "D2")
@@ -133,7 +133,7 @@ class Deployments:
     def history(self, name: str) -> list[Move]:
         """Return every move of `name`, oldest first. Raises: MissingError `unknown-deployment`."""
         table = schema.ref
-        rows = self.registry.ledger.index().rows(
+        rows = self.registry.ledger.index(REGISTRY).rows(
             select(table).where(table.c.kind == "deployment", table.c.name == name).order_by(table.c.id)
         )
         if not rows:
@@ -145,7 +145,7 @@ class Deployments:
     def spec(self, identifier: str) -> records.ServingSpec:
         """Return a serving spec by its ID. Raises: MissingError `unknown-spec`."""
         table = schema.spec
-        row = self.registry.ledger.index().first(
+        row = self.registry.ledger.index(REGISTRY).first(
             select(schema.entry.c.leaf).join(table, table.c.id == schema.entry.c.id).where(table.c.digest == identifier)
         )
         body = self.registry.statement(row["leaf"]).body if row else None
@@ -157,7 +157,7 @@ class Deployments:
         """Return every deployment as the registry log has it now."""
         epoch = self.home.registry_log().refresh()
         table = schema.ref
-        names = self.registry.ledger.index().rows(
+        names = self.registry.ledger.index(REGISTRY).rows(
             select(table.c.name).where(table.c.kind == "deployment").distinct().order_by(table.c.name)
         )
         live = {}

@@ -44,7 +44,7 @@ class Ledger:
         log = self.home.registry_log()
         placed = log.append(statements)
         log.checkpoint()  # few and precious: signed at once, so that a log that is cut back is noticed
-        self.index()
+        self.index(REGISTRY)
         return tuple(
             Position(REGISTRY, index, leaf_hash(entry).hex()) for index, entry in zip(placed, statements, strict=True)
         )
@@ -56,9 +56,12 @@ class Ledger:
             self.home.call_log().checkpoint()
         return done
 
-    def index(self) -> Index:
-        """Return the index, up to date with both logs as they are on disk."""
-        for name in (REGISTRY, CALLS):
+    def index(self, *logs: str) -> Index:
+        """Return the index, up to date with `logs` as they are on disk; without any, with both.
+
+        Who asks about models does not wait for calls: a busy gateway leaves many to be indexed.
+        """
+        for name in logs or (REGISTRY, CALLS):
             log = self.home.log(name)
             self.home.index.catch_up(name, log.refresh(), log.entries)
         return self.home.index
@@ -75,7 +78,7 @@ class Ledger:
 
     def at(self, leaf: str) -> Position:
         """Return the place of the registry entry with this hex leaf hash. Raises: MissingError `unknown-entry`."""
-        row = self.index().first(select(schema.entry.c.id).where(schema.entry.c.leaf == leaf))
+        row = self.index(REGISTRY).first(select(schema.entry.c.id).where(schema.entry.c.leaf == leaf))
         if row is None:
             raise MissingError("unknown-entry", "no registry entry has this leaf hash", got=leaf)
         return Position(REGISTRY, row["id"], leaf)

@@ -24,7 +24,7 @@ from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, VerificationError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
-from genealog.store.home import NAME, Home
+from genealog.store.home import NAME, REGISTRY, Home
 
 Progress = Callable[[int, int], None]
 _PREFIX = re.compile(r"(gl[frw]1:)?[0-9a-f]{8,64}")
@@ -214,7 +214,7 @@ class Registry:
 
         Raises: MissingError `unknown-artifact`; MalformedError `ambiguous-ref`.
         """
-        index = self.ledger.index()
+        index = self.ledger.index(REGISTRY)
         move = self.last_ref("name", ref)
         wanted = move["to"] if move else ref
         table = schema.artifact
@@ -234,7 +234,7 @@ class Registry:
     def versions(self) -> list[Version]:
         """Return every registered artifact in log order."""
         table = schema.artifact
-        rows = self.ledger.index().rows(select(table).where(table.c.entry.is_not(None)).order_by(table.c.entry))
+        rows = self.ledger.index(REGISTRY).rows(select(table).where(table.c.entry.is_not(None)).order_by(table.c.entry))
         return [self._version(row) for row in rows]
 
     def base_of(self, adapter: str) -> Base | None:
@@ -245,7 +245,7 @@ class Registry:
             .join(artifact, artifact.c.id == event.c.artifact)
             .where(event.c.direction == "in", event.c.role == "base", event.c.execution.in_(_makers(adapter)))
         )
-        row = self.ledger.index().first(query)
+        row = self.ledger.index(REGISTRY).first(query)
         return Base(row["digest"], row["weights"]) if row else None
 
     def keys(self) -> dict[str, KeyRow]:
@@ -255,7 +255,7 @@ class Registry:
                 row["keyid"], row["identity"], row["role"], unb64(row["public"]),
                 (row["reason"] or "revoked") if row["revoked"] is not None else None,
             )
-            for row in self.ledger.index().rows(select(schema.key))
+            for row in self.ledger.index(REGISTRY).rows(select(schema.key))
         }  # fmt: skip
 
     def statement(self, leaf: str) -> Read:
@@ -287,7 +287,7 @@ class Registry:
     def last_ref(self, kind: str, name: str) -> dict[str, Any] | None:
         """Return the newest move of a ref (its row, with `leaf`), or None."""
         table = schema.ref
-        return self.ledger.index().first(
+        return self.ledger.index(REGISTRY).first(
             select(table, schema.entry.c.leaf)
             .join(schema.entry, schema.entry.c.id == table.c.id)
             .where(table.c.kind == kind, table.c.name == name)
@@ -309,12 +309,12 @@ class Registry:
         return records.Blob(sha256=self.home.objects.put(data), size=len(data))
 
     def _artifact_row(self, identifier: str) -> dict[str, Any] | None:
-        return self.ledger.index().first(select(schema.artifact).where(schema.artifact.c.digest == identifier))
+        return self.ledger.index(REGISTRY).first(select(schema.artifact).where(schema.artifact.c.digest == identifier))
 
     def _version(self, row: Mapping[str, Any]) -> Version:
         statement = self._leaf(row["entry"])
         ends = select(schema.execution.c.end).where(schema.execution.c.id.in_(_makers(row["digest"])))
-        made = self.ledger.index().first(ends.order_by(schema.execution.c.end.desc()))
+        made = self.ledger.index(REGISTRY).first(ends.order_by(schema.execution.c.end.desc()))
         return Version(
             id=row["digest"], kind=row["kind"], name=row["name"], weights=row["weights"], statement=statement,
             lineage=self._leaf(made["end"]) if made else statement, index=row["entry"],
