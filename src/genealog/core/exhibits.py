@@ -82,7 +82,8 @@ class Exhibits:
 
 def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhibits:
     """Place, parse and attribute every entry. Nothing raises: what is wrong stands in the exhibit."""
-    items = [place(receipt, trust, number) for number, receipt in enumerate(receipts)]
+    accepted: set[bytes] = set()
+    items = [place(receipt, trust, number, accepted) for number, receipt in enumerate(receipts)]
     _compare_views(items)
     registries: dict[str, list[tuple[Exhibit, Read]]] = {}
     for item in sorted(items, key=lambda item: (item.index, item.state.rank)):
@@ -97,8 +98,11 @@ def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhi
     return Exhibits(items, revoked)
 
 
-def place(receipt: Receipt, trust: Trust | None, number: int = 0) -> Exhibit:
-    """Find out where an entry is and what it says, not yet who signed it. `number` names one that has no place."""
+def place(receipt: Receipt, trust: Trust | None, number: int = 0, accepted: set[bytes] | None = None) -> Exhibit:
+    """Find out where an entry is and what it says, not yet who signed it.
+
+    `number` names one that has no place. `accepted` keeps the notes that `trust` believed: most receipts share one.
+    """
     item = Exhibit(f"receipt {number}", -1, "", receipt.origin, State.UNCHECKED if trust is None else State.PROVEN)
     try:
         entry, item.index, item.leaf = entry_of(receipt)
@@ -108,7 +112,7 @@ def place(receipt: Receipt, trust: Trust | None, number: int = 0) -> Exhibit:
     log = receipt.origin.rpartition("/")[2]
     item.position = f"{log}:{item.index}"
     try:
-        _check_place(item, receipt, trust)
+        _check_place(item, receipt, trust, set() if accepted is None else accepted)
     except GenealogError as error:
         item.blame(_settle(error), error)
     try:
@@ -122,11 +126,12 @@ def _settle(error: GenealogError) -> State:
     return State.UNCHECKED if error.code in _UNSETTLED else State.CONTRADICTED
 
 
-def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None) -> None:
+def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None, accepted: set[bytes]) -> None:
     proven = check_receipt(receipt)
     item.tree = (proven.checkpoint.size, proven.checkpoint.root)
-    if trust is not None:
+    if trust is not None and proven.note not in accepted:
         trust.verify_checkpoint(proven.note)
+        accepted.add(proven.note)
 
 
 def _parse(item: Exhibit, entry: bytes, log: str) -> None:
