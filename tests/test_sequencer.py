@@ -1,4 +1,7 @@
-"""Calls go from the spools into the log, each exactly once. Real processes are killed in test_sequencer_kill."""
+"""Calls go from the spools into the log, each exactly once. Real processes are killed in test_sequencer_kill.
+
+Long because every place to crash between vault, journal and spool is a case of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The data plane against scripted upstreams: what goes through, what is refused, what is on record."""
+"""The data plane against scripted upstreams: what goes through, what is refused, what is on record.
+
+Long because each way a call can go wrong is one short test, and a reader looks for all of them in one place.
+"""
 
 from __future__ import annotations
 

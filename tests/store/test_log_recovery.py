@@ -1,4 +1,7 @@
-"""What opening a log does after a crash, a failing disk or a hand that changed its files."""
+"""What opening a log does after a crash, a failing disk or a hand that changed its files.
+
+Long because each kind of damage is one short test, and the list of them is what a reader wants to see whole.
+"""
 
 from __future__ import annotations
 

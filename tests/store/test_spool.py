@@ -1,3 +1,8 @@
+"""The spool: frames, locks, boots, rotation, torn tails, full disks, forks.
+
+Long because writer and reader are tested against each other, one short test for each way to fail.
+"""
+
 from __future__ import annotations
 
 import errno
