@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import make_cli_reference
+
 from documents import PAGES, ROOT
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
