@@ -24,7 +24,8 @@ BIN = Path(sys.executable).parent
 PLACE = "/home/jane/models"  # where the folder of a session is, for those who read it
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHELL = re.compile(r"[|<>&;$*`]|\bcd |=\$")
+_SHELL = re.compile(r"[|<>&;$*`]")
+_INNER = re.compile(r"\$\((genealog [^()]*)\)")
 _SAME = (  # what differs between two runs, and what stands for it
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"[│├└─\s]+"), " "),
@@ -112,12 +113,15 @@ class Shell:
 
     def run(self, command: str) -> str:
         """Run one command; return what it printed, standard error included."""
+        if self.outside:
+            return self._outside(command)
+        command = _INNER.sub(lambda inner: self.run(inner[1]).strip(), command)
         first, then, rest = command.partition(" && ")
-        if then and not _SHELL.search(first):
+        if then and "cd " not in first:
             printed = self.run(first)
             return printed if self.status else printed + self.run(rest)
         first, pipe, rest = command.partition(" | ")
-        if self.outside or not first.startswith("genealog ") or _SHELL.search(first) or "&&" in rest:
+        if not first.startswith("genealog ") or _SHELL.search(first):
             return self._outside(command)
         printed = self._inside(shlex.split(first))
         return self._outside(rest, printed) if pipe else printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def test_a_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
     told = any("told" in block.words for block in run)
     if told:
         told_store.tell(tmp_path)
+        shutil.copy(ROOT / "tools" / "verify_standalone.py", tmp_path)
     shell = Shell(tmp_path)
     for block in run:
         shell.check(block, ids=not told)
