@@ -563,3 +563,40 @@ async def test_drain_cuts_what_takes_too_long(tmp_path: Path) -> None:
         writer.close()
     _, outcome = gateway.last()
     assert (outcome.finish, outcome.error, outcome.delivered) == ("unknown", "gateway-stopped", 7)
+
+
+async def test_an_answer_too_big_to_record_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FakeSource()
+    async with (
+        FakeUpstream(stream([b": " + b"x" * 600 + b"\n\n"] * 3)) as upstream,
+        running(tmp_path, source) as gateway,
+    ):
+        source.deploy(NAME, spec(upstream.url))
+        monkeypatch.setattr("genealog.gateway.record.MAX_BODY", 1500)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await gateway.ask(chat(stream=True))
+        _, outcome = gateway.last()
+    assert (outcome.finish, outcome.error) == ("upstream_error", "answer-too-big")
+    assert len(outcome.response) <= 1500
+
+
+async def test_a_slow_client_slows_the_upstream(tmp_path: Path) -> None:
+    chunk, count = b": " + b"x" * 65_000 + b"\n\n", 450
+    stalled = asyncio.Event()
+
+    async def script(wire: Wire, _: Asked) -> None:
+        await wire.head(Content_Type="text/event-stream", Transfer_Encoding="chunked")
+        for _ in range(count):
+            sending = asyncio.ensure_future(wire.chunk(chunk))
+            if not (await asyncio.wait([sending], timeout=1))[0]:
+                stalled.set()
+            await sending
+        await wire.end()
+
+    source = FakeSource()
+    async with FakeUpstream(script) as upstream, running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(upstream.url))
+        async with gateway.client.post(gateway.url + "/v1/chat/completions", data=chat(stream=True)) as response:
+            await asyncio.wait_for(stalled.wait(), 20)
+            assert await response.read() == chunk * count
+        assert gateway.last()[1].finish == "complete"
