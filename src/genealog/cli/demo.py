@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from genealog.cli.extras import require
 from genealog.cli.output import out
 
 
@@ -17,6 +18,7 @@ def demo(
 
     Takes some minutes the first time; a second run uses the trained adapter again.
     """
+    require("demo")
     from genealog.demo.story import tell
 
     raise typer.Exit(tell(folder, out))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from genealog.cli.extras import require
 from genealog.cli.options import Store
 from genealog.store.home import Home
 
@@ -29,6 +30,7 @@ def engine(
 
     Example: [bold]genealog engine --model smol --adapter facts-lora --port 8001[/bold]
     """
+    require("engine")
     from genealog.engine.serve import Options, serve
 
     options = Options(

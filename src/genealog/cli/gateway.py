@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from genealog.cli.extras import require
 from genealog.cli.options import Store
 from genealog.core.frames import MAX_BODY
 from genealog.store.home import Home
@@ -32,6 +33,7 @@ def gateway(
 
     Example: [bold]genealog gateway --port 8080[/bold]
     """
+    require("gateway")
     from genealog.gateway.serve import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

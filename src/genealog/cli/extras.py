@@ -1,0 +1,23 @@
+"""What a bare install leaves out, and how to get it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from genealog.errors import MissingError
+
+EXTRAS = {
+    "gateway": ("aiohttp", "httptools", "uvicorn"),
+    "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),
+    "demo": ("aiohttp", "gguf", "openai", "peft", "torch", "transformers", "uvicorn"),
+}
+
+
+def require(extra: str) -> None:
+    """Check that the libraries of an extra are here. Raises: MissingError `extra-not-installed`."""
+    absent = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if absent:
+        raise MissingError(
+            "extra-not-installed", f"genealog {extra} needs libraries that are not installed",
+            got=f"no {', '.join(absent)}", hint=f"pip install 'genealog[{extra}]'",
+        )  # fmt: skip
