@@ -193,17 +193,30 @@ class Registry:
         return self.append(body, signer=signer or self.signer(), name=version.name)
 
     def add_signer(self, label: str, identity: str, *, role: str = "signer", algorithm: str = "ecdsa-p256") -> Position:
-        """Make a key for a new identity and register it, signed by the owner."""
+        """Make a key for a new identity and register it, signed by the owner.
+
+        Raises: MalformedError `bad-label`; StoreError `identity-exists`, `key-exists`.
+        """
+        self.home.check_label(label)
         key = self.home.keys.create(label, algorithm)
         position = self.append(_key_body(key, identity, role), signer=self.home.keys.signer("owner"), name=identity)
         self.home.add_identity(label, identity, label)
         return position
 
     def revoke_key(self, keyid: str, *, reason: str) -> Position:
-        """Withdraw a key: what it signs from here on vouches for nothing."""
-        row = next((row for known, row in self.keys().items() if known.startswith(keyid)), None)
-        if row is None:
-            raise MissingError("unknown-key", "no registered key has this ID", got=keyid, hint="genealog signer ls")
+        """Withdraw a key: what it signs from here on vouches for nothing. `keyid` may be cut to 8 digits or more.
+
+        Raises: MissingError `unknown-key`; MalformedError `ambiguous-ref`.
+        """
+        rows = [row for known, row in self.keys().items() if known.startswith(keyid)] if len(keyid) >= 8 else []
+        if not rows:
+            raise MissingError(
+                "unknown-key", "no registered key has an ID that starts so", got=keyid, expected="8 digits or more",
+                hint="genealog signer ls",
+            )  # fmt: skip
+        if len(rows) > 1:
+            raise MalformedError("ambiguous-ref", "more than one ID starts so", got=keyid, hint="give more digits")
+        (row,) = rows
         body = records.Key(
             action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason
         )

@@ -205,3 +205,69 @@ def test_help_teaches(cli: Cli) -> None:
     for command in ("init", "add", "deploy", "why", "verify", "evidence", "rollback", "revoke"):
         shown = cli(command, "--help").out
         assert "Example:" in shown, command
+
+
+def test_a_label_is_no_path_and_breaks_no_configuration(cli: Cli, store: Path, tmp_path: Path) -> None:
+    before = (store / "genealog.toml").read_bytes()
+    for label in ("../../evil", str(tmp_path / "evil"), "a\nb", "", "a b", "[x]", "signer", "a" * 65):
+        ran = cli("signer", "add", "--identity", "Eve", "--", label)
+        assert (ran.status, "bad-label" in ran.err) == (1, True), label
+    assert cli("signer", "add", "owner", "--identity", "Eve").status == 2
+    assert (store / "genealog.toml").read_bytes() == before
+    assert not list(tmp_path.parent.rglob("evil.pem"))
+
+
+def test_identities_are_any_text(cli: Cli, store: Path) -> None:
+    name = 'Zoë "😀" \x7f \\ [bold]'
+    assert cli("signer", "add", "zoe", "--identity", name).status == 0
+    assert name in [row["identity"] for row in cli("signer", "ls", "--json").json]
+    assert cli("init", "elsewhere", "--identity", name).status == 0
+
+
+def test_a_key_is_revoked_by_at_least_eight_digits(cli: Cli, store: Path) -> None:
+    for cut in ("", cli("signer", "ls", "--json").json[0]["key"][:7]):
+        ran = cli("signer", "revoke", cut, "--reason", "an empty variable")
+        assert (ran.status, "unknown-key" in ran.err) == (3, True)
+    assert not any(row["revoked"] for row in cli("signer", "ls", "--json").json)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        (("add", "a" * 5000, "--kind", "files"), 2, "system-refused"),
+        (("add", "model", "--kind", "files", "--name", "\udcff"), 1, "text-not-unicode"),
+        (("show", "\udcff"), 1, "text-not-unicode"),
+        (("why", "."), 3, "unreadable-file"),
+        (("why", "a" * 5000), 3, "unreadable-file"),
+        (("init", "model/config.json"), 2, "system-refused"),
+        (("receipt", "registry:" + "9" * 5000, "-o", "r"), 1, "bad-entry"),
+        (("receipt", "registry:٣", "-o", "r"), 1, "bad-entry"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_of_ours(
+    cli: Cli, store: Path, arguments: tuple[str, ...], status: int, code: str
+) -> None:
+    ran = cli(*arguments)
+    assert (ran.status, code in ran.err) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "code"),
+    [
+        ("trust.policy", None, "no-log-key"),
+        ("trust.policy", b"\xff\xfe log x\n", "no-log-key"),
+        ("trust.policy", b"log\n", "no-log-key"),
+        ("genealog.toml", b'[store]\nformat=1\norigin="x"\n[identities]\nsigner=[]\n', "config-malformed"),
+        ("genealog.toml", b"[store]\nformat=1\norigin=3\n[identities.owner]\nname=1\nkey=2\n", "config-malformed"),
+    ],
+)
+def test_a_damaged_store_says_what_is_wrong(cli: Cli, store: Path, file: str, content: bytes | None, code: str) -> None:
+    (store / file).unlink() if content is None else (store / file).write_bytes(content)
+    ran = cli("ls")
+    assert (ran.status, code in ran.err) == (2, True)
+
+
+def test_lost_locations_are_only_lost_hints(cli: Cli, store: Path) -> None:
+    for content in (b"[1]", b'{"a":{}}', b"\xff", b""):
+        (store / "locations.json").write_bytes(content)
+        assert cli("add", "model", "--kind", "model").status == 0

@@ -7,6 +7,8 @@ One file for each group of commands. Every error of ours ends here, in one place
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +19,7 @@ from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
 from genealog.cli.output import print_error
-from genealog.errors import GenealogError
+from genealog.errors import GenealogError, MalformedError, StoreError
 
 app = typer.Typer(
     name="genealog",
@@ -63,6 +65,22 @@ def main() -> None:
     """Run the command line and exit with the status of docs/reference/exit-codes.md."""
     try:
         app()
-    except GenealogError as error:
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_status)
+    except Exception as error:  # noqa: BLE001 - nobody shall read a traceback
+        ours = error if isinstance(error, GenealogError) else _foreign(error)
+        print_error(ours, as_json="--json" in sys.argv)
+        sys.exit(ours.exit_status)
+
+
+def _foreign(error: Exception) -> GenealogError:
+    """Return an error of ours for one that no service expected. Its message may quote what is secret, so it goes."""
+    if isinstance(error, UnicodeEncodeError):
+        return MalformedError("text-not-unicode", "a text or a path is not UTF-8", got=error.reason)
+    if isinstance(error, OSError):
+        file = None if error.filename is None else ascii(str(error.filename))[1:-1][:200]
+        return StoreError(
+            "system-refused", "the operating system refused", got=": ".join(filter(None, (file, error.strerror))),
+            hint="look at free space, permissions and the path itself, then try again",
+        )  # fmt: skip
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+    return StoreError("unexpected", "this is a fault of Genealog", got=where, hint="report it with this line")

@@ -113,6 +113,8 @@ def _find(answers: Answers, what: str) -> tuple[str, bytes | None, str | None]:
             raise MissingError(
                 "unknown-call", "neither a call ID nor a file", got=what, hint="genealog ls calls"
             ) from None
+        except OSError as error:
+            raise MissingError("unreadable-file", "the file cannot be read", got=error.strerror) from None
     if len(data) > MAX_TEXT:
         raise MalformedError("text-too-long", "an answer has at most 32 MiB")
     try:

@@ -157,7 +157,7 @@ def show(
 
 def ls(
     what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.artifacts,
-    limit: Annotated[int, typer.Option(help="At most so many rows, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(help="At most so many rows, the newest.", min=1)] = 50,
     store: Store = None,
     json: Json = False,
 ) -> None:

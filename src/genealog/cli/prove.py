@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from genealog.store.home import Home
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 MAX_FILE = 512 * 1024 * 1024
+_NUMBER = re.compile(r"[0-9]{1,18}")
 index_app = typer.Typer(
     no_args_is_help=True, help="The index: what the logs say, ready to be asked. It can be made again at any time."
 )
@@ -148,7 +150,7 @@ def _entry(ledger: Ledger, what: str) -> Position:
     log, colon, number = what.partition(":")
     if not colon:
         return ledger.call(what)
-    if log not in ("registry", "calls") or not number.isdecimal():
+    if log not in ("registry", "calls") or not _NUMBER.fullmatch(number):
         raise MalformedError("bad-entry", "not an entry", got=what, expected="registry:N, calls:N or a call ID")
     if log == "calls":
         ledger.drain()

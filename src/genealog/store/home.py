@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import tomllib
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from genealog.core.note import Verifier, format_vkey, parse_vkey
 from genealog.core.trust import Trust, parse_trust
-from genealog.errors import MissingError, StoreError
+from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
@@ -37,6 +38,7 @@ from genealog.store.vault import Vault
 
 NAME = ".genealog"
 REGISTRY, CALLS = "registry", "calls"
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Home:
             f'[store]\nformat = 1\norigin = "{origin}"\n\n'
             "# Who signs here. `signer` is used when a command is not told --as.\n"
             '[identities]\nsigner = "owner"\n\n'
-            f'[identities.owner]\nname = {json.dumps(identity)}\nkey = "owner"\n'
+            f'[identities.owner]\nname = {_toml(identity)}\nkey = "owner"\n',
+            encoding="utf-8",
         )
         return cls(path)
 
@@ -172,12 +175,24 @@ class Home:
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
         temporary.replace(self.path / "locations.json")
 
-    def add_identity(self, label: str, name: str, key: str) -> None:
-        """Write a signer identity into `genealog.toml`. Raises: StoreError `identity-exists`."""
+    def check_label(self, label: str) -> None:
+        """Refuse what cannot be a new identity: a label names a key file and a section of `genealog.toml`.
+
+        Raises: MalformedError `bad-label`; StoreError `identity-exists`.
+        """
+        if not _LABEL.fullmatch(label) or label == "signer":  # [identities] has that word already
+            raise MalformedError(
+                "bad-label", "not a label for an identity", got=ascii(label)[1:-1][:80],
+                expected="1 to 64 letters, digits, '-' and '_', a letter or digit first; not 'signer'",
+            )  # fmt: skip
         if label in self.config.identities:
             raise StoreError("identity-exists", f"genealog.toml has an identity {label!r} already")
-        with (self.path / "genealog.toml").open("a") as stream:
-            stream.write(f"\n[identities.{label}]\nname = {json.dumps(name)}\nkey = {json.dumps(key)}\n")
+
+    def add_identity(self, label: str, name: str, key: str) -> None:
+        """Write a signer identity into `genealog.toml`. Raises: as `check_label`."""
+        self.check_label(label)
+        with (self.path / "genealog.toml").open("a", encoding="utf-8") as stream:
+            stream.write(f"\n[identities.{label}]\nname = {_toml(name)}\nkey = {_toml(key)}\n")
         self.config = _read_config(self.path / "genealog.toml")
 
     def close(self) -> None:
@@ -191,23 +206,33 @@ class Home:
 
     def _locations(self) -> dict[str, str]:
         try:
-            return dict(json.loads((self.path / "locations.json").read_text()))
-        except (FileNotFoundError, ValueError):
+            known = json.loads((self.path / "locations.json").read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
+        return {key: path for key, path in known.items() if isinstance(path, str)} if isinstance(known, dict) else {}
 
     def verifier(self, log: str) -> Verifier:
         """Return the public key of the log `registry` or `calls`."""
         origin = f"{self.config.origin}/{log}"
-        for line in (self.path / "trust.policy").read_text().splitlines():
+        try:
+            policy = (self.path / "trust.policy").read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise StoreError("no-log-key", "trust.policy cannot be read", got=error.strerror) from None
+        for line in policy.splitlines():
             words = line.split()
-            if words[:1] == ["log"] and words[1].startswith(f"{origin}+"):
+            if words[:1] == ["log"] and words[1:] and words[1].startswith(f"{origin}+"):
                 return parse_vkey(words[1])
         raise StoreError("no-log-key", f"trust.policy names no key for {origin}")
 
 
+def _toml(text: str) -> str:
+    """Spell a TOML string: as JSON does, but for surrogate pairs, which TOML refuses, and DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _read_config(path: Path) -> Config:
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
         people = dict(table["identities"])
         signer = people.pop("signer", "owner")
         config = Config(
@@ -221,6 +246,9 @@ def _read_config(path: Path) -> Config:
         raise StoreError("config-malformed", f"{path.name} cannot be used", got=repr(error)[:120]) from None
     if table["store"].get("format") != 1:
         raise StoreError("store-format", "a store of another format", got=table["store"].get("format"), expected=1)
+    words = (config.origin, signer, *(word for who in config.identities.values() for word in (who.name, who.key)))
+    if not all(isinstance(word, str) for word in words):
+        raise StoreError("config-malformed", f"{path.name} holds a value that is no text where a text belongs")
     if signer not in config.identities:
         raise StoreError("config-malformed", f"the signer {signer!r} has no [identities.{signer}] section")
     return config
