@@ -98,11 +98,9 @@ def test_both_verifiers_say_what_is_expected(name: str) -> None:
     assert alone(data, output=output) == wanted
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", sorted(name for name, said in EXPECTED.items() if said["state"]))
 def test_both_verifiers_tell_the_same_hops(name: str) -> None:
     data, output = read(name)
-    if EXPECTED[name]["state"] is None:
-        return
     ours = [(hop.depth, hop.role, str(hop.state), hop.code) for hop in report(data, output=output).hops]
     theirs = [(hop[0], hop[1], hop[3], hop[4]) for hop in standalone.verify(data, STANDALONE_POLICY, output)]
     assert ours == theirs
