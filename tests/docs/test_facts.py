@@ -72,3 +72,11 @@ def test_variables_of_the_environment_are_listed() -> None:
         for name in re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', path.read_text())
     }
     assert read - set(re.findall(r"[A-Z][A-Z_]+", listed)) == {"TERM"}  # what the demo hands on
+
+
+def test_headers_of_ours_are_described() -> None:
+    described = set(re.findall(r"`(Genealog-[A-Z][a-z]+)`", page("http")))
+    described |= {f"Genealog{part}" for part in re.findall(r"`(-[A-Z][a-z]+)`", page("http"))}
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    used = {name.title() for name in re.findall(r"\bgenealog-(?:call|model|assurance|via)\b", sources)}
+    assert used | {name.decode().title() for name in headers._WHO} == described
