@@ -12,6 +12,7 @@ request only `model` and `stream` are read here; what a body says is read by who
 from __future__ import annotations
 
 import logging
+import secrets
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -67,6 +68,7 @@ class Gateway:
         self._handshakes = handshakes
         self._session = session
         self._max_body = max_body
+        self._mark = secrets.token_hex(8)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -102,6 +104,8 @@ class Gateway:
         if found.refusal is not None or live is None:
             refused = found.refusal or MissingError("unknown-deployment", "no deployment has this name")
             return await self._refuse(send, refused, _context(scope, asked.model, found), body, live)
+        if self._mark in rules.via(scope["headers"]):
+            return await self._refuse(send, _loop(live), _context(scope, asked.model, found), body, live)
         try:
             binding = self._handshakes.known(live) or await self._handshakes.bind(live)
         except UpstreamError as error:
@@ -117,7 +121,7 @@ class Gateway:
             return await answer(send, refusal(error))
         exchange = Exchange(entry, live, binding, self._handshakes, asked=asked.model, send=send)
         url = target(live.body.upstream, CHAT, scope["query_string"])
-        headers = rules.to_upstream(scope["headers"], entry.call.id, streaming=bool(asked.stream))
+        headers = rules.to_upstream(scope["headers"], entry.call.id, self._mark, streaming=bool(asked.stream))
         return await exchange.run(self._session, scope["extensions"][HANGUP], url, body, headers)
 
     async def _read(self, headers: rules.Headers, receive: Receive) -> bytes:
@@ -210,6 +214,13 @@ def _too_low(live: Live, binding: Binding) -> PolicyDenied | None:
         expected=wanted,
         hint="serve the registered models with genealog engine, or deploy with a lower minimum",
     )
+
+
+def _loop(live: Live) -> UpstreamError:
+    return UpstreamError(
+        "upstream-loop", f"the upstream of {live.name} leads back to this gateway", got=live.body.upstream,
+        hint="deploy it again with the address of its engine",
+    )  # fmt: skip
 
 
 def _model(live: Live) -> dict[str, Any]:

@@ -145,7 +145,8 @@ class Directory:
             return Found(found.live if found else None, stale)
         if found is None:
             hint = "GET /v1/models lists the deployments; genealog deploy makes one"
-            return Found(None, MissingError("unknown-deployment", "no deployment has this name", got=name, hint=hint))
+            message = "no deployment has this name"
+            return Found(None, MissingError("unknown-deployment", message, got=name[:200], hint=hint))
         return found
 
     def serving(self) -> list[Live]:

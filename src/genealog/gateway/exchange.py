@@ -37,6 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CONNECT = 5.0  # seconds until a connection stands
 ALIVE = (60, 15, 4)  # seconds of silence before asking whether the peer is alive, then between asks, and how many
+_FINAL = range(200, 600)  # RFC 9110 §15: lower ones go before an answer, higher ones are none
 _LARGE = 2**20  # aiohttp writes larger bodies in pieces if it gets a file
 
 log = logging.getLogger("genealog.gateway")
@@ -221,7 +222,7 @@ async def _ask(
 ) -> aiohttp.ClientResponse:
     try:
         data = body if len(body) < _LARGE else io.BytesIO(body)
-        return await session.post(url, data=data, headers=headers, allow_redirects=False)
+        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UpstreamError(
             "upstream-unreachable",
@@ -229,6 +230,13 @@ async def _ask(
             got=type(error).__name__,
             hint="is the engine running, and is the deployment's upstream its address?",
         ) from None
+    if response.status not in _FINAL:
+        response.close()
+        raise UpstreamError(
+            "upstream-status", "the upstream's status is none that an answer ends with", got=response.status,
+            expected="200 to 599",
+        )  # fmt: skip
+    return response
 
 
 def ours(call: str, live: Live | None, binding: Binding | None) -> list[tuple[bytes, bytes]]:
@@ -252,6 +260,8 @@ async def answer(
 
 def _head(response: aiohttp.ClientResponse, call: str, live: Live, binding: Binding) -> dict[str, Any]:
     headers = to_client(response.raw_headers) + ours(call, live, binding)
+    if response.status in (204, 304):  # no body follows, whatever length a 304 speaks of (RFC 9110 §8.6)
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 

@@ -30,11 +30,19 @@ _WHO = {
 }
 _KEPT = _RECORDED | frozenset(_WHO)
 _OURS = b"genealog-"
+_VIA = b"genealog-via"
 _LONGEST = 256
 
 
-def to_upstream(headers: Headers, call: str, *, streaming: bool) -> CIMultiDict[str]:
-    """Return the headers of the upstream request.
+def via(headers: Headers) -> tuple[str, ...]:
+    """Return the marks of the gateways that a request came through."""
+    return tuple(
+        mark for name, value in headers if name == _VIA for mark in value.decode("latin-1").replace(",", " ").split()
+    )
+
+
+def to_upstream(headers: Headers, call: str, mark: str, *, streaming: bool) -> CIMultiDict[str]:
+    """Return the headers of the upstream request. `mark` is this gateway's: it knows by it what it sent itself.
 
     A stream is asked for without compression, so that its end can be seen in it.
     """
@@ -49,6 +57,7 @@ def to_upstream(headers: Headers, call: str, *, streaming: bool) -> CIMultiDict[
     if streaming:
         result.add("Accept-Encoding", "identity")
     result.add("Genealog-Call", call)
+    result.add("Genealog-Via", ", ".join((*via(headers), mark)))
     return result
 
 

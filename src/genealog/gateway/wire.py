@@ -1,10 +1,12 @@
-"""The server's side of a connection: uvicorn's HTTP protocol, with two things changed.
+"""The server's side of a connection: uvicorn's HTTP protocol, with three things changed.
 
 It says when the client has gone: ASGI tells of that by `receive`, and waiting for it takes a task for each call; the
 protocol knows anyway, and `Hangup` is told through `scope["extensions"][HANGUP]`.
 
 It sends once a turn: uvicorn writes head and body of a response one by one, each a system call and a packet of its own.
 Here what is written in one turn of the event loop leaves at its end in one piece. No byte waits longer than that.
+
+It refuses a head that does not end: uvicorn would collect it until the memory is full.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HANGUP = "genealog.hangup"
+MAX_HEAD = 256 * 1024  # bytes of a request before its body, about; what comes in one read may exceed it
 
 
 class Line:
@@ -65,10 +68,31 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._extensions = {HANGUP: Line()}
+        self._head = 0  # bytes that came since the last request or its head was complete
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, over a transport that sends once a turn."""
         super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless a head has no end: the parser would keep all of it."""
+        if not self._in_body:
+            self._head += len(data)
+            if self._head - len(data) > MAX_HEAD:
+                self.send_400_response("The request head is too large.")
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Know that what follows is a body, which has its own limit."""
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Know that what follows is another head."""
+        self._in_body, self._head = False, 0
+        super().on_message_complete()
 
     def on_message_begin(self) -> None:
         """Begin a request, whose scope knows its connection."""
