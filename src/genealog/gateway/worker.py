@@ -110,7 +110,8 @@ async def serve(app: Gateway, listener: socket.socket, lifeline: socket.socket, 
 async def _main(options: argparse.Namespace) -> None:
     with socket.socket(fileno=options.lifeline) as lifeline, socket.socket(fileno=options.listener) as listener:
         lifeline.setblocking(False)
-        gc.freeze()  # what is imported stays: no need to look at it again and again
+        gc.freeze()  # what is imported stays, and what a call leaves dies by its count: look for cycles seldom
+        gc.set_threshold(20_000, 50, 100)
         async with gateway(options.store, max_body=options.max_body) as app:
             await serve(app, listener, lifeline, drain=options.drain)
 
