@@ -57,6 +57,14 @@ def test_rolling_back_walks_down_the_history(deployments: Deployments) -> None:
     assert [move.action for move in deployments.history("bot")] == ["set"] * 3 + ["rollback"] * 2 + ["set", "rollback"]
 
 
+def test_deploying_the_same_again_is_nothing_to_go_back_to(deployments: Deployments) -> None:
+    specs = [deployments.deploy("bot", model=name, upstream=URL).spec for name in ("one", "two", "two")]
+    assert deployments.rollback("bot")[0].spec == specs[0]
+    with pytest.raises(MissingError) as caught:
+        deployments.rollback("bot")
+    assert caught.value.code == "nothing-to-roll-back"
+
+
 def test_rolling_back_to_a_named_spec(deployments: Deployments) -> None:
     specs = [deployments.deploy("bot", model=name, upstream=URL).spec for name in ("one", "two", "three")]
     assert deployments.rollback("bot", to=specs[0][:12], reason="noon")[0].spec == specs[0]
@@ -106,12 +114,38 @@ def test_an_adapter_without_a_run_has_no_known_base(deployments: Deployments) ->
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:1", "ftp://x", "http://", "http://x?y=1", "http://u:p@x", "http://[::1"]
+    "url",
+    [
+        "",
+        "127.0.0.1:1",
+        "ftp://x",
+        "http://",
+        "http://x?y=1",
+        "http://u:p@x",
+        "http://[::1",
+        "http://x/v1",
+        "http://x:1/v1/",
+    ],
 )
 def test_an_upstream_that_is_no_base_url_is_refused(deployments: Deployments, url: str) -> None:
     with pytest.raises(MalformedError) as caught:
         deployments.deploy("bot", model="one", upstream=url)
     assert caught.value.code == "bad-upstream"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:hunter2@h/v1", "http://u:hunter2@[::1", "ftp://u:hunter2@h", "http://u:hunter2@h"]
+)
+def test_a_password_in_an_upstream_is_not_told_back(deployments: Deployments, url: str) -> None:
+    with pytest.raises(MalformedError, match="bad-upstream") as caught:
+        deployments.deploy("bot", model="one", upstream=url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h/\r\nX: y", "http://h/a b", "http://h:99999", "http://h:0", "http://h/\x00"])
+def test_an_upstream_cannot_break_a_request_line(deployments: Deployments, url: str) -> None:
+    with pytest.raises(MalformedError, match="bad-upstream"):
+        deployments.deploy("bot", model="one", upstream=url)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def _stack(moves: Sequence[Move]) -> list[str]:
     for move in moves:
         if move.action == "rollback" and move.spec in stack:
             del stack[len(stack) - stack[::-1].index(move.spec) :]
-        else:
+        elif stack[-1:] != [move.spec]:  # deployed again as it was: nothing to go back to
             stack.append(move.spec)
     return stack
 
@@ -200,16 +200,23 @@ def _stack(moves: Sequence[Move]) -> list[str]:
 def _check_options(name: str, upstream: str, assurance: str, durability: str, capture: str) -> None:
     if not name or any(c.isspace() or not c.isprintable() for c in name):
         raise MalformedError("bad-option", "a deployment's name has no spaces", got=repr(name))
+    if "@" in upstream:  # first of all: the errors below quote the URL
+        raise MalformedError("bad-upstream", "an upstream URL is public: leave user and password out of it")
     try:
         parts = urlsplit(upstream)
         fine = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
-        secret = parts.username or parts.password
+        fine = fine and parts.port != 0 and upstream.isascii() and upstream.isprintable() and " " not in upstream
     except ValueError:
-        fine = secret = None
+        fine = None
     if not fine:
         raise MalformedError("bad-upstream", "not the base URL of an engine", got=upstream, expected="http://HOST:PORT")
-    if secret:
-        raise MalformedError("bad-upstream", "an upstream URL is public: leave user and password out of it")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise MalformedError(
+            "bad-upstream",
+            "the base URL of an engine ends before /v1",
+            got=upstream,
+            expected=upstream.rstrip("/").removesuffix("/v1"),
+        )
     for value, known, what in (
         (assurance, ASSURANCE, "assurance level"),
         (durability, DURABILITY, "durability class"),
