@@ -30,9 +30,16 @@ class GenealogError(Exception):
         self.expected = None if expected is None else str(expected)
         self.hint = hint
         super().__init__(message)
+        if hint is not None:
+            self.add_note(f"hint: {hint}")  # a traceback says it too
 
     def __str__(self) -> str:
-        text = f"{self.message} [{self.code}]"
+        return f"{self.message} [{self.code}]{self.facts}"
+
+    @property
+    def facts(self) -> str:
+        """What was got and expected, to stand behind the message; empty if neither is known."""
+        text = ""
         if self.got is not None:
             text += f"; got {self.got}"
         if self.expected is not None:

@@ -49,7 +49,8 @@ class Exhibit:
     def blame(self, state: State, error: GenealogError) -> None:
         """Record a problem, unless a worse one is known."""
         if state.rank > self.state.rank or self.code is None:
-            self.state, self.code, self.message = weakest((self.state, state)), error.code, str(error)
+            self.state, self.code = weakest((self.state, state)), error.code
+            self.message = error.message + error.facts
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ def problem(error: GenealogError) -> dict[str, Any]:
     status = status_of(error)
     inner = {"message": str(error), "type": _openai_type(status), "code": error.code}
     if error.hint is not None:
+        inner["message"] += f"; {error.hint}"  # clients show nothing but the message
         inner["hint"] = error.hint
     return {**error.problem(), "status": status, "error": inner}
 
