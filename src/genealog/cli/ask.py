@@ -111,7 +111,10 @@ def _find(answers: Answers, what: str) -> tuple[str, bytes | None, str | None]:
                 data = stream.read(MAX_TEXT + 1)
         except FileNotFoundError:
             raise MissingError(
-                "unknown-call", "neither a call ID nor a file", got=what, hint="genealog ls calls"
+                "unknown-call",
+                "neither a call ID nor a file",
+                got=what,
+                hint="genealog ls calls; a text comes through a pipe: … | genealog why -",
             ) from None
         except OSError as error:
             raise MissingError("unreadable-file", "the file cannot be read", got=error.strerror) from None

@@ -12,6 +12,7 @@ from genealog.answers import DEFAULT_GROUPS, Answers
 from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Evidence, encode_evidence, parse_file
+from genealog.core.call import GROUPS
 from genealog.core.chain import examine, examine_receipt
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
@@ -63,6 +64,10 @@ def evidence(
     Example: [bold]genealog evidence 01JD… -o answer.genealog[/bold]
     """
     wanted = tuple(filter(None, groups.split(",")))
+    if unknown := set(wanted) - set(GROUPS):
+        raise MalformedError(
+            "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
+        )
     bundle = Answers(Home.find(store)).evidence(call, groups=wanted, output=answer, prompt=prompt)
     _write(o, encode_evidence(bundle))
     opened = ", ".join(sorted(bundle.groups)) or "none"
@@ -91,13 +96,15 @@ def verify(
     Example: [bold]genealog verify answer.genealog --trust trust.policy[/bold]
     """
     if ref is not None or file.is_dir():
-        _verify_files(file, ref or file.resolve().name, store, json=json)
+        _verify_files(file, ref, store, json=json)
         return
     policy = parse_trust(_read(trust)) if trust is not None else None
     found = parse_file(_read(file))
     if isinstance(found, Evidence):
         report = examine(found, policy, output=_read(output) if output else None)
     else:
+        if output is not None:
+            raise MalformedError("bad-option", "a receipt holds no answer to match --output with", got=output)
         report = examine_receipt(found, policy)
     if json:
         print_json(report_json(report))
@@ -133,11 +140,20 @@ def rebuild(store: Store = None) -> None:
     out.print(f"read {Ledger(Home.find(store)).rebuild()} entries again")
 
 
-def _verify_files(path: Path, ref: str, store: Path | None, *, json: bool) -> None:
+def _verify_files(path: Path, ref: str | None, store: Path | None, *, json: bool) -> None:
     if not path.exists():
         raise MissingError("no-such-file", "there is nothing to verify", got=path)
-    with hashing(path.name, quiet=json) as progress:
-        version = Registry(Home.find(store)).check(path, ref, progress=progress)
+    name = ref or path.resolve().name
+    try:
+        with hashing(path.name, quiet=json) as progress:
+            version = Registry(Home.find(store)).check(path, name, progress=progress)
+    except MissingError as error:
+        if ref is not None or error.code != "unknown-artifact":
+            raise
+        hint = "say which version it should be: --as NAME"
+        raise MissingError(
+            error.code, "nothing is registered under the name of this folder", got=name, hint=hint
+        ) from None
     if json:
         print_json({"state": State.PROVEN, "id": version.id, "name": version.name, "revoked": version.revoked})
     else:

@@ -62,12 +62,21 @@ def parse_file(data: bytes) -> Evidence | Receipt:
     except msgspec.ValidationError:
         kind = ""
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedError("not-json", f"not JSON: {error}", hint="the file may have been cut") from None
+        raise MalformedError(
+            "not-json",
+            f"not JSON: {error}",
+            hint="the file was cut, or is no evidence; registered files: genealog verify PATH --as NAME",
+        ) from None
     if kind == "genealog/evidence/v1":
         return decode(data, Evidence)
     if kind == "genealog/receipt/v1":
         return parse_receipt(data)
-    raise MalformedError("not-evidence", "neither a receipt nor an evidence bundle", got=kind or data[:20])
+    raise MalformedError(
+        "not-evidence",
+        "neither a receipt nor an evidence bundle",
+        got=kind or data[:20],
+        hint="registered files are compared with: genealog verify PATH --as NAME",
+    )
 
 
 def _check_hex(text: str) -> None:
