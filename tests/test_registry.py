@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,14 @@ from sqlalchemy import select
 
 from genealog.core import records
 from genealog.core.statement import make_statement
-from genealog.errors import GenealogError, MalformedError, MissingError, StoreError, VerificationError
+from genealog.errors import (
+    GenealogError,
+    MalformedError,
+    MissingError,
+    PolicyDenied,
+    StoreError,
+    VerificationError,
+)
 from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import Home
@@ -246,3 +254,21 @@ def test_four_processes_register_at_once(registry: Registry, tmp_path: Path) -> 
     before = registry.ledger.index().dump()
     registry.ledger.rebuild()
     assert registry.ledger.index().dump() == before
+
+
+def test_an_index_that_says_something_else_than_the_log_is_found(registry: Registry, tmp_path: Path) -> None:
+    registry.add(folder(tmp_path / "m", a="1"), kind="model")
+    registry.home.close()
+    with sqlite3.connect(registry.home.path / "index.sqlite") as connection:
+        connection.execute('UPDATE ref SET "to" = \'glf1:' + "0" * 64 + "'")
+    connection.close()
+    fresh = Registry(Home.open(registry.home.path))
+    assert [finding.code for finding in fresh.ledger.fsck()] == ["index-differs"]
+    fresh.ledger.rebuild()
+    assert fresh.ledger.fsck() == ()
+
+
+def test_the_owner_key_stays(registry: Registry) -> None:
+    with pytest.raises(PolicyDenied) as caught:
+        registry.revoke_key(registry.signer().keyid, reason="a mistake")
+    assert caught.value.code == "owner-key"

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import select
 
+from genealog.core.call import CallLeaf, check_emitter_chain
+from genealog.core.canonical import decode
 from genealog.core.merkle import leaf_hash
 from genealog.core.receipt import Receipt, make_receipt
 from genealog.errors import GenealogError, MissingError
@@ -19,6 +23,8 @@ from genealog.store import log_fsck, schema
 from genealog.store.home import CALLS, REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
+
+REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in ("call", "progress"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +112,50 @@ class Ledger:
             log = self.home.path / "logs" / name
             verifier = self.home.verifier(name)
             findings += log_fsck.fsck(log, verifier=verifier, repair=repair)
-        if any(finding.severity == "error" for finding in findings):
-            return tuple(findings)
-        return (*findings, *self._statements(), *self._groups(), *self._gaps())
+        for prove in (self._statements, self._groups, self._chains, self._gaps):
+            if any(finding.severity == "error" for finding in findings):
+                break  # what comes next reads what was just found damaged
+            findings += prove()
+        return tuple(findings)
 
     def _statements(self) -> list[Finding]:
-        index = self.index()
+        """Read the registry log into an index of its own: the one on disk is what is checked, not what is believed."""
+        log = self.home.registry_log()
+        with TemporaryDirectory() as folder:
+            fresh = Index(Path(folder) / "index.sqlite")
+            fresh.catch_up(REGISTRY, log.refresh(), log.entries)
+            found = self._vouched(fresh)
+            if fresh.dump(REGISTRY_TABLES) != self.index().dump(REGISTRY_TABLES):
+                what = "it says something else than the registry log: genealog index rebuild"
+                found.append(Finding("error", "index-differs", "index.sqlite", what))
+            fresh.close()
+        return found
+
+    def _vouched(self, index: Index) -> list[Finding]:
         doubtful = index.rows(select(schema.entry).where(schema.entry.c.problem.is_not(None)))
         found = [
             Finding("error", row["problem"], f"{REGISTRY}:{row['id']}", "a statement that nobody vouches for")
             for row in doubtful
         ]
-        for row in index.rows(select(schema.artifact.c.digest, schema.artifact.c.manifest)):
-            if row["manifest"] is None:
-                continue
+        kept = select(schema.artifact.c.digest, schema.artifact.c.manifest)
+        for row in index.rows(kept.where(schema.artifact.c.manifest.is_not(None))):
             try:
                 self.home.objects.get(row["manifest"])
             except GenealogError as error:
                 found.append(
                     Finding("error", error.code, f"objects/{row['manifest']}", f"the manifest of {row['digest']}")
                 )
+        return found
+
+    def _chains(self) -> list[Finding]:
+        """Follow each emitter's chain. A number that is not there yet may belong to a call that still runs."""
+        log = self.home.call_log()
+        report = check_emitter_chain(decode(entry, CallLeaf) for entry in log.entries(0, log.size))
+        found = [Finding("error", "chain-broken", call, "not chained to the call before") for call in report.broken]
+        found += [Finding("error", "call-repeated", call, "on record more than once") for call in report.repeated]
+        for gap in report.missing:
+            where, what = f"{gap.emitter} {gap.boot}", f"calls {gap.first} to {gap.last} are not on record"
+            found.append(Finding("warning", "call-missing", where, what))
         return found
 
     def _gaps(self) -> list[Finding]:

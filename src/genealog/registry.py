@@ -21,7 +21,7 @@ from genealog.core.ids import record_id
 from genealog.core.manifest import Manifest, decode_manifest, encode_manifest, files_root
 from genealog.core.statement import Read, check_role, make_statement, read_statement
 from genealog.core.weights import encode_tensors, weights_root
-from genealog.errors import MalformedError, MissingError, VerificationError
+from genealog.errors import MalformedError, MissingError, PolicyDenied, VerificationError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home
@@ -217,6 +217,11 @@ class Registry:
         if len(rows) > 1:
             raise MalformedError("ambiguous-ref", "more than one ID starts so", got=keyid, hint="give more digits")
         (row,) = rows
+        if row.role == "owner":
+            raise PolicyDenied(
+                "owner-key", "the owner's key vouches for every other: without it this store could sign nothing more",
+                hint="if it leaked, make a new store and register your versions there under a new key",
+            )  # fmt: skip
         body = records.Key(
             action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason
         )
@@ -238,7 +243,10 @@ class Registry:
             rows = index.rows(registered.where(table.c.digest.like(f"{algorithm or 'gl__'}:{digits}%")))
         if not rows:
             raise MissingError(
-                "unknown-artifact", "nothing is registered under this name or ID", got=ref, hint="genealog ls"
+                "unknown-artifact",
+                "nothing is registered under this name or ID",
+                got=ref,
+                hint="look with genealog ls, or register it: genealog add PATH --kind KIND --name NAME",
             )
         if len(rows) > 1:
             raise MalformedError("ambiguous-ref", "more than one ID starts so", got=ref, hint="give more digits")

@@ -33,7 +33,8 @@ def _console(*, stderr: bool) -> Console:
 out = _console(stderr=False)
 err = _console(stderr=True)
 
-WHOLE = ("id", "weights", "entry", "artifact", "execution", "call", "state", "spec")  # columns never cut or folded
+# Columns that are never cut or folded.
+WHOLE = ("at", "called_at", "started_at", "id", "weights", "entry", "artifact", "execution", "call", "state", "spec")
 
 SIGNS = {
     State.PROVEN: ("✔", "green"),

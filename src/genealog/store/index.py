@@ -6,7 +6,7 @@ time; readers see whole entries or nothing. SQLite here, through SQLAlchemy Core
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,13 @@ class Index:
         rows = self.rows(query)
         return rows[0] if rows else None
 
-    def dump(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Return every row of every table: what `index rebuild` must give again."""
+    def dump(self, tables: Sequence[str] = ()) -> dict[str, list[tuple[Any, ...]]]:
+        """Return every row of `tables`, or of all: what `index rebuild` must give again."""
         with self._transaction() as connection:
             return {
                 table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
                 for table in schema.metadata.sorted_tables
+                if not tables or table.name in tables
             }
 
     def clear(self) -> None:
