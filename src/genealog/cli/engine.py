@@ -8,6 +8,7 @@ import typer
 
 from genealog.cli.extras import require
 from genealog.cli.options import Store
+from genealog.cli.output import err
 from genealog.store.home import Home
 
 
@@ -36,4 +37,7 @@ def engine(
     options = Options(
         model=model, adapter=adapter, host=host, port=port, threads=threads, dtype=dtype, unsigned=unsigned, line=line
     )
-    serve(Home.find(store), options, typer.echo)
+    home = Home.find(store)
+    if err.is_terminal:
+        err.print(f"hashing and loading {model}…", style="dim", markup=False)
+    serve(home, options, typer.echo)
