@@ -276,6 +276,13 @@ def test_room_is_asked_for_before_a_call_is_let_in(tmp_path: Path) -> None:
         roomy.check_writable()
 
 
+def test_a_spool_whose_file_was_deleted_takes_no_calls(writer: SpoolWriter, tmp_path: Path) -> None:
+    writer.write(b"first")
+    segment(tmp_path).unlink()
+    with pytest.raises(StoreError, match="spool-broken"):
+        writer.check_writable()
+
+
 @pytest.mark.parametrize("payload", [b"", bytes(64 * 2**20 + 1)], ids=["empty", "too big"])
 def test_a_frame_has_a_size(writer: SpoolWriter, payload: bytes) -> None:
     with pytest.raises(MalformedError, match="frame-too-big"):

@@ -15,6 +15,8 @@ from contextlib import suppress
 from genealog.engine.events import Event, Job
 from genealog.errors import GenealogError, StoreError
 
+PATIENCE = 10.0  # seconds that the thread gets to notice that it shall stop
+
 Generate = Callable[[Job, Callable[[], bool]], Iterator[Event]]
 
 
@@ -57,7 +59,7 @@ class Worker:
         self._line = line
         self._open: set[Answer] = set()  # submitted, neither finished nor cancelled; touched in the loop's thread only
         self._jobs: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="genealog-model")
+        self._thread = threading.Thread(target=self._run, name="genealog-model", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> Answer:
@@ -74,11 +76,14 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Cancel everything and wait for the thread. No job may be submitted after it."""
+        """Cancel everything and wait for the thread. No job may be submitted after it.
+
+        A job that asks nobody whether it may go on, as a chat template without end, is left behind.
+        """
         for answer in self._open:
             answer._cancelled.set()  # not `cancel`: the loop of the answer may be closed
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while (answer := self._jobs.get()) is not None:

@@ -155,8 +155,11 @@ class SpoolWriter:
         self._check_whole()
         try:
             room = os.fstatvfs(self._fd)
+            if not os.fstat(self._fd).st_nlink:
+                self._broken = "somebody deleted its file"
         except OSError as error:
             raise StoreError("spool-unwritable", "the spool cannot be examined", got=error.strerror) from None
+        self._check_whole()
         if (free := room.f_bavail * room.f_frsize) < self._reserve:
             raise _full(f"{free} bytes free", f"≥ {self._reserve}")
 
