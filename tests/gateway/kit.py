@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ MODEL, ADAPTER = "glf1:" + "a" * 64, "glf1:" + "b" * 64
 WEIGHTS, ADAPTER_WEIGHTS = "glw1:" + "a" * 64, "glw1:" + "b" * 64
 LINEAGE = "c" * 64
 NAME = "prod/bot"
+
+
+def chat(**fields: Any) -> bytes:
+    """Return a request of the one deployment that tests know."""
+    return json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hi"}], **fields}, indent=1).encode()
 
 
 def spec(upstream: str, **changes: Any) -> ServingSpec:
