@@ -2,13 +2,17 @@
 
     python verify_standalone.py FILE --trust POLICY [--output FILE]
 
-It shares no code with Genealog, so that each can be held against the other. Read it from top to bottom: how bytes are
-spelled, what a log proves, what an entry says and who may say it, and last the walk from an output back to the data.
+It shares no code with Genealog, so that each can be held against the other. Read it from top to bottom: what codes
+mean, how bytes are spelled, what a log proves, what an entry says and who may say it, and last the walk from an output
+back to the data. Every check names the code of its failure, and the code alone says how bad that is (`MEANING`).
 Exit: 0 nothing fails, 1 something is false or malformed, 3 it cannot be told (always so without a policy).
 
 It looks at what it uses: Genealog also refuses fields that it does not know, and policies that name somebody twice.
-Logs and witnesses with Ed25519 keys only. Long because it is the whole judge, from bytes to verdict, in one file.
+Logs and witnesses with Ed25519 keys only. Long because it is the whole judge, from bytes to verdict, in one file: five
+formats to read, and more than fifty ways to fail, each of which has a name.
 """
+# The formatter would give each argument of a long call a line, and bury the checks among them.
+# fmt: off
 
 from __future__ import annotations
 
@@ -18,28 +22,29 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace as Item  # an entry: where it is, what it says, its state and why that is not better
+from types import SimpleNamespace as Item  # an entry: where it is, what it says, who signed it, `code`: what is wrong
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+Json = dict[str, Any]
+Hop = tuple[int, str, str, str, str | None, Item | None]  # depth, role, what, state, code, entry
 STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "contradicted"]  # from strong to weak
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
-UNSETTLED = {"unknown-log": "unchecked", "quorum-not-met": "unchecked", "unknown-log-kind": "unchecked",
-             "signer-key-missing": "missing"}  # not false, only not to be told with this policy or bundle  # fmt: skip
-SERVED = ("model", "adapter", "checkpoint", "base")  # what needs lineage; data, code and environments may begin one
-BODIES = ("artifact", "execution", "execution-end", "context", "ref", "serving-spec", "load", "key", "decision")
-STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
-Json = dict[str, Any]
-Verdict = tuple[str, str | None]  # a state, and the code that says why it is not better
-Hop = tuple[int, str, str, str, str | None, "Item | None"]  # depth, role, what, state, code, entry
+MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
+    "claimed": "not-measured outside-origin run-failed",
+    "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included quorum-not-met request-sealed"
+                 " response-sealed unknown-log unknown-log-kind",
+    "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
+               " lineage-circular lineage-not-in-bundle load-not-in-bundle signer-key-missing spec-not-in-bundle"
+               " spec-not-recorded",
+}.items() for code in codes.split()}  # every other code means: contradicted
 
 
 class Wrong(Exception):  # noqa: N818 - not an error of this program
@@ -51,25 +56,31 @@ def need(condition: object, code: str) -> None:
         raise Wrong(code)
 
 
-def worst(state: str, *checks: tuple[object, str, str | None]) -> Verdict:
-    """Return the worst of `state` and of every check (holds, else this state, and this code) that fails."""
-    failed: list[Verdict] = [(other, code) for holds, other, code in checks if not holds]
-    return max([(state, None), *failed], key=lambda verdict: STATES.index(verdict[0]))
+def fault(step: Callable[..., object], *given: Any) -> str | None:
+    """Take a step, and return the code of what fails in it. What is not shaped as it should be breaks in any way."""
+    try:
+        step(*given)
+    except Wrong as wrong:
+        return str(wrong.args[0])
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, UnsupportedAlgorithm):
+        return "schema-mismatch"
+    return None
 
 
-# Spelling: JSON in its one canonical form (RFC 8785), base64 in its one form.
+def rank(code: str | None) -> int:
+    return STATES.index(MEANING.get(code, "contradicted"))
+
+
+# Spelling: JSON in its one canonical form (RFC 8785), base64 in its one form, hashes of them, and signatures.
 
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def b64(text: str, code: str = "bad-base64") -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Wrong(code) from None
-    need(base64.b64encode(data).decode() == text, code)
+def b64(text: str) -> bytes:
+    data = base64.b64decode(text)
+    need(base64.b64encode(data).decode() == text, "bad-base64")
     return data
 
 
@@ -77,387 +88,352 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def read(data: bytes, strict: bool = True) -> Any:
-    """Read JSON. Floats and integers beyond 53 bits become text, and so are not spelled as they came."""
-    try:
-        value = json.loads(data.decode(), parse_float=str, parse_int=lambda n: int(n) if len(n) < 17 else n)
-        need(not strict or canonical(value) == data, "not-canonical")
-    except (ValueError, RecursionError):
-        raise Wrong("not-json") from None
-    return value
-
-
 def record_id(body: Any) -> str:
     return "glr1:" + digest(b"genealog/record/v1\0" + canonical(body))
 
 
-# Logs: a checkpoint is a signed note; a policy says whose signatures count (C2SP signed-note, tlog-policy, tlog-proof).
-
-
-class Policy:
-    def __init__(self, data: bytes) -> None:
-        self.logs: list[tuple[str, str, bytes]] = []  # name, key ID, public key
-        self.witnesses: dict[str, tuple[str, str, bytes]] = {}
-        self.groups: dict[str, tuple[int, list[str]]] = {}  # so many of these
-        for word, *items in (line.split() for line in data.decode().split("\n") if line.strip()):
-            if word == "log":
-                self.logs.append(self.key(items[0], 1))
-            elif word == "witness":
-                self.witnesses[items[0]] = self.key(items[1], 4)
-            elif word == "group":
-                name, wanted, *members = items
-                least = {"all": len(members), "any": 1}.get(wanted) or int(wanted)
-                need(0 < least <= len({*members} & {*self.witnesses, *self.groups}) == len(members), "trust-malformed")
-                self.groups[name] = least, members
-            elif word == "quorum":
-                self.quorum = items[0]
-            else:
-                need(word.startswith("#"), "trust-malformed")
-
-    def key(self, vkey: str, kind: int) -> tuple[str, str, bytes]:
-        name, key_id, encoded = vkey.split("+", 2)
-        raw = b64(encoded, "trust-malformed")
-        need(raw[0] == kind and digest(name.encode() + b"\n" + raw)[:8] == key_id, "trust-malformed")
-        return name, key_id, raw[1:]
-
-    def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> None:
-        """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed."""
-        logs, signed = [key for key in self.logs if key[0] == origin], set()
-        need(logs, "unknown-log")
-        for key in (*logs, *self.witnesses.values()):
-            for blob in (blob[4:] for name, blob in signatures if (name, blob[:4].hex()) == key[:2]):
-                cosigned = b"cosignature/v1\ntime %d\n" % int.from_bytes(blob[:8], "big") + text
-                signature, message = (blob, text) if key in logs else (blob[8:], cosigned)
-                try:
-                    ed25519.Ed25519PublicKey.from_public_bytes(key[2]).verify(signature, message)
-                except (InvalidSignature, ValueError):
-                    raise Wrong("checkpoint-signature-invalid") from None
-                signed.add(key)
-        need(signed.intersection(logs), "checkpoint-signature-invalid")
-        met = {"none", *(name for name, key in self.witnesses.items() if key in signed)}
-        for name, (least, members) in self.groups.items():
-            met |= {name} if len(met.intersection(members)) >= least else set()
-        need(self.quorum in met, "quorum-not-met")
-
-
-def parse_proof(proof: str) -> tuple[int, list[bytes], str, list[tuple[str, bytes]]]:
-    """Return index, hashes, the text of the checkpoint, and its signatures (name, key ID and signature)."""
-    form = r"c2sp\.org/tlog-proof@v1\n(?:extra (\S+)\n)?index (0|[1-9][0-9]{0,18})((?:\n\S{44}){0,63})\n\n((?s:.+))"
-    if not (head := re.fullmatch(form, proof)):
-        raise Wrong("proof-malformed")
-    line = r"[^\x00-\x1f]+\n"
-    form = rf"({line}(?:0|[1-9][0-9]{{0,18}})\n\S{{44}}\n(?:{line})*)\n((?:— [^\s+]+ \S+\n){{1,100}})"
-    if not (note := re.fullmatch(form, head[4])):
-        raise Wrong("note-malformed")
-    signatures = [(words[1], b64(words[2], "note-malformed")) for words in map(str.split, note[2].strip().split("\n"))]
-    hashes = [b64(word, "proof-malformed") for word in (head[1] or "", *head[3].split())]
-    return int(head[2]), hashes[1:], note[1], signatures
-
-
-def root_of(entry: bytes, index: int, size: int, path: list[bytes]) -> bytes:
-    """Return the root that an inclusion path leads to (RFC 9162, section 2.1.3.2)."""
-    node, last, result = index, size - 1, hashlib.sha256(b"\0" + entry).digest()
-    for sibling in path:
-        need(last and len(sibling) == 32, "inclusion-proof-mismatch")
-        left = node & 1 or node == last
-        result = hashlib.sha256(b"\1" + (sibling + result if left else result + sibling)).digest()
-        while left and node and not node & 1:
-            node, last = node >> 1, last >> 1
-        node, last = node >> 1, last >> 1
-    need(last == 0 and index < size, "inclusion-proof-mismatch")
-    return result
-
-
-# Entries: what they say (DSSE, in-toto), and who says it.
-
-
-def blame(item: Item, code: str, state: str = "contradicted") -> None:
-    """Note a problem, unless a worse one is known."""
-    state = UNSETTLED.get(code, state)
-    if item.code is None or STATES.index(state) > STATES.index(item.state):
-        item.state, item.code = max(item.state, state, key=STATES.index), code
-
-
-@contextmanager
-def blaming(item: Item) -> Iterator[None]:
+def read(data: bytes) -> Any:
+    """Read JSON. Floats and integers beyond 53 bits become text, and so are not spelled as they came."""
     try:
-        yield
-    except Wrong as wrong:
-        blame(item, wrong.args[0])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        blame(item, "schema-mismatch")
+        value = json.loads(data.decode(), parse_float=str, parse_constant=str,
+                           parse_int=lambda digits: int(digits) if abs(int(digits)) < 1 << 53 else digits)
+    except (ValueError, RecursionError):
+        raise Wrong("not-json") from None
+    need(canonical(value) == data, "not-canonical")
+    return value
 
 
-def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes]:
-    """Return payload, key ID and signature of an envelope, which has one signature."""
-    value = read(data)
-    need(value["payloadType"] == kind, "wrong-payload-type")
-    need(len(value["signatures"]) == 1, "many-signatures" if value["signatures"] else "unsigned")
-    return b64(value["payload"]), value["signatures"][0]["keyid"], b64(value["signatures"][0]["sig"])
-
-
-def check_signature(key: Json, signed: tuple[bytes, str, bytes], kind: str, code: str = "signature-invalid") -> None:
-    payload, _, signature = signed
-    message = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
-    public = load_der_public_key(b64(key["public"]))
+def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> None:
+    key = load_der_public_key(der)
     try:
-        if isinstance(public, ed25519.Ed25519PublicKey):
-            public.verify(signature, message)
-        elif isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1):
-            public.verify(signature, message, ec.ECDSA(SHA256()))
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+            key.verify(signature, message, ec.ECDSA(SHA256()))
         else:
             raise Wrong("bad-public-key")
     except InvalidSignature:
         raise Wrong(code) from None
 
 
+# Logs: a checkpoint is a signed note; a policy says whose signatures count (C2SP signed-note, tlog-policy, tlog-proof).
+
+ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of such a key in DER
+LINE, NUMBER = r"[^\x00-\x1f]+", "(?:0|[1-9][0-9]{0,18})"
+PROOF = re.compile(
+    rf"c2sp\.org/tlog-proof@v1\n(?:extra [\w+/=]+\n)?index (?P<index>{NUMBER})\n(?P<path>(?:\S{{44}}\n){{0,63}})\n"
+    rf"(?P<text>(?P<origin>{LINE})\n(?P<size>{NUMBER})\n(?P<root>\S{{44}})\n(?:{LINE}\n)*)\n"
+    r"(?P<signatures>(?:— [^\s+]+ \S+\n){1,100})")
+
+
+class Policy:
+    """Whose signatures count: those of logs, and of a quorum of witnesses."""
+
+    def __init__(self, data: bytes) -> None:
+        self.keys: dict[tuple[str, str], tuple[str, bytes]] = {}  # by name and key ID: witness ("": log), key
+        self.groups: dict[str, tuple[int, list[str]]] = {}  # so many of these
+        lines = [line.split() for line in data.decode().split("\n") if line.strip()]
+        for word, *items in lines:
+            if word in ("log", "witness"):
+                name, key_id, encoded = items[word == "witness"].split("+", 2)
+                raw = b64(encoded)
+                need(digest(name.encode() + b"\n" + raw)[:8] == key_id, "trust-malformed")
+                need(raw[0] == {"log": 1, "witness": 4}[word] and len(raw) == 33, "trust-malformed")
+                self.keys[name, key_id] = items[0] if word == "witness" else "", ED25519 + raw[1:]
+            elif word == "group":
+                name, wanted, *members = items
+                least = {"all": len(members), "any": 1}.get(wanted) or int(wanted)
+                known = {*self.groups, *(who for who, _ in self.keys.values())} - {""}
+                need(0 < least <= len(known.intersection(members)) == len(members), "trust-malformed")
+                self.groups[name] = least, members
+            else:
+                need(word == "quorum" or word.startswith("#"), "trust-malformed")
+        (self.quorum,) = [items[0] for word, *items in lines if word == "quorum"]
+
+    def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> None:
+        """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed."""
+        need((origin, "") in {(name, who) for (name, _), (who, _) in self.keys.items()}, "unknown-log")
+        met = {"none"}
+        for name, blob in signatures:
+            who, key = self.keys.get((name, blob[:4].hex()), ("", b""))
+            if key and (who or name == origin):
+                cosigned = b"cosignature/v1\ntime %d\n" % int.from_bytes(blob[4:12], "big") + text
+                signature, message = (blob[12:], cosigned) if who else (blob[4:], text)
+                check_signature(key, signature, message, "checkpoint-signature-invalid")
+                met.add(who)
+        need("" in met, "checkpoint-signature-invalid")
+        for name, (least, members) in self.groups.items():  # members stand above their group
+            met |= {name} if len(met.intersection(members)) >= least else set()
+        need(self.quorum in met, "quorum-not-met")
+
+
+def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """Return the root that an inclusion path leads to (RFC 9162, section 2.1.3.2).
+
+    Until the ways up from this leaf and from the last one meet, the index says on which side a sibling stands; above,
+    all stand left, one for each bit of the index that is set.
+    """
+    need(index < size, "inclusion-proof-mismatch")
+    apart = (index ^ (size - 1)).bit_length()
+    need(len(path) == apart + (index >> apart).bit_count(), "inclusion-proof-mismatch")
+    for level, sibling in enumerate(path):
+        left = level >= apart or index >> level & 1
+        leaf = hashlib.sha256(b"\1" + (sibling + leaf if left else leaf + sibling)).digest()
+    return leaf
+
+
+# Entries: what they say (DSSE, in-toto), and who says it.
+
+STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
+SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each kind is about, as its body tells
+    "artifact": lambda body: [body["weights"]["id"]] if "weights" in body else [],  # after its own ID: `parse_entry`
+    "execution-end": lambda end: [end["execution"], *(e["artifact"] for e in end["events"] if e["direction"] == "out")],
+    "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
+    "key": lambda body: ["sha256:" + body["keyid"]],
+    "ref": lambda body: [body["to"]],
+} | dict.fromkeys(["execution", "context", "serving-spec", "decision"], lambda body: [record_id(body)])
+MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
+
+
 def place(receipt: Json, policy: Policy | None) -> Item:
-    """Find out where an entry is, whether that log is trusted, and what the entry says."""
-    item = Item(origin=receipt["origin"], state="proven" if policy else "unchecked", code=None, used=False)
-    item.index, item.leaf, item.tree, item.kind, item.name, item.body, item.about = -1, "", None, "", "", {}, []
-    item.signed, item.key = (b"", "", b""), {}
-    with blaming(item):
-        entry = b64(receipt["entry"])
-        item.index, path, text, signatures = parse_proof(receipt["proof"])
-        item.leaf = digest(b"\0" + entry)
-    if not item.leaf:
-        return item
-    with blaming(item):
-        origin, size, root, *_ = text.split("\n")
-        need(origin == item.origin, "origin-mismatch")
-        need(root_of(entry, item.index, int(size), path) == b64(root), "inclusion-proof-mismatch")
-        item.tree = (size, root)
-        if policy:
-            policy.check(origin, text.encode(), signatures)
-    with blaming(item):
-        parse_entry(item, entry, item.origin.rpartition("/")[2])
+    """Find out where an entry is and what it says, not yet who signed it."""
+    item = Item(origin=receipt["origin"], index=-1, leaf="", tree=None, kind="", name="", about=[], key={}, used=False)
+    item.code = max(fault(locate, item, receipt, policy), fault(parse_entry, item), key=rank)
     return item
 
 
-def parse_entry(item: Item, entry: bytes, log: str) -> None:
+def locate(item: Item, receipt: Json, policy: Policy | None) -> None:
+    """Find out where an entry is, and whether that log is trusted."""
+    entry, proof = b64(receipt["entry"]), PROOF.fullmatch(receipt["proof"])
+    if proof is None:
+        raise Wrong("proof-malformed")
+    path, root, size = [b64(word) for word in proof["path"].split()], b64(proof["root"]), int(proof["size"])
+    signatures = [(name, b64(blob)) for name, blob in re.findall(r"— (\S+) (\S+)\n", proof["signatures"])]
+    item.entry, item.index, item.leaf = entry, int(proof["index"]), digest(b"\0" + entry)
+    need(proof["origin"] == item.origin, "origin-mismatch")
+    need(root_of(bytes.fromhex(item.leaf), item.index, size, path) == root, "inclusion-proof-mismatch")
+    item.tree = size, root
+    if policy:
+        policy.check(item.origin, proof["text"].encode(), signatures)
+
+
+def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes, bytes]:
+    """Return payload, key ID, signature, and the message signed, of an envelope, which has one signature."""
+    value = read(data)
+    need(value["payloadType"] == kind, "wrong-payload-type")
+    need(len(value["signatures"]) == 1, "many-signatures")
+    payload, signature = b64(value["payload"]), value["signatures"][0]
+    message = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+    return payload, signature["keyid"], b64(signature["sig"]), message
+
+
+def parse_entry(item: Item) -> None:
     """Read a call, or a statement, whose subjects have to be the IDs that its body is about."""
+    log = item.origin.rpartition("/")[2]
     need(log in ("calls", "registry"), "unknown-log-kind")
     if log == "calls":
-        body = read(entry)
-        need(body["t"] == "genealog/call/v1" and {"call", "finish", "assurance"} <= body.keys(), "schema-mismatch")
-        item.kind, item.body = "call", body
+        body = read(item.entry)
+        need(body["t"] == "genealog/call/v1" and {"assurance", "finish", "seals"} <= body.keys(), "schema-mismatch")
+        item.kind, item.name, item.body = "call", body["call"], body
         return
-    item.signed = open_envelope(entry, STATEMENT)
+    item.signed = open_envelope(item.entry, STATEMENT)
     statement = read(item.signed[0])
-    kind, body = statement["predicateType"].removeprefix("urn:genealog:").removesuffix(":v1"), statement["predicate"]
-    need(kind in BODIES and statement["_type"] == "https://in-toto.io/Statement/v1", "unknown-predicate")
-    given = [":".join(pair) for subject in statement["subject"] for pair in sorted(subject["digest"].items())]
-    made = [event["artifact"] for event in body.get("events", []) if event["direction"] == "out"]
-    if kind == "artifact":
-        subjects = [record_id(body["body"])] if "body" in body else [name for name in given if name.startswith("glf1:")]
-        subjects += [body["weights"]["id"]] if "weights" in body else []
-    elif kind == "execution-end":
-        subjects = [body["execution"], *made]
-    elif kind == "load":
-        subjects = [part[name] for part in body["loaded"] for name in ("artifact", "weights")]
-    elif kind == "key":
-        need(body["action"] == "revoke" or digest(b64(body["public"])) == body["keyid"], "key-mismatch")
-        subjects = [f"sha256:{body['keyid']}"]
-    else:
-        subjects = [body["to"] if kind == "ref" else record_id(body)]
+    body, uri, subject = statement["predicate"], statement["predicateType"], statement["subject"]
+    kind = uri.removeprefix("urn:genealog:").removesuffix(":v1")
+    need(kind in SUBJECTS and uri == f"urn:genealog:{kind}:v1", "unknown-predicate")
+    need(statement["_type"] == "https://in-toto.io/Statement/v1", "unknown-predicate")
+    subjects = SUBJECTS[kind](body)
+    if kind == "artifact":  # what has files is named in the statement alone
+        subjects.insert(0, record_id(body["body"]) if "body" in body else "glf1:" + subject[0]["digest"]["glf1"])
+    adds = kind == "key" and body["action"] == "add"
+    need(not adds or digest(b64(body["public"])) == body["keyid"], "key-mismatch")
+    given = [":".join(pair) for each in subject for pair in sorted(each["digest"].items())]
     need(given == subjects, "subject-mismatch")
-    item.about = made if kind == "execution-end" else subjects[:1]
-    item.kind, item.body, item.name = kind, body, statement["subject"][0]["name"]
-
-
-def attribute(items: list[Item]) -> dict[str, Json]:
-    """Find who signed the entries of one registry, in log order, and whether they might. Returns revocations by key."""
-    added: dict[str, Item] = {}
-    revoked: dict[str, Item] = {}
-    shown = {item.body["keyid"]: item.index for item in items if item.kind == "key" and item.body["action"] == "add"}
-    for item in items:
-        keyid, adds = item.signed[1], item.kind == "key" and item.body["action"] == "add"
-        holder = added.get(keyid) or (item if adds and item.body["keyid"] == keyid else None)
-        with blaming(item):
-            if holder is None:
-                need(keyid in shown, "signer-key-missing")
-                raise Wrong("key-registered-later" if shown[keyid] > item.index else "key-unsound")
-            check_signature(holder.body, item.signed, STATEMENT)
-            item.key, role = holder.body, holder.body["role"]
-            if holder is item:  # the first entry of a registry is its owner's key, which vouches for itself
-                need(item.index == 0 and role == "owner", "key-not-vouched-for")
-            else:
-                need(keyid not in revoked or revoked[keyid].index >= item.index, "key-revoked")
-                need(item.kind != "key" or role == "owner", "role-not-allowed")
-                need(role != "engine" or item.kind in ("load", "decision"), "role-not-allowed")
-                need(item.kind != "load" or (role == "engine" and item.body["keyid"] == keyid), "role-not-allowed")
-                if STATES.index(holder.state) > STATES.index(item.state):
-                    blame(item, holder.code, holder.state)
-        if item.kind == "key" and item.state != "contradicted":
-            (added if adds else revoked).setdefault(item.body["keyid"], item)
-    return {keyid: item.body for keyid, item in revoked.items()}
+    item.about = subjects[1:] if kind == "execution-end" else subjects[:1]
+    item.kind, item.name, item.body = kind, subject[0]["name"], body
 
 
 def compare_views(items: list[Item]) -> None:
     """A log that has two roots for one size, or two entries at one index, shows different histories."""
-    views: dict[tuple[str, str, object], dict[str, list[Item]]] = {}
-    for item in (item for item in items if item.tree and item.state != "contradicted"):
+    views: dict[tuple[str, str, int], dict[object, list[Item]]] = {}
+    for item in (item for item in items if item.tree and rank(item.code) < rank("log-forked")):
         for what, number, value in (("size", *item.tree), ("index", item.index, item.leaf)):
             views.setdefault((item.origin, what, number), {}).setdefault(value, []).append(item)
     for item in (item for view in views.values() if len(view) > 1 for same in view.values() for item in same):
-        blame(item, "log-forked")
+        item.code = max(item.code, "log-forked", key=rank)
+
+
+def judge_signers(items: list[Item]) -> dict[tuple[str, str, str], Item]:
+    """Find who signed each statement, in log order, and whether they might. Returns keys shown, added and revoked."""
+    added = [item for item in items if item.kind == "key" and item.body["action"] == "add"]
+    keys = {("shown", item.origin, item.body["keyid"]): item for item in added}
+    for item in items:
+        item.code = max(item.code, fault(check_signer, item, keys), key=rank)
+        if item.kind == "key" and rank(item.code) < rank("key-unsound"):
+            keys.setdefault((item.body["action"], item.origin, item.body["keyid"]), item)
+    return keys
+
+
+def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
+    """Check the signature of a statement, and that at this place in the log its key stands and may say such a thing."""
+    _, keyid, signature, message = item.signed
+    shown, added, revoked = (keys.get((fate, item.origin, keyid)) for fate in ("shown", "add", "revoke"))
+    itself = item.kind == "key" and (item.body["action"], item.body["keyid"]) == ("add", keyid)
+    holder: Any = added or (item if itself else None)
+    if not holder:
+        need(shown, "signer-key-missing")
+        raise Wrong("key-registered-later" if shown and shown.index > item.index else "key-unsound")
+    check_signature(b64(holder.body["public"]), signature, message, "signature-invalid")
+    item.key, role = holder.body, holder.body["role"]
+    if holder is item:  # the first entry of a registry is its owner's key, which vouches for itself
+        need(item.index == 0 and role == "owner", "key-not-vouched-for")
+        return
+    need(revoked is None or revoked.index >= item.index, "key-revoked")
+    need(item.kind in MAY_STATE[role] and (item.kind != "load" or item.body["keyid"] == keyid), "role-not-allowed")
+    need(not holder.code, holder.code)
 
 
 # The walk: output, call, serving spec, load, model and adapters, the runs that made them, what went in, and so on.
 
 
 class Walk:
-    def __init__(self, evidence: Json, policy: Policy | None, output: bytes | None) -> None:
-        self.evidence, self.policy, self.output = evidence, policy, output
+    """A walk back in time, depth first, on a stack of its own: lineage may be longer than Python's."""
+
+    def __init__(self, policy: Policy | None, evidence: Json, output: bytes | None) -> None:
+        self.policy, self.evidence, self.output = policy, evidence, output
         self.hops: list[Hop] = []
-        self.revoked: dict[str, dict[str, Json]] = {}
+        self.found: dict[tuple[str, str], list[Item]] = {}  # statements by what they are about, the soundest first
         self.pins: dict[str, Json] = {}  # what the serving spec pins, by artifact ID: the model first
         self.seen: set[str] = set()
         self.path: set[str] = set()  # the artifacts between the output and here
-        self.todo: list[Callable[[], None]] = []  # lineage may be longer than Python's own stack
+        self.todo: list[Callable[[], None]] = []
         items = [place(receipt, policy) for receipt in evidence["receipts"]]
+        if "call" not in evidence:  # a receipt travels without its signer's key
+            self.add(0, "entry", items[0].name, "proven", items[0])
+            return
         compare_views(items)
-        for name in dict.fromkeys(item.origin for item in items):
-            own = [item for item in items if item.origin == name and item.kind not in ("", "call")]
-            self.revoked[name] = attribute(sorted(own, key=lambda item: (item.index, STATES.index(item.state))))
-        self.items = sorted(items, key=lambda item: (STATES.index(item.state), item.index))  # the soundest first
-        call = next((item for item in self.items if item.leaf == evidence["call"]), None)
+        said = [item for item in items if item.kind not in ("", "call")]
+        self.keys = judge_signers(sorted(said, key=lambda item: (item.index, rank(item.code))))
+        ranked = sorted(items, key=lambda item: (rank(item.code), item.index))
+        call = next((item for item in ranked if item.leaf == evidence["call"]), None)
         if call and call.kind == "call":
             self.registry = call.origin.removesuffix("calls") + "registry"  # of the same store, and no other
+            for item in (item for item in ranked if item.origin == self.registry and item.kind):
+                for key in [("", item.leaf), *((item.kind, name) for name in (item.leaf, *item.about))]:
+                    self.found.setdefault(key, []).append(item)
             self.call(call, call.body)
         else:
-            self.add(0, "call", evidence["call"], ("missing", "call-not-in-bundle"))
-        for item in items:
-            if item.code and not item.used:
-                self.add(0, "receipt", f"{item.origin} {item.index}", (item.state, item.code), item)
+            self.add(0, "call", evidence["call"], "proven", None, "call-not-in-bundle")
+        for item in (item for item in items if item.code and not item.used):
+            self.add(0, "receipt", f"{item.origin} {item.index}", "proven", item)
 
-    def add(self, depth: int, role: str, what: str, verdict: Verdict, item: Item | None = None) -> None:
-        """Add a hop, no stronger than the entry that it rests on, and without a policy `unchecked` at best."""
-        if item is not None:
-            item.used = True
-            if item.code and STATES.index(item.state) >= STATES.index(verdict[0]):
-                verdict = item.state, item.code
-        if self.policy is None:
-            verdict = max(verdict[0], "unchecked", key=STATES.index), verdict[1] or "no-trust-policy"
-        self.hops.append((depth, role, what, *verdict, item))
+    def add(self, depth: int, role: str, what: str, best: str, item: Item | None, *codes: Any) -> None:
+        """Add a hop, no better than what is wrong with its entry, or else; without a policy `unchecked` at best."""
+        if item:
+            item.used, codes = True, (item.code, *codes)
+        code = max((code for code in codes if code and rank(code) > STATES.index(best)), key=rank, default=None)
+        state = max(best, MEANING.get(code, "contradicted"), key=STATES.index)
+        if not self.policy:
+            state, code = max(state, "unchecked", key=STATES.index), code or "no-trust-policy"
+        self.hops.append((depth, role, what, state, code, item))
 
-    def find(self, kind: str, *, about: str | None = None, leaf: str | None = None) -> list[Item]:
-        own = [item for item in self.items if item.origin == self.registry and kind in ("", item.kind)]
-        return [item for item in own if about in (None, *item.about) and leaf in (None, item.leaf)]
+    def first(self, kind: str, name: str | None) -> Item | None:
+        return next(iter(self.found.get((kind, name or ""), [])), None)
 
     def call(self, item: Item, call: Json) -> None:
+        """Open the groups, compare the answer and the prompt with them, and go on to what answered."""
         groups: dict[str, Json] = {}
-        verdict: Verdict = "proven", None
-        for name, opened in sorted(self.evidence.get("groups", {}).items()):
-            body = b64(opened["body"])
-            sealed = digest(b"genealog/seal/v1\0" + bytes.fromhex(opened["salt"]) + body)
-            try:
-                need(name in call["seals"], "unknown-group")
-                need(sealed == call["seals"][name], "seal-mismatch")
+        problem: str | None = None
+        for name, (salt, body) in sorted(self.evidence["groups"].items()):
+            sealed = call["seals"].get(name) == digest(b"genealog/seal/v1\0" + salt + body)
+            if sealed and not fault(read, body):
                 groups[name] = read(body)
-            except Wrong as wrong:
-                verdict = "contradicted", wrong.args[0].replace("not-canonical", "group-malformed")
-        request, refused = groups.get("request"), call["finish"] == "refused"
-        self.add(0, "output", call["finish"], self.judge_output(call, groups.get("response"), refused))
-        self.add(1, "call", call["call"], verdict, item)
+            else:
+                known = name in call["seals"]
+                problem = "group-malformed" if sealed else "seal-mismatch" if known else "unknown-group"
+        self.add(0, "output", call["finish"], "proven", None, fault(self.check_output, call, groups.get("response")))
+        self.add(1, "call", call["call"], "proven", item, problem)
         if "request" in self.evidence:
-            same = request is None or request["wire"] == digest(b64(self.evidence["request"]))
-            shown = request is not None
-            verdict = worst(
-                "proven", (shown, "unchecked", "request-sealed"), (same, "contradicted", "request-mismatch")
-            )
-            self.add(2, "prompt", "the request", verdict)
-        if refused:
+            same = digest(self.evidence["request"]) == groups.get("request", {}).get("wire")
+            self.add(2, "prompt", "the request", "proven", None, "request" not in groups and "request-sealed",
+                     "request" in groups and not same and "request-mismatch")
+        if call["finish"] == "refused":
             return
-        specs = self.find("serving-spec", about=call.get("spec", ""))
-        if not specs:
-            code = "spec-not-in-bundle" if "spec" in call else "spec-not-recorded"
-            self.add(2, "serving spec", call.get("spec", "none"), ("missing", code))
+        spec = self.first("serving-spec", call.get("spec"))
+        if not spec:
+            gap = "spec-not-in-bundle" if "spec" in call else "spec-not-recorded"
+            self.add(2, "serving spec", call.get("spec", "none"), "stated", None, gap)
             return
-        pins = [specs[0].body["model"], *specs[0].body.get("adapters", [])]
-        same = [pin["artifact"] for pin in pins] == call.get("models", [])
-        self.add(2, "serving spec", specs[0].name, worst("stated", (same, "contradicted", "models-not-spec")), specs[0])
-        self.load(call, groups, pins)
+        pins = [spec.body["model"], *spec.body.get("adapters", [])]
         self.pins = {pin["artifact"]: pin for pin in pins}
+        others = [pin["artifact"] for pin in pins] != call.get("models", [])
+        self.add(2, "serving spec", spec.name, "stated", spec, others and "models-not-spec")
+        engine = groups.get("engine", {})
+        load = self.first("load", engine.get("load")) if call["assurance"] >= "A3" and "envelope" in engine else None
+        code = fault(self.check_engine, call, groups, pins, load)
+        self.add(3, "load", load.body["engine"] if load else call["assurance"], "stated", load, code)
         for number, pin in enumerate(pins):  # a stack: the model comes last
             self.todo.append(partial(self.artifact, 4, "adapter" if number else "model", pin["artifact"]))
         while self.todo:
             self.todo.pop()()
 
-    def judge_output(self, call: Json, response: Json | None, refused: bool) -> Verdict:
+    def check_output(self, call: Json, response: Json | None) -> None:
         """Compare the body in the bundle, and the output that somebody holds, with what the call says."""
-        body, output = self.evidence.get("response"), self.output
+        body, output, refused = self.evidence.get("response"), self.output, call["finish"] == "refused"
+        held = body is not None or output is not None
         if response is None or "wire" not in response:
-            unseen, silent = call["finish"] == "unknown" or response, refused and body is None and output is None
-            return worst("proven", (silent, "unchecked", "response-sealed"), (not unseen, "missing", "end-not-seen"))
+            need(call["finish"] != "unknown" and response is None, "end-not-seen")
+            need(refused and not held, "response-sealed")
+            return
         bodies = (response["wire"], response.get("delivered", {}).get("sha256"))
-        same = output is None or digest(output) in (*bodies, *response.get("text", []))
-        same = same and (body is None or digest(b64(body)) in bodies)
-        held = refused or body is not None or output is not None
-        return worst("proven", (held, "unchecked", "output-not-included"), (same, "contradicted", "output-mismatch"))
+        need(output is None or digest(output) in (*bodies, *response.get("text", [])), "output-mismatch")
+        need(body is None or digest(body) in bodies, "output-mismatch")
+        need(refused or held, "output-not-included")
 
-    def load(self, call: Json, groups: dict[str, Json], pins: list[Json]) -> None:
-        engine = groups.get("engine", {})
-        item = next(iter(self.find("load", leaf=engine.get("load", ""))), None)
-        verdict: Verdict
-        if call["assurance"] < "A3":
-            verdict = "claimed", "not-measured"
-        elif not engine:
-            verdict = "unchecked", "engine-sealed"
-        elif "load" not in engine or "envelope" not in engine:
-            verdict = "contradicted", "assurance-unfounded"
-        elif item is None:
-            verdict = "missing", "load-not-in-bundle"
-        else:
-            try:
-                verdict = self.judge_engine(call, groups, pins, item) if item.key else (item.state, item.code)
-            except Wrong as wrong:
-                verdict = "contradicted", wrong.args[0]
-        self.add(3, "load", item.body["engine"] if item else call["assurance"], verdict, item)
-
-    def judge_engine(self, call: Json, groups: dict[str, Json], pins: list[Json], item: Item) -> Verdict:
+    def check_engine(self, call: Json, groups: dict[str, Json], pins: list[Json], load: Any) -> None:
         """Check the engine's signature over this very exchange, and that it loaded what the serving spec pins."""
-        if "request" not in groups or "response" not in groups:
-            return "unchecked", "response-sealed" if "request" in groups else "request-sealed"
-        engine, loaded = groups["engine"], item.body["loaded"]
-        signed = open_envelope(b64(engine["envelope"]), EXCHANGE)
-        need(signed[1] == item.key["keyid"], "engine-signer-unknown")
-        check_signature(item.key, signed, EXCHANGE, "engine-signature-invalid")
-        exchange = {"t": "genealog/engine-signature/v1", "call": call["call"], "load": item.leaf}
-        exchange |= {name: groups[name]["wire"] for name in ("request", "response")} | {"report": engine["report"]}
-        need(read(signed[0]) == exchange, "engine-signature-mismatch")
-        revoked = self.revoked[self.registry].get(signed[1])
-        need(revoked is None or revoked["at"] > call["called_at"], "engine-key-revoked")
+        need(call["assurance"] >= "A3", "not-measured")
+        need("engine" in groups, "engine-sealed")
+        engine = groups["engine"]
+        need({"load", "envelope"} <= engine.keys(), "assurance-unfounded")
+        need(load, "load-not-in-bundle")
+        need(load.key, load.code)
+        for name in ("request", "response"):
+            need(name in groups, f"{name}-sealed")
+        payload, keyid, signature, message = open_envelope(b64(engine["envelope"]), EXCHANGE)
+        need(keyid == load.key["keyid"], "engine-signer-unknown")
+        check_signature(b64(load.key["public"]), signature, message, "engine-signature-invalid")
+        exchange = {"t": "genealog/engine-signature/v1", "call": call["call"], "load": load.leaf}
+        exchange |= {name: groups[name].get("wire") for name in ("request", "response")}
+        need(read(payload) == exchange | {"report": engine.get("report")}, "engine-signature-mismatch")
+        revoked = self.keys.get(("revoke", self.registry, keyid))
+        need(revoked is None or revoked.body["at"] > call["called_at"], "engine-key-revoked")
+        loaded = load.body["loaded"]
         need([part["artifact"] for part in loaded] == call.get("models", []), "load-not-spec")
         for pin, part in zip(pins, loaded, strict=False):
             need(pin.get("weights") in (None, part["weights"]), "load-not-spec")
-        return worst("stated", (call["assurance"] == "A3", "unchecked", "attestation-unchecked"))
+        need(call["assurance"] == "A3", "attestation-unchecked")
 
     def artifact(self, depth: int, role: str, name: str, weights: str | None = None, said: str = "stated") -> None:
         """Add an artifact, and go on to what made it. What is pinned is compared wherever it is met."""
-        pin = self.pins.get(name)
-        story = next(iter(self.find("", leaf=pin["lineage"])), None) if pin else None
-        made, found = self.find("execution-end", about=name), self.find("artifact", about=name)
+        pin = self.pins.get(name, {})
+        story = self.first("", pin.get("lineage"))
+        made, found = self.found.get(("execution-end", name), []), self.found.get(("artifact", name), [])
         if not found:
-            self.add(depth, role, name, ("missing", "artifact-not-in-bundle"))
+            self.add(depth, role, name, "stated", None, "artifact-not-in-bundle")
             return
-        item = story if story in found else found[0]
-        wanted = {weights, pin and pin.get("weights")} - {None}
-        verdict = worst(
-            "stated",
-            (False, said, f"edge-{said}"),
-            (wanted <= {item.body.get("weights", {}).get("id")}, "contradicted", "weights-mismatch"),
-            (story is None or story in made + found, "contradicted", "lineage-mismatch"),
-            (story or not pin, "missing", "lineage-not-in-bundle"),
-        )
-        self.add(depth, role, item.name, verdict, item)
+        item = story if story and story in found else found[0]
+        wrong = {weights, pin.get("weights")} - {None, item.body.get("weights", {}).get("id")}
+        self.add(depth, role, item.name, "stated", item, wrong and "weights-mismatch",
+                 story and story not in made + found and "lineage-mismatch", f"edge-{said}",
+                 pin and not story and "lineage-not-in-bundle")
         known, circle = name in self.seen, name in self.path
         made = [end for end in made if story in (None, end)]
-        if (circle or not (known or made)) and (role in SERVED or item.body["kind"] in SERVED[:3]):
-            gap = "lineage-circular" if circle else "no-lineage"
+        lineage = role in ("model", "adapter", "base") or item.body["kind"] in ("model", "adapter", "checkpoint")
+        if lineage and (circle or not (known or made)):
             outside = "source" in item.body or "body" in item.body
-            verdict = ("claimed", "outside-origin") if outside else ("missing", gap)
-            self.add(depth + 1, "source", item.body.get("source", "?"), verdict)
+            code = "outside-origin" if outside else "lineage-circular" if circle else "no-lineage"
+            self.add(depth + 1, "source", item.body.get("source", "?"), "stated", None, code)
         if not known:
             self.seen.add(name)
             self.path.add(name)
@@ -466,68 +442,50 @@ class Walk:
 
     def run(self, depth: int, item: Item, output: str) -> None:
         """Add the execution that an artifact came out of, and go on to what went in."""
-        end, events = item.body, item.body["events"]
-        start = next(iter(self.find("execution", about=end["execution"])), None)
-        into = [event for event in events if event["direction"] == "in"]
-        said = [e["state"] for e in events if e["direction"] == "out" and e["artifact"] == output]
+        end, start = item.body, self.first("execution", item.body["execution"])
+        into = [event for event in end["events"] if event["direction"] == "in"]
+        edges = [f"edge-{e['state']}" for e in end["events"] if e["direction"] == "out" and e["artifact"] == output]
         bases = [event["artifact"] for event in into if event["role"] == "base"]
         model, *adapters = self.pins or [""]
-        based = output not in adapters or model in bases
-        verdict = worst(
-            "stated",
-            *((False, state, f"edge-{state}") for state in said),
-            (False, start.state, start.code) if start else (False, "missing", "execution-not-in-bundle"),
-            (end["exit"] == "succeeded", "claimed", "run-failed"),
-            (based or bases, "missing", "base-unknown"),
-            (based or not bases, "contradicted", "wrong-base"),
-        )
-        self.add(depth, "run", end["execution"], verdict, item)
+        self.add(depth, "run", end["execution"], "stated", item, *edges,
+                 start.code if start else "execution-not-in-bundle", end["exit"] != "succeeded" and "run-failed",
+                 output in adapters and model not in bases and ("wrong-base" if bases else "base-unknown"))
         if item.leaf in self.seen:
             return
         self.seen.add(item.leaf)
         steps = [(event["role"], event["artifact"], event.get("weights"), event["state"]) for event in into]
         if start:
             start.used = True
+            shown = {event["artifact"] for event in into}
             made_with = [(role, start.body[role]) for role in ("code", "environment") if role in start.body]
-            shown = [event["artifact"] for event in into]
             steps += [(role, name, None, "stated") for role, name in made_with if name not in shown]
         self.todo += [partial(self.artifact, depth + 1, *step) for step in reversed(steps)]
 
 
-def texts(value: Any, needed: str, optional: str = "") -> Json:
+def texts(value: Any, needed: set[str], *optional: str) -> Json:
     """Return an object that has these fields, and maybe those, and no others; all of them are text."""
-    need(isinstance(value, dict) and {*needed.split()} <= value.keys(), "schema-mismatch")
-    need(value.keys() <= {*needed.split(), *optional.split()}, "schema-mismatch")
+    need(isinstance(value, dict) and needed <= value.keys() <= needed.union(optional), "schema-mismatch")
     need(all(isinstance(text, str) for text in value.values()), "schema-mismatch")
     return dict(value)
 
 
 def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> list[Hop]:
-    """Return every hop of a bundle, or the one of a receipt. Raises Wrong for a file that is neither."""
-    value = read(data, strict=False)
+    """Return every hop of a bundle, or the one of a receipt. Raises what `fault` catches if it is neither."""
+    value, receipt = read(data), {"entry", "origin", "proof", "t"}
     kind = value.get("t") if isinstance(value, dict) else None
     need(kind in ("genealog/receipt/v1", "genealog/evidence/v1"), "not-evidence")
-    receipts = [value] if kind == "genealog/receipt/v1" else value.get("receipts")
-    need(isinstance(receipts, list), "schema-mismatch")
-    for receipt in receipts:
-        need(texts(receipt, "entry origin proof t")["t"] == "genealog/receipt/v1", "schema-mismatch")
     if kind == "genealog/receipt/v1":
-        read(data)
-        item = place(value, policy)
-        code = item.code or (None if policy else "no-trust-policy")
-        return [(0, "entry", item.name or item.kind, item.state, code, item)]
-    groups = value.get("groups", {})
-    need(isinstance(groups, dict) and (groups or "groups" not in value), "schema-mismatch")
-    told = texts(
-        {name: value[name] for name in value if name not in ("groups", "receipts")}, "call t", "request response"
-    )
-    opened = [texts(group, "body salt") for group in groups.values()]
-    for text in (told.get("request", ""), told.get("response", ""), *(group["body"] for group in opened)):
-        b64(text)
-    for text in (told["call"], *(group["salt"] for group in opened)):
+        return Walk(policy, {"receipts": [texts(value, receipt)]}, None).hops
+    need(isinstance(value["receipts"], list) and value.get("groups") != {}, "schema-mismatch")
+    receipts = [texts(item, receipt) for item in value.pop("receipts")]
+    need({item["t"] for item in receipts} <= {"genealog/receipt/v1"}, "schema-mismatch")
+    groups = {name: texts(group, {"body", "salt"}) for name, group in value.pop("groups", {}).items()}
+    told = texts(value, {"call", "t"}, "request", "response")
+    for text in (told["call"], *(group["salt"] for group in groups.values())):
         need(re.fullmatch("[0-9a-f]{64}", text), "bad-hex")
-    read(data)
-    return Walk(value, policy, output).hops
+    evidence: Json = {name: b64(told[name]) for name in ("request", "response") if name in told}
+    evidence["groups"] = {name: (bytes.fromhex(group["salt"]), b64(group["body"])) for name, group in groups.items()}
+    return Walk(policy, evidence | {"call": told["call"], "receipts": receipts}, output).hops
 
 
 def main() -> int:
@@ -536,17 +494,17 @@ def main() -> int:
     parser.add_argument("--trust", type=Path, help="logs and witnesses, in tlog-policy format")
     parser.add_argument("--output", type=Path, help="the answer that you hold")
     given = parser.parse_args()
-    try:
-        policy = Policy(given.trust.read_bytes()) if given.trust else None
-        hops = verify(given.file.read_bytes(), policy, given.output.read_bytes() if given.output else None)
-    except (Wrong, KeyError, TypeError, ValueError, AttributeError) as error:
-        print(f"malformed [{error.args[0] if isinstance(error, Wrong) else 'schema-mismatch'}]")
+    file, trust, output = (path and path.read_bytes() for path in (given.file, given.trust, given.output))
+    hops: list[Hop] = []
+    code = fault(lambda: hops.extend(verify(file, None if trust is None else Policy(trust), output)))
+    if code:
+        print(f"malformed [{code}]")
         return 1
     for depth, role, what, state, code, item in hops:
         by = f"  by {item.key.get('identity', '(the log)')}, {item.origin} {item.index}" if item else ""
         line = f"{state:12}  {'  ' * min(depth, 40)}{role}  {what}{by}" + (f"  [{code}]" if code else "")
         print("".join(letter if letter.isprintable() else "?" for letter in line))
-    _, role, what, state, code, _ = max(hops, key=lambda hop: STATES.index(hop[3]))
+    _, role, _, state, code, _ = max(hops, key=lambda hop: STATES.index(hop[3]))
     print(f"weakest: {state}  {role}" + (f"  [{code}]" if code else ""))
     return EXIT.get(state, 0)
 
