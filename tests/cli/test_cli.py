@@ -77,6 +77,12 @@ def test_adding_again_changes_nothing(cli: Cli, store: Path) -> None:
     assert cli("ls", "--json").json == first
 
 
+def test_adding_known_bytes_as_something_else_says_that_nothing_changed(cli: Cli, store: Path) -> None:
+    ran = cli("add", "model", "--kind", "dataset")
+    assert ran.status == 0
+    assert "stand as model at registry:2" in ran.out
+
+
 def test_show_tells_ids_files_signer_and_claims(cli: Cli, store: Path) -> None:
     shown = cli("show", "model").out
     for word in ("glf1:", "config.json", "signed by", "Jane", "“a friend” (claimed)"):

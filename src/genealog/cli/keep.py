@@ -92,6 +92,11 @@ def add(
         )
         return
     what = "registered" if added.new else "known already"
+    known = registry.resolve(added.id)
+    if not added.new and (known.kind != kind or source not in (None, known.source)):
+        warnings.append(
+            f"these bytes stand as {known.kind} at registry:{known.index}; --kind and --source change nothing"
+        )
     out.print(f"{what}: [bold]{name or path.resolve().name}[/bold]  {added.id}")
     if added.weights:
         out.print(f"  weights {added.weights}")
