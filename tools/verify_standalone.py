@@ -8,7 +8,7 @@ back to the data. Every check names the code of its failure, and the code alone 
 Exit: 0 nothing fails, 1 something is false or malformed, 3 it cannot be told (always so without a policy).
 
 It looks at what it uses: Genealog also refuses fields that it does not know, and policies that name somebody twice.
-Logs and witnesses with Ed25519 keys only. Long because it is the whole judge, from bytes to verdict, in one file: five
+Logs and witnesses with Ed25519 keys only. Long because it is the whole judge, from bytes to verdict, in one file: seven
 formats to read, and more than fifty ways to fail, each of which has a name.
 """
 # The formatter would give each argument of a long call a line, and bury the checks among them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from gateway.fake_upstream import Asked, FakeUpstream, Wire, completion, events, stream, whole
 from gateway.kit import ADAPTER, MODEL, NAME, FakeSource, chat, running, spec, until
 from genealog.errors import StoreError
+from genealog.gateway import wire
 
 
 async def test_clients_choose_no_ids_and_upstreams_speak_for_nobody(tmp_path: Path) -> None:
@@ -180,3 +182,20 @@ async def test_a_slow_client_slows_the_upstream(tmp_path: Path) -> None:
             await asyncio.wait_for(stalled.wait(), 20)
             assert await response.read() == chunk * count
         assert gateway.last()[1].finish == "complete"
+
+
+@pytest.mark.parametrize("begin", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nX"])
+async def test_a_head_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.2)
+    source = FakeSource()
+    async with FakeUpstream(whole(completion())) as upstream, running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(upstream.url))
+        address = urlsplit(gateway.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(begin)
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+        await writer.wait_closed()
+        assert (await gateway.ask(chat()))[0] == 200

@@ -1,4 +1,4 @@
-"""The server's side of a connection: uvicorn's HTTP protocol, with three things changed.
+"""The server's side of a connection: uvicorn's HTTP protocol, with a few things changed.
 
 It says when the client has gone: ASGI tells of that by `receive`, and waiting for it takes a task for each call; the
 protocol knows anyway, and `Hangup` is told through `scope["extensions"][HANGUP]`.
@@ -6,7 +6,8 @@ protocol knows anyway, and `Hangup` is told through `scope["extensions"][HANGUP]
 It sends once a turn: uvicorn writes head and body of a response one by one, each a system call and a packet of its own.
 Here what is written in one turn of the event loop leaves at its end in one piece. No byte waits longer than that.
 
-It refuses a head that does not end: uvicorn would collect it until the memory is full.
+It refuses a head that does not end, in bytes or in time: uvicorn would collect it until the memory is full, and keep
+a connection open for each client that sends one byte and waits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HANGUP = "genealog.hangup"
+HEAD_S = 30.0  # from the first byte of a request, or of a connection, to the end of its head
 MAX_HEAD = 256 * 1024  # bytes of a request before its body, about; what comes in one read may exceed it
 
 
@@ -70,9 +72,11 @@ class Protocol(HttpToolsProtocol):
         self._extensions = {HANGUP: Line()}
         self._head = 0  # bytes that came since the last request or its head was complete
         self._in_body = False
+        self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, over a transport that sends once a turn."""
+        self._patience = self.loop.call_later(HEAD_S, self._give_up)
         super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
 
     def data_received(self, data: bytes) -> None:
@@ -83,10 +87,13 @@ class Protocol(HttpToolsProtocol):
                 self.send_400_response("The request head is too large.")
                 return
         super().data_received(data)
+        if self._head and not self._in_body and self._patience is None:
+            self._patience = self.loop.call_later(HEAD_S, self._give_up)
 
     def on_headers_complete(self) -> None:
         """Know that what follows is a body, which has its own limit."""
         self._in_body = True
+        self._be_patient()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -101,8 +108,19 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and tell whoever works for this client."""
+        self._be_patient()
         super().connection_lost(exc)
         line = self._extensions[HANGUP]
         line.lost = True
         if line.on_lost is not None:
             line.on_lost()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if not self.transport.is_closing():
+            self.transport.close()
