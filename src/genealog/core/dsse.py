@@ -12,7 +12,6 @@ Source: secure-systems-lab/dsse v1.0.2 (protocol.md, envelope.md).
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from genealog.core.canonical import Record, decode, encode
 from genealog.core.ids import sha256_hex
+from genealog.core.spelling import decode_base64
 from genealog.errors import MalformedError, VerificationError
 
 IN_TOTO = "application/vnd.in-toto+json"
@@ -138,10 +138,4 @@ def _b64(data: bytes) -> str:
 
 def unb64(text: str) -> bytes:
     """Read base64 as we write it: standard alphabet, padded, no stray bits. Raises: MalformedError `bad-base64`."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedError("bad-base64", "not base64", got=text[:40]) from None
-    if _b64(data) != text:
-        raise MalformedError("bad-base64", "base64 with stray bits or padding", got=text[:40])
-    return data
+    return decode_base64(text.encode("utf-8", "replace"), code="bad-base64")
