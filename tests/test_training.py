@@ -151,3 +151,23 @@ def test_every_public_name_is_there() -> None:
     with pytest.raises(AttributeError):
         _ = genealog.nothing
     assert genealog.Home is Home
+
+
+def test_an_input_is_what_its_name_meant_before_the_start(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = registry.resolve("data").id
+    real = genealog.training.environment
+
+    def moving() -> object:
+        (tmp_path / "data").write_text("other bytes")
+        registry.add(tmp_path / "data", kind="dataset")
+        return real()
+
+    monkeypatch.setattr(genealog.training, "environment", moving)
+    with genealog.run("finetune", inputs={"data": "data"}, store=registry.home, code=tmp_path / "code"):
+        pass
+    end = body(registry, executions(registry)[0]["end"])
+    assert isinstance(end, records.ExecutionEnd)
+    assert [event.artifact for event in end.events if event.role == "data"] == [before]
+    assert registry.resolve("data").id != before

@@ -42,8 +42,12 @@ class Run:
     def input(self, role: str, ref: str) -> Version:
         """Say that the registered artifact `ref` (name or ID) goes in. Raises: MissingError `unknown-artifact`."""
         version = self.registry.resolve(ref)
-        self._note(version.id, "in", role, version.weights)
+        self.add_input(role, version)
         return version
+
+    def add_input(self, role: str, version: Version) -> None:
+        """Say that a version, resolved before, goes in."""
+        self._note(version.id, "in", role, version.weights)
 
     def output(self, path: Path | str, *, kind: str, name: str, role: str | None = None) -> str:
         """Register the files at `path` as an artifact that came out. Returns its ID."""
@@ -94,9 +98,7 @@ def run(
     """
     home = store if isinstance(store, Home) else Home.find(Path(store) if store else None)
     registry = Registry(home)
-    named = [(role, ref) for role, refs in (inputs or {}).items() for ref in _refs(refs)]
-    for _, ref in named:
-        registry.resolve(ref)
+    given = [(role, registry.resolve(ref)) for role, refs in (inputs or {}).items() for ref in _refs(refs)]
     script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
     code_id = _register_code(registry, Path(code) if code else _folder_of(script), asked=code is not None)
     environment_id = _register_environment(registry)
@@ -109,8 +111,8 @@ def run(
     )  # fmt: skip
     registry.append(start, signer=registry.signer(), name=name or kind)
     this = Run(registry, start)
-    for role, ref in named:
-        this.input(role, ref)
+    for role, version in given:  # as resolved before the start: a name may have moved since
+        this.add_input(role, version)
     if code_id is not None:
         this.input("code", code_id)
     this.input("environment", environment_id)
