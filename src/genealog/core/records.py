@@ -169,7 +169,7 @@ class Key(Record):
     action: Literal["add", "revoke"]
     keyid: str
     identity: str
-    role: Literal["owner", "signer", "engine"]
+    role: Literal["owner", "signer", "engine", "log"]  # a log's key signs checkpoints, never statements
     at: str
     public: str | None = None  # base64 of the DER SubjectPublicKeyInfo, with `add`
     reason: str | None = None
@@ -184,6 +184,94 @@ class Decision(Record):
     subject: str
     message: str
     at: str
+
+
+class LogHead(Record):
+    """`checkpoint/v1`: another log of this store stood here. Anchors it in the registry log, the one place to witness.
+
+    `note` is the log's signed checkpoint, word for word; `keys` are its vkeys at that time. The first head of a call
+    log names the log that it `continues`; a `closed` log gets no more entries.
+    """
+
+    log: str
+    origin: str
+    size: int
+    root: str  # hex
+    note: str
+    keys: tuple[str, ...]
+    at: str
+    continues: str | None = None
+    closed: bool = False
+
+
+class Beat(Record):
+    """How far one emitter had numbered its calls: `seq` is the last that is in the log, `leaf` its hex leaf hash."""
+
+    emitter: str
+    boot: str
+    live: bool  # its process was running
+    seq: int | None = None  # None: no call of this boot yet
+    leaf: str | None = None
+
+
+class Heartbeat(Record):
+    """`heartbeat/v1`: at this time the log held `size` entries and these emitters stood here, also those that idle."""
+
+    log: str
+    size: int
+    at: str
+    emitters: tuple[Beat, ...]
+
+
+class GapNote(Record):
+    """`gap/v1`: frames of an emitter were lost, and this is all that is known about them."""
+
+    log: str
+    emitter: str
+    boot: str
+    after: str  # decimal: the last frame number before the loss
+    reason: Literal["torn", "missing", "no-intent", "store-refused"]
+    at: str
+    frames: int | None = None
+    size: int | None = None
+    sha256: str | None = None
+    call: str | None = None
+
+
+class Hold(Record):
+    """`hold/v1`: what an incident pins may not be erased, by nobody and no rule, until the hold is lifted.
+
+    Empty selectors select nothing; a call is held if any selector takes it. Subjects stand as the vault's keyed
+    digests, never as names.
+    """
+
+    action: Literal["place", "lift"]
+    name: str  # of the incident
+    at: str
+    reason: str
+    calls: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    since: str | None = None  # with `until`: every call that was made in this time
+    until: str | None = None
+
+
+class Tombstone(Record):
+    """`tombstone/v1`: contents of the vault were destroyed, and by which right. The entries and their proofs stand.
+
+    A subject stands as the vault's keyed digest: without the vault key nobody can tell who it was. `calls` counts
+    them; `digest` is the hex SHA-256 over their IDs, sorted, each with a line feed.
+    """
+
+    scope: Literal["subject", "tenant", "call", "retention"]
+    at: str
+    reason: str
+    calls: int
+    digest: str
+    subject: str | None = None
+    tenant: str | None = None
+    before: str | None = None  # retention: everything made before
+    what: tuple[str, ...] = ("bodies", "groups", "texts")
 
 
 class EngineSignature(Record, tag_field="t", tag="genealog/engine-signature/v1"):
@@ -217,6 +305,11 @@ PREDICATES: dict[str, type[Record]] = {
     "urn:genealog:load:v1": Load,
     "urn:genealog:key:v1": Key,
     "urn:genealog:decision:v1": Decision,
+    "urn:genealog:checkpoint:v1": LogHead,
+    "urn:genealog:heartbeat:v1": Heartbeat,
+    "urn:genealog:gap:v1": GapNote,
+    "urn:genealog:hold:v1": Hold,
+    "urn:genealog:tombstone:v1": Tombstone,
 }
 
 TYPES: dict[type[Record], str] = {kind: uri for uri, kind in PREDICATES.items()}

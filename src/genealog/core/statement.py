@@ -132,6 +132,8 @@ def check_role(body: Record, *, role: str, keyid: str) -> None:
     """Check that a key of this role may state `body`. Raises: VerificationError `role-not-allowed`."""
     if isinstance(body, records.Key) and role != "owner":
         problem = "only an owner vouches for keys"
+    elif role == "log":
+        problem = "the key of a log signs checkpoints, and no statement"
     elif role == "engine" and not isinstance(body, records.Load | records.Decision):
         problem = "an engine may state loads and decisions, and nothing else"
     elif isinstance(body, records.Load) and (role != "engine" or keyid != body.keyid):
