@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -296,6 +296,38 @@ def test_a_segment_does_not_get_old(tmp_path: Path) -> None:
     writer.close()
     assert segment(tmp_path, 0).stat().st_size == 13
     assert segment(tmp_path, 1).stat().st_size == 14
+
+
+def test_an_idle_writer_leaves_its_segment_behind(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, rotate_after=0)
+    writer.tidy()
+    assert [path.name[-12:] for path in tmp_path.glob("gateway-0/*")] == ["000000.spool"]
+    writer.write(b"first")
+    writer.tidy()
+    writer.tidy()
+    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("gateway-0/*"))]
+    assert sizes == [13, 0]
+    writer.close()
+    writer.tidy()
+
+
+def test_a_segment_that_cannot_follow_breaks_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SpoolWriter(tmp_path, rotate_after=0)
+    writer.write(b"first")
+    monkeypatch.setattr(os, "open", refuse(errno.ENOSPC))
+    writer.tidy()
+    monkeypatch.setattr(os, "open", refuse(errno.EIO))
+    writer.tidy()
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="spool-broken"):
+        writer.write(b"second")
+
+
+def refuse(number: int) -> Callable[..., int]:
+    def opened(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return opened
 
 
 def test_sync_covers_segments_that_were_left_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,12 @@ class Recording:
             raise _unwritable(error) from None
         return entry
 
+    async def tidy_forever(self, every: float = 5.0) -> None:
+        """Every so many seconds, let no body lie in clear longer than it must, also while no call comes."""
+        while True:
+            await asyncio.sleep(every)
+            self._spool.tidy()
+
     def close(self) -> None:
         """Leave the spool: this boot is over."""
         self._spool.close()

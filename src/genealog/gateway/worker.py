@@ -69,11 +69,12 @@ async def gateway(store: Path, *, max_body: int) -> AsyncIterator[Gateway]:
         await directory.start()
         async with open_session() as session:
             handshakes = Handshakes(session, directory)
-            renewing = asyncio.create_task(handshakes.renew_forever())
+            chores = [asyncio.create_task(chore) for chore in (handshakes.renew_forever(), recording.tidy_forever())]
             yield Gateway(
                 recording=recording, directory=directory, handshakes=handshakes, session=session, max_body=max_body
             )
-            renewing.cancel()
+            for chore in chores:
+                chore.cancel()
     finally:
         await directory.stop()
         recording.close()

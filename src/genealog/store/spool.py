@@ -107,7 +107,7 @@ class SpoolWriter:
         with self._mutex:
             self._check_whole()
             try:
-                if self._size and (self._size >= self._segment_bytes or time.monotonic() >= self._rotate_at):
+                if self._due():
                     self._rotate()
                 written = os.writev(self._fd, (header, payload))
                 if written != len(header) + len(payload):
@@ -148,6 +148,19 @@ class SpoolWriter:
                 self._broken = error.strerror or "fdatasync failed"
                 raise self._error() from None
             self._synced = covered
+
+    def tidy(self) -> None:
+        """Begin another segment if the open one is full or old, so that an idle writer's bodies do not stay in clear:
+        the sequencer deletes a segment that is followed by another. What fails here fails the next `write`.
+        """
+        with self._mutex:
+            if self._pid != os.getpid() or self._broken is not None or not self._due():
+                return
+            try:
+                self._rotate()
+            except OSError as error:
+                if error.errno not in _FULL:  # no room: the open segment goes on
+                    self._broken = error.strerror or "a new segment could not be begun"
 
     def check_writable(self) -> None:
         """Raise before a call is let in that could not be recorded: StoreError `spool-full`, or as `write`."""
@@ -191,6 +204,9 @@ class SpoolWriter:
         return StoreError(
             "spool-broken", "this spool takes no more frames", got=self._broken, hint="start a new process"
         )
+
+    def _due(self) -> bool:
+        return self._size > 0 and (self._size >= self._segment_bytes or time.monotonic() >= self._rotate_at)
 
     def _rotate(self) -> None:
         path = self._path / f"{self.boot}.{self._number + 1:06d}.spool"
