@@ -10,14 +10,21 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-byteco
 demo: .venv/.demo
 	$(BIN)/genealog demo
 
-test: .venv/.dev
+test: .venv/.dev .venv-peers/.made
 	scripts/test
 
 check: .venv/.dev
 	scripts/check
 
-bench: .venv/.dev
-	for name in journal record gateway; do $(BIN)/python -m benchmarks $$name || exit 1; done
+bench: .venv/.dev .venv-peers/.made
+	$(BIN)/python -m benchmarks all
+
+# The log and the witness that others wrote, to be compared with and to agree with.
+bench-peers: .venv/.uv
+	$(BIN)/python scripts/make_peers.py
+
+.venv-peers/.made: .venv/.uv constraints-peers.txt scripts/make_peers.py
+	$(BIN)/python scripts/make_peers.py
 
 .venv/.uv:
 	$(PYTHON) -c 'import sys; sys.exit("Genealog needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -36,4 +43,4 @@ bench: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv genealog-demo
+	rm -rf .venv .venv-peers genealog-demo

@@ -1,6 +1,6 @@
 """`python -m benchmarks NAME [--json] [--runs N]`: run one benchmark; the last line is one JSON object.
 
-`NAME` is a module of this package that has `run`; `--help` lists them.
+`NAME` is a module of this package that has `run`, or `all` of them one after the other; `--help` lists them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ def names() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark that `arguments` name; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("name", choices=[*names(), "all"], metavar="NAME", help=", ".join([*names(), "all"]))
     parser.add_argument("--json", action="store_true", help="print the JSON line and nothing else")
     parser.add_argument("--runs", type=int, default=9, help="rounds to take medians over (default 9)")
     options = parser.parse_args(arguments)
-    result: Result = importlib.import_module(f"benchmarks.{options.name}").run(options.runs)
-    if not options.json:
-        _print_table(result)
-    sys.stdout.write(json.dumps(result.document()) + "\n")
+    for name in names() if options.name == "all" else [options.name]:
+        result: Result = importlib.import_module(f"benchmarks.{name}").run(options.runs)
+        if not options.json:
+            _print_table(result)
+        sys.stdout.write(json.dumps(result.document()) + "\n")
+        sys.stdout.flush()
     return 0
 
 
