@@ -21,15 +21,13 @@ import json
 import os
 import re
 import secrets
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from genealog.core.note import Verifier, format_vkey, parse_vkey
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
+from genealog.store.config import read_config, toml_text
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
@@ -41,29 +39,12 @@ REGISTRY, CALLS = "registry", "calls"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Somebody who signs: the name people know, and the key file that signs for it."""
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What `genealog.toml` says."""
-
-    origin: str
-    signer: str
-    identities: Mapping[str, Identity]
-
-
 class Home:
     """One store. Logs, vault and index open when first asked for, and close with `close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = _read_config(path / "genealog.toml")
+        self.config = read_config(path / "genealog.toml")
         self.keys = KeyRing(path / "keys")
         self._logs: dict[str, LocalLog] = {}
 
@@ -94,7 +75,7 @@ class Home:
             f'[store]\nformat = 1\norigin = "{origin}"\n\n'
             "# Who signs here. `signer` is used when a command is not told --as.\n"
             '[identities]\nsigner = "owner"\n\n'
-            f'[identities.owner]\nname = {_toml(identity)}\nkey = "owner"\n',
+            f'[identities.owner]\nname = {toml_text(identity)}\nkey = "owner"\n',
             encoding="utf-8",
         )
         return cls(path)
@@ -192,8 +173,8 @@ class Home:
         """Write a signer identity into `genealog.toml`. Raises: as `check_label`."""
         self.check_label(label)
         with (self.path / "genealog.toml").open("a", encoding="utf-8") as stream:
-            stream.write(f"\n[identities.{label}]\nname = {_toml(name)}\nkey = {_toml(key)}\n")
-        self.config = _read_config(self.path / "genealog.toml")
+            stream.write(f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n")
+        self.config = read_config(self.path / "genealog.toml")
 
     def close(self) -> None:
         """Close what was opened."""
@@ -223,32 +204,3 @@ class Home:
             if words[:1] == ["log"] and words[1:] and words[1].startswith(f"{origin}+"):
                 return parse_vkey(words[1])
         raise StoreError("no-log-key", f"trust.policy names no key for {origin}")
-
-
-def _toml(text: str) -> str:
-    """Spell a TOML string: as JSON does, but for surrogate pairs, which TOML refuses, and DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        people = dict(table["identities"])
-        signer = people.pop("signer", "owner")
-        config = Config(
-            origin=table["store"]["origin"],
-            signer=signer,
-            identities={label: Identity(entry["name"], entry["key"]) for label, entry in people.items()},
-        )
-    except FileNotFoundError:
-        raise MissingError("no-store", f"there is no store at {path.parent}", hint="genealog init") from None
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise StoreError("config-malformed", f"{path.name} cannot be used", got=repr(error)[:120]) from None
-    if table["store"].get("format") != 1:
-        raise StoreError("store-format", "a store of another format", got=table["store"].get("format"), expected=1)
-    words = (config.origin, signer, *(word for who in config.identities.values() for word in (who.name, who.key)))
-    if not all(isinstance(word, str) for word in words):
-        raise StoreError("config-malformed", f"{path.name} holds a value that is no text where a text belongs")
-    if signer not in config.identities:
-        raise StoreError("config-malformed", f"the signer {signer!r} has no [identities.{signer}] section")
-    return config

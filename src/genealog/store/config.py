@@ -1,0 +1,119 @@
+"""`genealog.toml`: what its owner decides about a store. One record for each section; the one place for defaults.
+
+Read strictly: a key that nobody knows is refused, so that a misspelt setting never stands there as if it worked. A
+section that is absent has its defaults. To add one: a Record here, a field in `Config`, a table in
+docs/reference/configuration.md. No section holds a secret: keys are files (`store.keys`).
+
+A time is text with its unit: "90s", "10m", "1h", "30d". Nothing here reads the clock or the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from genealog.core.canonical import Record
+from genealog.errors import MissingError, StoreError
+
+FORMAT = 1
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+
+Node = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
+
+
+class Seconds(int):
+    """A length of time in whole seconds, written as text with its unit."""
+
+
+class Store(Record):
+    """`[store]`: the format that the folder has, and the name that its logs begin with."""
+
+    format: int
+    origin: str
+
+
+class Identity(Record):
+    """`[identities.LABEL]`: somebody who signs: the name people know, and the key file that signs for it."""
+
+    name: str
+    key: str
+
+
+class Calls(Record):
+    """`[calls]`: how calls are spread over logs, and how often the registry log hears of them."""
+
+    split: Literal["none", "month", "node"] = "none"
+    node: Node | None = None
+    anchor_every: Seconds = Seconds(3_600)
+    heartbeat_every: Seconds = Seconds(600)
+
+    def __post_init__(self) -> None:
+        """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        if (self.split == "node") != (self.node is not None):
+            raise ValueError('`node` names this machine with `split = "node"`, and only then')
+
+
+class Config(Record):
+    """The file as a whole. `signer` is the label of the identity that signs when a command is not told who."""
+
+    store: Store
+    identities: dict[str, Identity]
+    signer: str = "owner"
+    calls: Calls = Calls()
+
+    @property
+    def origin(self) -> str:
+        """What the origins of the store's logs begin with."""
+        return self.store.origin
+
+
+def read_config(path: Path) -> Config:
+    """Read `genealog.toml`. Raises: MissingError `no-store`; StoreError `config-malformed`, `store-format`."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError("no-store", f"there is no store at {path.parent}", hint="genealog init") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _malformed(path, repr(error)[:200]) from None
+    store = table.get("store")
+    if isinstance(store, dict) and store.get("format") != FORMAT:
+        raise StoreError("store-format", "a store of another format", got=store.get("format"), expected=FORMAT)
+    if "signer" in table:
+        raise _malformed(path, "`signer` stands outside of [identities]")
+    try:
+        if isinstance(people := table.get("identities"), dict) and "signer" in people:
+            table["signer"] = people.pop("signer")
+        config = msgspec.convert(table, Config, dec_hook=_read_special)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _malformed(path, _AT.sub(lambda at: f" in [{at[1]}]" if at[1] else "", str(error))) from None
+    if config.signer not in config.identities:
+        raise _malformed(path, f"the signer {config.signer!r} has no [identities.{config.signer}] section")
+    return config
+
+
+def toml_text(text: str) -> str:
+    """Spell a TOML string: as JSON does, but for surrogate pairs, which TOML refuses, and DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _read_special(kind: type, value: Any) -> Any:
+    if kind is not Seconds:
+        raise NotImplementedError
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('expected a time with its unit, such as "90s", "10m", "1h" or "30d"')
+    return Seconds(int(found[1]) * _UNITS[found[2]])
+
+
+def _malformed(path: Path, got: str) -> StoreError:
+    return StoreError(
+        "config-malformed", f"{path.name} cannot be used", got=got, hint="see docs/reference/configuration.md"
+    )
