@@ -163,6 +163,29 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
     _check_root(code, "the proof leads to another new root", computed_new, new_root)
 
 
+def prefix_path(old: int, new: int, read: HashReader) -> tuple[bytes, ...]:
+    """Return the nodes from which `prefix_roots` computes both roots: 0 < old < new. Raises: as `consistency_path`.
+
+    It is the consistency proof with the old tree's own node in front where RFC 9162 leaves it out, so that a verifier
+    need not believe the old root first.
+    """
+    path = consistency_path(old, new, read)
+    return path if old & (old - 1) else (root_at(old, read), *path)
+
+
+def prefix_roots(old: int, new: int, nodes: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Return the roots of the first `old` and of all `new` leaves that `nodes` of `prefix_path` lead to.
+
+    If the second is the root of a tree, the first is that of its first `old` leaves: no other nodes lead there.
+    Raises: VerificationError `consistency-proof-mismatch` for a wrong number of nodes.
+    """
+    code = "consistency-proof-mismatch"
+    _check_hashes(code, nodes)
+    if not 0 < old < new <= MAX_SIZE:
+        raise VerificationError(code, "the sizes do not grow", got=f"{old}, {new}", expected="0 < old < new < 2**63")
+    return _climb_both(code, old - 1, new - 1, nodes)
+
+
 def _climb_both(code: str, node: int, last: int, hashes: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Return the old and the new root that `hashes` lead to, starting at the old tree's last leaf `node`."""
     if not hashes:

@@ -11,7 +11,7 @@
 
 A checkpoint is valid if a key listed for its origin signed it and the quorum cosigned it. Names of witnesses and groups
 mean nothing outside the file. Each line must end in a line feed: a file that was cut could ask for less than it did.
-URLs are allowed and dropped, because nothing here talks to anyone.
+URLs are kept for those who talk to logs and witnesses; nothing here does.
 
 Source: c2sp.org/tlog-policy.
 """
@@ -19,7 +19,7 @@ Source: c2sp.org/tlog-policy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
@@ -66,6 +66,7 @@ class Trust:
     witnesses: Mapping[str, Verifier]
     groups: Mapping[str, Group]
     quorum: str | None
+    urls: Mapping[str, str] = field(default_factory=dict)  # of witnesses by name, and of logs by vkey
 
     def verify_checkpoint(self, data: bytes) -> Checkpoint:
         """Return the checkpoint in a signed note if this trust file accepts it. Raises: as `open_checkpoint`."""
@@ -74,8 +75,25 @@ class Trust:
     def open_checkpoint(self, data: bytes) -> TrustedCheckpoint:
         """As `verify_checkpoint`, and tell which witnesses cosigned.
 
+        Raises: as `open_head`; VerificationError `quorum-not-met`.
+        """
+        opened = self.open_head(data)
+        self._check_quorum(frozenset(opened.cosigned_at))
+        return opened
+
+    def meets_quorum(self, cosigned: Iterable[str]) -> bool:
+        """Tell whether these witnesses are as many as this trust file wants."""
+        try:
+            self._check_quorum(frozenset(cosigned))
+        except VerificationError:
+            return False
+        return True
+
+    def open_head(self, data: bytes) -> TrustedCheckpoint:
+        """As `open_checkpoint`, but a log's own signature is enough: what a log has signed is held against it.
+
         Raises: MalformedError `note-malformed`, `checkpoint-malformed`; VerificationError `unknown-log`,
-        `checkpoint-signature-invalid`, `quorum-not-met`, `signature-unsupported`.
+        `checkpoint-signature-invalid`, `signature-unsupported`.
         """
         checkpoint = parse_checkpoint_text(parse_note(data).text)
         keys = self.logs.get(checkpoint.origin)
@@ -90,7 +108,6 @@ class Trust:
         signed_by = self._signers(data, keys)
         self._check_log_signature(checkpoint, [key for key in keys if key in signed_by])
         cosigned_at = {name: signed_by[key] for name, key in self.witnesses.items() if key in signed_by}
-        self._check_quorum(frozenset(cosigned_at))
         return TrustedCheckpoint(checkpoint, cosigned_at)
 
     def _signers(self, data: bytes, keys: tuple[Verifier, ...]) -> dict[Verifier, int]:
@@ -176,13 +193,16 @@ class _Reader:
     log_keys: set[bytes] = field(default_factory=set)
     witness_keys: set[bytes] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
+    urls: dict[str, str] = field(default_factory=dict)
 
     def read(self, keyword: str, *items: str) -> None:
         match keyword, items:
-            case "log", [vkey] | [vkey, _]:
+            case "log", [vkey, *url] if len(url) <= 1:
                 self.log(vkey)
-            case "witness", [name, vkey] | [name, vkey, _]:
+                self.urls |= dict.fromkeys([vkey] if url else [], "".join(url))
+            case "witness", [name, vkey, *url] if len(url) <= 1:
                 self.witness(name, vkey)
+                self.urls |= dict.fromkeys([name] if url else [], "".join(url))
             case "group", [name, threshold, member, *more]:
                 self.group(name, threshold, (member, *more))
             case "quorum", [name]:
@@ -232,7 +252,7 @@ class _Reader:
         if len(self.quorums) != 1:
             raise _malformed("a trust file has exactly one quorum line", got=len(self.quorums))
         quorum = None if self.quorums[0] == "none" else self.quorums[0]
-        return Trust(self.logs, self.witnesses, self.groups, quorum)
+        return Trust(self.logs, self.witnesses, self.groups, quorum, self.urls)
 
 
 def _key(vkey: str, types: frozenset[int], seen: set[bytes]) -> Verifier:
