@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genealog.core.proof import TlogProof, parse_proof, verify_proof
+from genealog.core.checkpoint import Checkpoint
+from genealog.core.proof import RememberingTrust, TlogProof, parse_proof, verify_proof
 from genealog.core.trust import parse_trust
 from genealog.errors import GenealogError, MalformedError, VerificationError
 
@@ -177,3 +178,47 @@ def test_impossible_proofs_cannot_be_made() -> None:
     with pytest.raises(MalformedError) as caught:
         TlogProof(0, (), b"no note")
     assert caught.value.code == "note-malformed"
+
+
+class Counted:
+    """A trust file that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def verify_checkpoint(self, data: bytes) -> Checkpoint:
+        self.asked.append(data)
+        return TRUST.verify_checkpoint(data)
+
+
+def test_a_remembered_checkpoint_is_opened_once_and_every_path_is_walked() -> None:
+    counted = Counted()
+    trust = RememberingTrust(counted)
+    for _ in range(3):
+        assert verify_proof(ENTRY, PROOF, trust) == TRUST.verify_checkpoint(CHECKPOINT)
+    assert counted.asked == [CHECKPOINT]
+    with pytest.raises(VerificationError, match="leads to another root"):
+        verify_proof(b"other", PROOF, trust)
+    with pytest.raises(VerificationError, match="leads to another root"):
+        verify_proof(ENTRY, replace(PROOF, hashes=PROOF.hashes[::-1]), trust)
+
+
+def test_what_was_refused_is_asked_about_again_and_what_differs_by_a_byte_too() -> None:
+    counted = Counted()
+    trust = RememberingTrust(counted)
+    trust.verify_checkpoint(CHECKPOINT)
+    unwitnessed = b"".join(CHECKPOINT.splitlines(keepends=True)[:-1])
+    for _ in range(2):
+        with pytest.raises(VerificationError) as caught:
+            trust.verify_checkpoint(unwitnessed)
+        assert caught.value.code == "quorum-not-met"
+    assert counted.asked == [CHECKPOINT, unwitnessed, unwitnessed]
+
+
+def test_only_the_checkpoints_that_were_used_last_are_remembered() -> None:
+    notes = [CHECKPOINT + f"— other.example/{n} AAAAAAA=\n".encode() for n in range(3)]
+    counted = Counted()
+    trust = RememberingTrust(counted, keep=2)
+    for number in (0, 1, 0, 2, 0, 1):  # 2 pushes 1 out, which was used before 0
+        trust.verify_checkpoint(notes[number])
+    assert counted.asked == [notes[0], notes[1], notes[2], notes[1]]

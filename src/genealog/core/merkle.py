@@ -17,14 +17,14 @@ Source: RFC 6962 §2.1, RFC 9162 §2.1.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from genealog.core.spelling import MAX_SIZE
 from genealog.errors import MalformedError, VerificationError
 
 HASH_SIZE = 32
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+EMPTY_ROOT = sha256(b"").digest()
 
 HashReader = Callable[[int, int], bytes]
 """(level, index) -> hash of the complete subtree of 2**level leaves that starts at leaf index * 2**level."""
@@ -32,12 +32,12 @@ HashReader = Callable[[int, int], bytes]
 
 def leaf_hash(entry: bytes) -> bytes:
     """Return the 32-byte leaf hash of an entry."""
-    return hashlib.sha256(b"\x00" + entry).digest()
+    return sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the 32-byte hash of an inner node over two 32-byte hashes."""
-    return hashlib.sha256(b"\x01" + left + right).digest()
+    return sha256(b"\x01" + left + right).digest()
 
 
 def tree_root(leaf_hashes: Sequence[bytes]) -> bytes:
@@ -121,12 +121,12 @@ def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[by
         if last == 0:
             raise _wrong_length(code, proof)
         if node & 1 or node == last:
-            computed = node_hash(sibling, computed)
+            computed = sha256(b"\x01" + sibling + computed).digest()  # `node_hash` by hand: a third of the time
             while not node & 1 and node:  # climb past the levels where we are the lone right edge
                 node >>= 1
                 last >>= 1
         else:
-            computed = node_hash(computed, sibling)
+            computed = sha256(b"\x01" + computed + sibling).digest()
         node >>= 1
         last >>= 1
     if last:

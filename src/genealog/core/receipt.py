@@ -11,12 +11,10 @@ import base64
 from dataclasses import dataclass
 
 from genealog.core.canonical import Record, decode, encode
-from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.dsse import unb64
 from genealog.core.merkle import leaf_hash, verify_inclusion
-from genealog.core.note import parse_note
-from genealog.core.proof import TlogProof, parse_proof
-from genealog.core.trust import Trust
+from genealog.core.proof import CheckpointVerifier, TlogProof, claimed_checkpoint, parse_proof
 from genealog.errors import VerificationError
 
 
@@ -67,7 +65,7 @@ def check_receipt(receipt: Receipt) -> Proven:
     """
     entry = unb64(receipt.entry)
     proof = parse_proof(receipt.proof.encode())
-    checkpoint = parse_checkpoint_text(parse_note(proof.checkpoint).text)
+    checkpoint = claimed_checkpoint(proof.checkpoint)
     if checkpoint.origin != receipt.origin:
         raise VerificationError(
             "origin-mismatch",
@@ -80,7 +78,7 @@ def check_receipt(receipt: Receipt) -> Proven:
     return Proven(entry=entry, index=proof.index, leaf=leaf.hex(), checkpoint=checkpoint, note=proof.checkpoint)
 
 
-def verify_receipt(receipt: Receipt, trust: Trust) -> Proven:
+def verify_receipt(receipt: Receipt, trust: CheckpointVerifier) -> Proven:
     """Prove that the entry is in the log that the receipt names, by the keys in `trust`.
 
     What holds by itself is checked first, so that a false proof is never excused by a log that we do not know.
