@@ -30,7 +30,7 @@ class Node:
         self.spool = path / "spool"
         if not (path / "log").exists():
             LocalLog.create(path / "log", signer=SIGNER).close()
-        self.log = LocalLog.open(path / "log", verifier=SIGNER.verifier, signer=SIGNER)
+        self.log = LocalLog.open(path / "log", verifiers=[SIGNER.verifier], signers=[SIGNER])
         self.vault = Vault(path / "vault", VAULT_KEY)
         self.sequencer = Sequencer(self.spool, self.log, self.vault)
 

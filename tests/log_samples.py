@@ -35,7 +35,7 @@ def make_log(path: Path, sizes: Iterable[int] = ()) -> LocalLog:
 
 
 def reopen(path: Path, *, write: bool = True) -> LocalLog:
-    return LocalLog.open(path, verifier=VERIFIER, signer=SIGNER if write else None)
+    return LocalLog.open(path, verifiers=[VERIFIER], signers=[SIGNER] if write else [])
 
 
 def root_of(entries: Iterable[bytes]) -> bytes:
@@ -44,11 +44,11 @@ def root_of(entries: Iterable[bytes]) -> bytes:
 
 def codes(path: Path, *, repair: bool = False) -> list[str]:
     """The codes that fsck finds, errors first."""
-    return [f.code for f in sorted(fsck(path, verifier=VERIFIER, repair=repair), key=lambda f: f.severity)]
+    return [f.code for f in sorted(fsck(path, verifiers=[VERIFIER], repair=repair), key=lambda f: f.severity)]
 
 
 def errors(path: Path) -> list[str]:
-    return [f"{f.code} {f.where} {f.message}" for f in fsck(path, verifier=VERIFIER) if f.severity == "error"]
+    return [f"{f.code} {f.where} {f.message}" for f in fsck(path, verifiers=[VERIFIER]) if f.severity == "error"]
 
 
 def segment(path: Path, number: int = 0) -> Path:

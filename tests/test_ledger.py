@@ -19,7 +19,7 @@ from genealog.store.spool import SpoolWriter
 
 def published(home: Home, log: str) -> int:
     """Return the size that the published checkpoint of a log has signed."""
-    note = open_note((home.path / "logs" / log / "checkpoint").read_bytes(), (home.verifier(log),))
+    note = open_note((home.path / "logs" / log / "checkpoint").read_bytes(), home.log_keys(log).verifiers)
     return parse_checkpoint_text(note.text).size
 
 

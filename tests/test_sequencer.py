@@ -55,7 +55,7 @@ def sound(node: Node) -> None:
     assert check_emitter_chain(node.leaves()).whole
     assert list(check_sealed(node.log.entries(), node.vault)) == []
     node.log.checkpoint()
-    assert log_fsck.fsck(node.path / "log", verifier=SIGNER.verifier) == ()
+    assert log_fsck.fsck(node.path / "log", verifiers=[SIGNER.verifier]) == ()
 
 
 # What becomes of a call
@@ -390,7 +390,7 @@ def test_a_run_ends_though_the_writer_goes_on(node: Node, writer: Writer, monkey
 
 def test_a_log_that_cannot_be_written_is_no_problem_while_there_is_nothing_to_write(tmp_path: Path) -> None:
     node = Node(tmp_path)
-    reader = LocalLog.open(tmp_path / "log", verifier=SIGNER.verifier)
+    reader = LocalLog.open(tmp_path / "log", verifiers=[SIGNER.verifier])
     sequencer = Sequencer(node.spool, reader, node.vault)
     assert sequencer.run_once() == Sequenced(0, 0, ())
     writer = node.writer()

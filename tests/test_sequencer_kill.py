@@ -105,6 +105,6 @@ def test_no_acknowledged_call_is_lost_or_doubled_under_kill_9(tmp_path: Path, se
     assert list(check_sealed(node.log.entries(), node.vault)) == []
     assert SpoolReader(node.spool).boots("gateway-0") == []
     node.log.checkpoint()
-    errors = [item for item in log_fsck.fsck(tmp_path / "log", verifier=SIGNER.verifier) if item.severity == "error"]
+    errors = [item for item in log_fsck.fsck(tmp_path / "log", verifiers=[SIGNER.verifier]) if item.severity == "error"]
     assert errors == []
     node.close()

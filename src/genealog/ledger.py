@@ -110,8 +110,8 @@ class Ledger:
         findings: list[Finding] = []
         for name in (REGISTRY, CALLS):
             log = self.home.path / "logs" / name
-            verifier = self.home.verifier(name)
-            findings += log_fsck.fsck(log, verifier=verifier, repair=repair)
+            verifiers = self.home.log_keys(name).verifiers
+            findings += log_fsck.fsck(log, verifiers=verifiers, repair=repair)
         for prove in (self._statements, self._groups, self._chains, self._gaps):
             if any(finding.severity == "error" for finding in findings):
                 break  # what comes next reads what was just found damaged

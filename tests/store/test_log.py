@@ -135,7 +135,7 @@ def test_proofs_hold_at_every_size(path: Path) -> None:
 def test_a_checkpoint_covers_everything_and_is_published(path: Path) -> None:
     with make_log(path, [5]) as log:
         note = log.checkpoint()
-        checkpoint = verify_note(note, VERIFIER)
+        checkpoint = verify_note(note, [VERIFIER])
         assert (checkpoint.origin, checkpoint.size, checkpoint.root) == (SIGNER.name, 5, root_of(batch(0, 5)))
         assert (path / "checkpoint").read_bytes() == note
         assert log.checkpoint() == note
@@ -172,12 +172,12 @@ def test_a_reader_follows_a_writer(path: Path) -> None:
         assert reader.size == 2
         assert reader.refresh() == 300
         assert list(reader.entries()) == batch(0, 300)
-        assert verify_note(reader.checkpoint(), VERIFIER).size < 300
+        assert verify_note(reader.checkpoint(), [VERIFIER]).size < 300
         with pytest.raises(MissingError) as caught:
             reader.prove(299)
         assert caught.value.code == "no-checkpoint"
         log.checkpoint()
-        assert verify_note(reader.checkpoint(), VERIFIER).size == 300
+        assert verify_note(reader.checkpoint(), [VERIFIER]).size == 300
         assert reader.prove(299).index == 299
         for refused in (lambda: reader.append([b""]), lambda: reader.exclusive().__enter__()):
             with pytest.raises(StoreError) as error:
@@ -257,8 +257,8 @@ def test_a_log_is_created_once_and_opened_with_its_own_key(path: Path) -> None:
     other = NoteSigner(SIGNER.name, Ed25519PrivateKey.generate())
     for refused, code in (
         (lambda: LocalLog.create(path, signer=SIGNER), "log-exists"),
-        (lambda: LocalLog.open(path, verifier=VERIFIER, signer=other), "wrong-key"),
-        (lambda: LocalLog.open(path, verifier=other.verifier), "state-damaged"),
+        (lambda: LocalLog.open(path, verifiers=[VERIFIER], signers=[other]), "wrong-key"),
+        (lambda: LocalLog.open(path, verifiers=[other.verifier]), "state-damaged"),
         (lambda: reopen(path / "nothing"), "no-log"),
     ):
         with pytest.raises(GenealogError) as caught:

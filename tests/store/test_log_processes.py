@@ -241,7 +241,7 @@ def test_the_lock_of_a_killed_process_is_free_though_its_child_lives(path: Path)
     try:
         os.kill(pid, signal.SIGKILL)
         assert status(pid) == -signal.SIGKILL
-        with LocalLog.open(path, verifier=VERIFIER) as log:
+        with LocalLog.open(path, verifiers=[VERIFIER]) as log:
             assert log.size == 0
         with reopen(path) as log:
             log.append([b"mine"])

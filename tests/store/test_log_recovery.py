@@ -111,7 +111,7 @@ def test_a_flipped_byte_anywhere_in_the_journal_is_refused_or_found(path: Path, 
         shutil.copytree(path, copy)
         segment(copy).write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :])
         number = sum(offset <= place for offset in offsets) - 1
-        found = fsck(copy, verifier=VERIFIER)
+        found = fsck(copy, verifiers=[VERIFIER])
         if not saved and number == 2 and any(f.code == "torn-tail" for f in found):
             with reopen(copy) as log:  # a length says that more should come, as when a write was cut: kept in torn/
                 assert list(log.entries()) == batch(0, 3)
@@ -335,12 +335,12 @@ def test_lost_and_wrong_hashes_are_found_and_made_again(path: Path) -> None:
     good = level0.read_bytes(), level1.read_bytes()
     level0.write_bytes(good[0][: 300 * 32] + b"?" + good[0][300 * 32 + 1 :])
     level1.unlink()
-    found = {f.code: f for f in fsck(path, verifier=VERIFIER)}
+    found = {f.code: f for f in fsck(path, verifiers=[VERIFIER])}
     assert found["tile-differs"].severity == "error"
     assert "entry 300 " in found["tile-differs"].message
     assert found["tile-missing"].severity == "warning"
     assert refused(path).code == "tile-missing"
-    assert {f.severity for f in fsck(path, verifier=VERIFIER, repair=True)} == {"warning"}
+    assert {f.severity for f in fsck(path, verifiers=[VERIFIER], repair=True)} == {"warning"}
     assert (level0.read_bytes(), level1.read_bytes()) == good
     assert codes(path, repair=True) == []
     reopen(path).close()
@@ -502,6 +502,6 @@ def test_interrupted_while_appending_the_object_is_unusable_and_the_log_is_not(
     monkeypatch.undo()
     with pytest.raises(StoreError):
         log.append([b"more"])
-    with LocalLog.open(path, verifier=VERIFIER, signer=SIGNER) as again:
+    with LocalLog.open(path, verifiers=[VERIFIER], signers=[SIGNER]) as again:
         assert again.append(batch(2, 3)) == range(2, 3)
     assert codes(path) == []

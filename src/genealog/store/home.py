@@ -24,13 +24,15 @@ import secrets
 from functools import cached_property
 from pathlib import Path
 
-from genealog.core.note import Verifier, format_vkey, parse_vkey
+from genealog.core.note import format_vkey
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.config import read_config, toml_text
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
+from genealog.store.log_keyring import LogKeyring
+from genealog.store.log_keys import LogKeys
 from genealog.store.objects import Objects
 from genealog.store.vault import Vault
 
@@ -128,12 +130,11 @@ class Home:
     def log(self, name: str) -> LocalLog:
         """Return the log `registry` or `calls`, open for append where its key is here, else read-only."""
         if name not in self._logs:
-            origin = f"{self.config.origin}/{name}"
-            try:
-                signer = self.keys.note_signer(f"log-{name}", origin)
-            except MissingError:
-                signer = None
-            self._logs[name] = LocalLog.open(self.path / "logs" / name, verifier=self.verifier(name), signer=signer)
+            source = self.key_source(name)
+            keys = source.read()
+            self._logs[name] = LocalLog.open(
+                self.path / "logs" / name, verifiers=keys.verifiers, signers=keys.signers, renew=source
+            )
         return self._logs[name]
 
     def registry_log(self) -> LocalLog:
@@ -192,15 +193,10 @@ class Home:
             return {}
         return {key: path for key, path in known.items() if isinstance(path, str)} if isinstance(known, dict) else {}
 
-    def verifier(self, log: str) -> Verifier:
-        """Return the public key of the log `registry` or `calls`."""
-        origin = f"{self.config.origin}/{log}"
-        try:
-            policy = (self.path / "trust.policy").read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise StoreError("no-log-key", "trust.policy cannot be read", got=error.strerror) from None
-        for line in policy.splitlines():
-            words = line.split()
-            if words[:1] == ["log"] and words[1:] and words[1].startswith(f"{origin}+"):
-                return parse_vkey(words[1])
-        raise StoreError("no-log-key", f"trust.policy names no key for {origin}")
+    def log_keys(self, log: str) -> LogKeys:
+        """Return the keys of the log `registry` or `calls` as they are now. Raises: StoreError `no-log-key`."""
+        return self.key_source(log).read()
+
+    def key_source(self, log: str) -> LogKeyring:
+        """Return what tells a process that has a log open that its keys changed."""
+        return LogKeyring(self.path, log, f"{self.config.origin}/{log}")

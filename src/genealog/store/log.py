@@ -28,14 +28,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from genealog.core.checkpoint import sign_checkpoint
 from genealog.core.merkle import consistency_path, inclusion_path
 from genealog.core.note import NoteSigner, Verifier
 from genealog.core.proof import TlogProof
 from genealog.core.tile import TILE
 from genealog.errors import MissingError, StoreError
-from genealog.store.disk import disk, sync_folder, write_once
+from genealog.store.disk import close_quietly, disk, is_folder, sync_folder, write_once
 from genealog.store.journal import Mark, encode_frame
+from genealog.store.log_keys import KeySource, LogKeys, renewed
 from genealog.store.log_lock import LogLock
 from genealog.store.log_state import make_state, save_state
 from genealog.store.log_view import LogView
@@ -55,14 +55,16 @@ class LocalLog:
     `log-…`, `journal-…` and `tile-…` (damage, with file, byte and entry index).
     """
 
-    def __init__(self, path: Path, verifier: Verifier, signer: NoteSigner | None) -> None:
+    def __init__(self, path: Path, keys: LogKeys, renew: KeySource | None = None) -> None:
         self.path = path
-        self.origin = verifier.name
-        self._signer = signer
+        self.origin = keys.origin
+        self._keys = keys
+        self._renew = renew
+        self._writes = bool(keys.signers)
         self._writer = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._broken: str | None = None
-        self._lock = LogLock(path / "lock", exclusive=signer is not None)
-        self._view = LogView(path, verifier)
+        self._lock = LogLock(path / "lock", exclusive=self._writes)
+        self._view = LogView(path, keys.verifiers)
         self._output: tuple[int, int] | None = None  # segment, descriptor
         self._wrote_last = False
         self._save_due = 0.0
@@ -79,27 +81,33 @@ class LocalLog:
             os.close(os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
             sync_folder(path)
             sync_folder(path.parent)
-        log = cls(path, signer.verifier, signer)
+        log = cls(path, LogKeys((signer.verifier,), (signer,)))
         with log._or_release(), log._lock.held():
-            if log._view.segments.length(0) or any((path / name).exists() for name in ("state", "checkpoint")):
+            with disk(f"creating a log in {path}"):
+                named = any((path / name).exists() for name in ("state", "checkpoint"))
+            if named or log._view.segments.length(0):
                 raise StoreError("log-exists", f"there is a log in {path} already", hint="open it")
             log._save()
         return log
 
     @classmethod
-    def open(cls, path: Path, *, verifier: Verifier, signer: NoteSigner | None = None) -> LocalLog:
-        """Open a log, to append if `signer` is given, and check it against its state and its checkpoint.
+    def open(
+        cls,
+        path: Path,
+        *,
+        verifiers: Sequence[Verifier],
+        signers: Sequence[NoteSigner] = (),
+        renew: KeySource | None = None,
+    ) -> LocalLog:
+        """Open a log, to append if `signers` are given, and check it against its state and its checkpoint.
 
+        Each of `signers` signs every checkpoint. `renew` is asked before each signing whether the keys have changed.
         Raises: MissingError `no-log`; StoreError `wrong-key`, `state-damaged`, `log-rolled-back`, `log-altered` and as
         the class says.
         """
-        if not (path / "journal").is_dir():
+        if not is_folder(path / "journal"):
             raise MissingError("no-log", f"there is no log in {path}")
-        if signer is not None and signer.verifier != verifier:
-            raise StoreError(
-                "wrong-key", "the key is not the log's key", got=signer.name, expected=f"{verifier.name} and its key"
-            )
-        log = cls(path, verifier, signer)
+        log = cls(path, LogKeys(tuple(verifiers), tuple(signers)), renew)
         with log._or_release(), log._lock.held():
             log._view.load()
             log._take_in()
@@ -141,7 +149,7 @@ class LocalLog:
 
         Raises: StoreError `read-only`.
         """
-        if self._signer is None:
+        if not self._writes:
             raise StoreError("read-only", "this log was opened without its key", hint="open it with the signer")
         with self._lock.held() as outermost:
             self._check()
@@ -151,14 +159,14 @@ class LocalLog:
 
     def refresh(self) -> int:
         """Take in what other processes appended; return the size."""
-        if self._signer is not None:
+        if self._writes:
             with self.exclusive():
                 return self._view.tip.size
         with self._lock.held():
             self._check()
             self._take_in()
             if self._view.tree.full:
-                self._view.take_saved()
+                self._take_saved()
             return self._view.tip.size
 
     def marks(self) -> Mapping[str, Mark]:
@@ -202,14 +210,14 @@ class LocalLog:
 
         Opened read-only: the newest published one, at or below `size`. Raises: MissingError `no-checkpoint`.
         """
-        if self._signer is not None:
+        if self._writes:
             with self.exclusive():
                 self._save()
         else:
             with self._lock.held():
                 self._check()
                 self._take_in()
-                self._view.take_saved()
+                self._take_saved()
         if self._view.saved is None:
             raise MissingError("no-checkpoint", "nobody has signed this log yet", hint="open it once with its key")
         return self._view.saved.note.encode()
@@ -251,7 +259,7 @@ class LocalLog:
         if not self._lock.mine:
             return
         try:
-            if self._signer is not None and self._broken is None:
+            if self._writes and self._broken is None:
                 with self.exclusive():
                     self._save()
         finally:
@@ -273,7 +281,7 @@ class LocalLog:
             torn = self._view.take_in(self._save)
             if self._view.tip != before:
                 self._wrote_last = False
-            if torn is not None and self._signer is not None:
+            if torn is not None and self._writes:
                 set_aside(torn, self.path / "torn")
 
     def _write(self, frame: bytes, entries: Sequence[bytes]) -> None:
@@ -321,21 +329,33 @@ class LocalLog:
 
     def _save(self, *, again: bool = False) -> None:
         """Persist hashes, then state, then publish, unless that is done for this tip. The caller holds the lock."""
-        view, signer = self._view, self._signer
-        done = view.saved is not None and view.saved.tip == view.tip
-        if signer is None or (done and not again):
+        if not self._writes:
+            return
+        self._renew_keys()
+        view, saved = self._view, self._view.saved
+        done = saved is not None and saved.tip == view.tip and self._keys.all_signed(saved.note.encode())
+        if done and not again:
             return
         started = time.monotonic()
         with self._fatal("saving the state of the log"):
             self._sync_foreign()
             view.tree.save()
             checkpoint = view.checkpoint()
-            note = sign_checkpoint(checkpoint, signer)
+            note = self._keys.sign(checkpoint)
             state = make_state(view.tip, checkpoint.root, view.marks, note, writer=self._writer)
             save_state(self.path, state)
         view.saved = state
         now = time.monotonic()
         self._save_due = now + max(SAVE_EVERY, SAVE_SHARE * (now - started))
+
+    def _take_saved(self) -> None:
+        self._renew_keys()
+        self._view.take_saved()
+
+    def _renew_keys(self) -> None:
+        """An error here breaks nothing: the entries are durable, and the next saving asks again."""
+        self._keys = renewed(self._keys, self._renew)
+        self._view.verifiers = self._keys.verifiers
 
     # Who may do what, when
 
@@ -371,7 +391,7 @@ class LocalLog:
 
     def _close_output(self) -> None:
         if self._output is not None:
-            os.close(self._output[1])
+            close_quietly(self._output[1])
             self._output = None
 
     def _release(self) -> None:

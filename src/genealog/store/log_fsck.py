@@ -12,7 +12,7 @@ with everything that was signed: a hash that disagrees with an altered journal i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from genealog.core.merkle import leaf_hash
 from genealog.core.note import Verifier
 from genealog.core.tile import TILE, RightEdge
 from genealog.errors import MalformedError, MissingError, StoreError
+from genealog.store.disk import is_folder
 from genealog.store.journal import HEADER, Frame, Mark, decode_header, split_body
 from genealog.store.log_lock import LogLock
 from genealog.store.log_state import State, load_published, load_state, save_state
@@ -41,16 +42,16 @@ class Finding:
     message: str
 
 
-def fsck(path: Path, *, verifier: Verifier, repair: bool = False) -> tuple[Finding, ...]:
+def fsck(path: Path, *, verifiers: Sequence[Verifier], repair: bool = False) -> tuple[Finding, ...]:
     """Check the log in `path`; with `repair`, make missing or wrong hashes and a missing checkpoint again.
 
     Nothing found means sound. What was repaired comes back as a warning. Raises: MissingError `no-log`; StoreError
     `disk-error`.
     """
-    if not (path / "journal").is_dir():
+    if not is_folder(path / "journal"):
         raise MissingError("no-log", f"there is no log in {path}")
     lock = LogLock(path / "lock", exclusive=repair)
-    check = _Check(path, verifier)
+    check = _Check(path, verifiers)
     try:
         with lock.held():
             check.look()
@@ -65,9 +66,9 @@ def fsck(path: Path, *, verifier: Verifier, repair: bool = False) -> tuple[Findi
 
 
 class _Check:
-    def __init__(self, path: Path, verifier: Verifier) -> None:
+    def __init__(self, path: Path, verifiers: Sequence[Verifier]) -> None:
         self.path = path
-        self.verifier = verifier
+        self.verifiers = verifiers
         self.findings: list[Finding] = []
         self.segments = Segments(path / "journal")
         self.end = (0, 0)
@@ -132,7 +133,7 @@ class _Check:
 
     def _look_at_heads(self) -> None:
         try:
-            self.state = load_state(self.path, self.verifier)
+            self.state = load_state(self.path, self.verifiers)
         except StoreError as error:
             self._error(error.code, "state", error.message)
         else:
@@ -140,13 +141,13 @@ class _Check:
                 self._warn("state-missing", "state", "made again from the journal when the log is opened with its key")
             else:
                 self.heads["state"] = (self.state.size, bytes.fromhex(self.state.root))
-        note, published = load_published(self.path, self.verifier)
+        note, published = load_published(self.path, self.verifiers)
         if published is not None:
             self.heads["checkpoint"] = (published.size, published.root)
             if self.state is not None and self.state.note.encode() != note:
                 self._warn("checkpoint-stale", "checkpoint", "not the note that `state` holds")
         elif note:
-            self._error("checkpoint-damaged", "checkpoint", "not a checkpoint that the log's key has signed")
+            self._error("checkpoint-damaged", "checkpoint", "not a checkpoint that a key of the log has signed")
         else:
             self._warn("checkpoint-missing", "checkpoint", "nothing is published")
 

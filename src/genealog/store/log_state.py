@@ -11,7 +11,7 @@ Losing `state` loses nothing: the journal is read from its beginning, slowly. It
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -83,17 +83,17 @@ def save_state(folder: Path, state: State) -> None:
         replace_file(folder / "checkpoint", state.note.encode(), sync=False)
 
 
-def load_state(folder: Path, verifier: Verifier) -> State | None:
+def load_state(folder: Path, verifiers: Sequence[Verifier]) -> State | None:
     """Read and check `state`, None where there is none.
 
-    Raises: StoreError `state-damaged` if it is not ours or not signed by `verifier`.
+    Raises: StoreError `state-damaged` if it is not ours or not signed by one of `verifiers`.
     """
     data = read_file(folder / "state")
     if data is None:
         return None
     try:
         state = decode(data, State)
-        checkpoint = verify_note(state.note.encode(), verifier)
+        checkpoint = verify_note(state.note.encode(), verifiers)
         if (checkpoint.size, checkpoint.root) != (state.size, bytes.fromhex(state.root)):
             raise ValueError("its checkpoint is of another size or root")
         state.emitter_marks()
@@ -108,15 +108,18 @@ def load_state(folder: Path, verifier: Verifier) -> State | None:
     return state
 
 
-def load_published(folder: Path, verifier: Verifier) -> tuple[bytes, Checkpoint | None]:
-    """Return the bytes of `checkpoint` (none: empty) and what it says (None unless `verifier` signed it)."""
+def load_published(folder: Path, verifiers: Sequence[Verifier]) -> tuple[bytes, Checkpoint | None]:
+    """Return the bytes of `checkpoint` (none: empty) and what it says (None unless a key of the log signed it)."""
     data = read_file(folder / "checkpoint") or b""
     try:
-        return data, verify_note(data, verifier)
+        return data, verify_note(data, verifiers)
     except GenealogError:
         return data, None
 
 
-def verify_note(note: bytes, verifier: Verifier) -> Checkpoint:
-    """Return the checkpoint in a note that the log's own key signed. Raises: MalformedError, VerificationError."""
-    return parse_checkpoint_text(open_note(note, (verifier,)).text)
+def verify_note(note: bytes, verifiers: Sequence[Verifier]) -> Checkpoint:
+    """Return the checkpoint in a note that one of the log's keys signed, and that none of them refuses.
+
+    Raises: MalformedError, VerificationError.
+    """
+    return parse_checkpoint_text(open_note(note, verifiers).text)

@@ -7,7 +7,7 @@ writes nor locks (`log` does); it is not thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from genealog.core.checkpoint import Checkpoint
@@ -21,12 +21,12 @@ from genealog.store.segments import Segments, Tip, Torn
 
 
 class LogView:
-    """The log in `path`, whose key is `verifier`. Empty until `load`."""
+    """The log in `path`, whose keys are `verifiers`, at least one. Empty until `load`."""
 
-    def __init__(self, path: Path, verifier: Verifier) -> None:
+    def __init__(self, path: Path, verifiers: Sequence[Verifier]) -> None:
         self.path = path
-        self.origin = verifier.name
-        self.verifier = verifier
+        self.origin = verifiers[0].name
+        self.verifiers = tuple(verifiers)
         self.segments = Segments(path / "journal")
         self.tree = LogTree(path)
         self.tip = Tip()
@@ -39,7 +39,7 @@ class LogView:
 
         Raises: StoreError `state-damaged`, `log-rolled-back`, `log-altered`, `tile-missing`.
         """
-        self.saved = state = load_state(self.path, self.verifier)
+        self.saved = state = load_state(self.path, self.verifiers)
         if state is None:
             return
         self.tip = tip = state.tip
@@ -69,7 +69,7 @@ class LogView:
 
     def take_saved(self) -> None:
         """See what the writers have signed and saved meanwhile. Raises: as `load`."""
-        state = load_state(self.path, self.verifier)
+        state = load_state(self.path, self.verifiers)
         if state is not None:
             self._check_head("state", state.size, bytes.fromhex(state.root))
             self.tree.forget(state.size)
@@ -80,7 +80,7 @@ class LogView:
 
         Raises: StoreError `log-rolled-back`, `log-altered`.
         """
-        note, published = load_published(self.path, self.verifier)
+        note, published = load_published(self.path, self.verifiers)
         if published is not None:
             self._check_head("checkpoint", published.size, published.root)
         return self.saved is not None and self.saved.note.encode() == note

@@ -1,0 +1,88 @@
+"""Where a store keeps the keys of its logs, and which of them sign.
+
+    trust.policy            log <vkey>        every key that a note of this log may carry; handed out to verifiers
+    keys/log-NAME.pem                         the first private key
+    keys/log-NAME.2.pem                       the next one; after it .3, .4, …
+    keys/retired/                             private keys that sign no more
+
+A private key signs if its file is in `keys/` and its vkey stands in trust.policy under the origin of the log. So either
+step of a rotation is one rename: a new trust.policy lets the next key sign, a move to `retired/` stops the last one.
+A name of a log holds no dot, so that the second key of one log is never the first of another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from genealog.core.note import Verifier, parse_vkey
+from genealog.errors import StoreError
+from genealog.store.keys import KeyRing
+from genealog.store.log_keys import LogKeys
+
+
+class LogKeyring:
+    """The keys of the log `name`, whose origin is `origin`, in the store at `path`. A `KeySource`: call it to poll."""
+
+    def __init__(self, path: Path, name: str, origin: str) -> None:
+        self.policy = path / "trust.policy"
+        self.folder = path / "keys"
+        self.name = name
+        self.origin = origin
+        self._seen: tuple[int, ...] | None = None
+
+    def __call__(self) -> LogKeys | None:
+        """Return the keys if a file changed since they were read, else None: two stat(2). Raises: as `read`."""
+        return None if self._seen == self._look() else self.read()
+
+    def read(self) -> LogKeys:
+        """Return the keys as they are on disk.
+
+        Raises: StoreError `no-log-key`, `wrong-key`, `key-readable`, `key-unreadable`; MalformedError `vkey-…`.
+        """
+        seen = self._look()  # before reading: a change in between is seen at the next call
+        verifiers = tuple(self._verifiers())
+        if not verifiers:
+            raise StoreError("no-log-key", f"trust.policy names no key for {self.origin}")
+        ring = KeyRing(self.folder)
+        there = [ring.note_signer(name, self.origin) for name in self.files()]
+        signers = tuple(signer for signer in there if signer.verifier in verifiers)
+        if there and not signers:
+            what = f"no key in keys/ is one that trust.policy names for {self.origin}"
+            raise StoreError("wrong-key", what, hint="restore trust.policy, or the key file")
+        keys = LogKeys(verifiers, signers)
+        self._seen = seen
+        return keys
+
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the private keys, oldest first, without `.pem`; also of those that do not sign yet."""
+        pattern = re.compile(rf"log-{re.escape(self.name)}(?:\.([1-9][0-9]{{0,8}}))?\.pem")
+        try:
+            matches = [match for path in self.folder.iterdir() if (match := pattern.fullmatch(path.name))]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise StoreError("key-unreadable", f"{self.folder} cannot be listed", got=error.strerror) from None
+        return tuple(m[0].removesuffix(".pem") for m in sorted(matches, key=lambda m: int(m[1] or 1)))
+
+    def _verifiers(self) -> Iterator[Verifier]:
+        try:
+            text = self.policy.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise StoreError("no-log-key", "trust.policy cannot be read", got=error.strerror) from None
+        for line in text.splitlines():
+            words = line.split()
+            if words[:1] == ["log"] and words[1:] and words[1].startswith(f"{self.origin}+"):
+                yield parse_vkey(words[1])
+
+    def _look(self) -> tuple[int, ...]:
+        found: list[int] = []
+        for path in (self.policy, self.folder):
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append(0)
+            else:
+                found += (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        return tuple(found)
