@@ -1,0 +1,369 @@
+"""The database side of scale logs: the schema, one session, what an append is, and the integrator's lock.
+
+One `Session` is one connection, and everything that a lock protects is done on the connection that holds the lock: if
+it breaks, the lock is gone and so is the way to write. A broken session raises `database-error` from then on; its
+owner opens another one and looks at what is there. After an error while appending nobody knows whether the commit
+happened: the marks tell.
+
+Passwords come from the URL, PGPASSWORD, .pgpass or PGSERVICE and never reach an error: foreign messages are dropped,
+the five-letter SQLSTATE is kept. Source: postgresql.org/docs/current: explicit-locking, wal-async-commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from genealog.errors import MissingError, StoreError
+from genealog.store.journal import Mark
+from genealog.store.scale.ports import Head, Row
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+SCHEMA_VERSION = "1"
+MAX_ROUND_BYTES = 64 * 1024 * 1024
+_TABLES: LiteralString = """
+CREATE TABLE IF NOT EXISTS store (name text PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS coord (
+    log text PRIMARY KEY, next bigint NOT NULL, epoch bigint NOT NULL, closed text);
+CREATE TABLE IF NOT EXISTS seq (
+    log text NOT NULL, first bigint NOT NULL, n integer NOT NULL, data bytea NOT NULL, digest bytea NOT NULL,
+    PRIMARY KEY (log, first));
+ALTER TABLE seq ALTER COLUMN data SET STORAGE EXTERNAL;
+CREATE TABLE IF NOT EXISTS mark (
+    log text NOT NULL, emitter text NOT NULL, boot text NOT NULL, high_water numeric(20) NOT NULL, leaf bytea NOT NULL,
+    PRIMARY KEY (log, emitter));
+CREATE TABLE IF NOT EXISTS head (
+    log text PRIMARY KEY, size bigint NOT NULL, root bytea NOT NULL, note bytea NOT NULL, epoch bigint NOT NULL);
+"""
+# One statement is one transaction and one round trip. The row of `coord` is locked until the commit is durable, so
+# ranges are assigned in the order in which they become durable, and there are no holes.
+_APPEND: LiteralString = """
+WITH range AS (
+    UPDATE coord SET next = next + %(n)s WHERE log = %(log)s AND closed IS NULL RETURNING next - %(n)s AS first
+), batch AS (
+    INSERT INTO seq (log, first, n, data, digest) SELECT %(log)s, first, %(n)s, %(data)b, %(digest)b FROM range
+    WHERE %(n)s > 0
+)"""
+_MARKS: LiteralString = """, marks AS (
+    INSERT INTO mark (log, emitter, boot, high_water, leaf)
+    SELECT %(log)s, m.* FROM range, unnest(%(emitters)s::text[], %(boots)s::text[], %(waters)s::numeric[],
+        %(leaves)b::bytea[]) AS m
+    ON CONFLICT (log, emitter)
+    DO UPDATE SET boot = excluded.boot, high_water = excluded.high_water, leaf = excluded.leaf
+)"""
+_FIRST: LiteralString = " SELECT first FROM range"
+# A node that is paused or cut off must lose its locks in a minute and not in the two hours of TCP.
+_SETTINGS: dict[str, str] = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+}
+# What a failed connection may say of its cause. Foreign messages are not passed on whole.
+_REASONS = (
+    "password authentication failed", "no password supplied", "Connection refused", "connection refused",
+    "could not translate host name", "failed to resolve host", "timeout expired", "does not exist",
+    "no pg_hba.conf entry", "too many",
+)  # fmt: skip
+_PATIENCE_S = 30  # how long the integrator's session may be silent before the server ends it
+
+
+class Session:
+    """One connection to the database. Not thread-safe; not to be used after a fork."""
+
+    def __init__(self, conninfo: str, schema: str) -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise MissingError(
+                "extra-not-installed", "PostgreSQL needs a library that is not installed",
+                got="no psycopg", hint="pip install 'genealog[scale]'",
+            ) from None  # fmt: skip
+        self.schema = schema
+        with database("connecting"):
+            self._connection: Connection[Any] = psycopg.connect(
+                conninfo, autocommit=True, application_name="genealog", connect_timeout=10
+            )
+        try:
+            self._set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self) -> None:
+        settings = {"search_path": '"' + self.schema.replace('"', '""') + '"', **_SETTINGS}
+        for name, value in settings.items():
+            self.run("SELECT set_config(%s, %s, false)", (name, value))
+        row = self.one("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
+        if row[1] in ("off", "local"):  # a stronger setting stays
+            self.run("SELECT set_config('synchronous_commit', 'on', false)")
+        if row[0] != "on":
+            raise StoreError(
+                "database-not-durable", "this PostgreSQL does not wait for its disk", got="fsync = off",
+                hint="set fsync = on: without it an acknowledged entry can be lost",
+            )  # fmt: skip
+
+    def run(
+        self, query: LiteralString, arguments: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own; return its rows. Raises: StoreError `database-error`."""
+        with database("asking"):
+            cursor = self._connection.execute(query, arguments)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def one(self, query: LiteralString, arguments: Sequence[object] | Mapping[str, object] = ()) -> tuple[Any, ...]:
+        """Return the only row of a statement. Raises: MissingError `no-log` if there is none."""
+        rows = self.run(query, arguments)
+        if not rows:
+            raise MissingError("no-log", "the database has no such log", got=self.schema)
+        return rows[0]
+
+    def create_tables(self) -> None:
+        """Make the schema and its tables where they are missing. Raises: StoreError `database-error`."""
+        from psycopg import sql
+
+        with database("making the tables"), self._connection.transaction():
+            self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(self.schema, "", "tables"),))
+            self._connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.schema)))
+            self._connection.execute(_TABLES)
+
+    def has_tables(self) -> bool:
+        """Tell whether there is a store in this schema."""
+        return bool(self.run("SELECT 1 WHERE to_regclass('coord') IS NOT NULL"))
+
+    def create_log(self, log: str, head: Head) -> bool:
+        """Insert an empty log; False if there is one of that name."""
+        made = self.run(
+            "WITH made AS (INSERT INTO coord (log, next, epoch) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING RETURNING log)"
+            " INSERT INTO head SELECT log, %s, %b, %b, 0 FROM made RETURNING log",
+            (log, head.size, head.root, head.note),
+        )
+        return bool(made)
+
+    def append(self, log: str, count: int, data: bytes, marks: Mapping[str, Mark]) -> int | None:
+        """Append a batch; return its first index once it is durable, None if the log is closed or not there."""
+        arguments: dict[str, object] = {"log": log, "n": count, "data": data, "digest": sha256(data).digest()}
+        query = _APPEND
+        if marks:
+            query += _MARKS
+            arguments["emitters"] = list(marks)
+            arguments["boots"] = [mark.boot for mark in marks.values()]
+            arguments["waters"] = [str(mark.high_water) for mark in marks.values()]
+            arguments["leaves"] = [mark.leaf for mark in marks.values()]
+        rows = self.run(query + _FIRST, arguments)
+        return rows[0][0] if rows else None
+
+    def next(self, log: str) -> int:
+        """Return the number of entries. Raises: MissingError `no-log`."""
+        return int(self.one("SELECT next FROM coord WHERE log = %s", (log,))[0])
+
+    def closed(self, log: str) -> str | None:
+        """Return why nobody may append, None if everybody may. Raises: MissingError `no-log`."""
+        why: str | None = self.one("SELECT closed FROM coord WHERE log = %s", (log,))[0]
+        return why
+
+    def set_closed(self, log: str, why: str | None) -> None:
+        """Keep everybody from appending from now on, or let them again."""
+        self.one("UPDATE coord SET closed = %s, epoch = epoch + 1 WHERE log = %s RETURNING log", (why, log))
+
+    def marks(self, log: str) -> dict[str, Mark]:
+        """Return the newest mark of every emitter."""
+        rows = self.run("SELECT emitter, boot, high_water, leaf FROM mark WHERE log = %s", (log,))
+        return {emitter: Mark(boot, int(water), bytes(leaf)) for emitter, boot, water, leaf in rows}
+
+    def head(self, log: str) -> Head:
+        """Return the committed head. Raises: MissingError `no-log`."""
+        size, root, note, epoch = self.one("SELECT size, root, note, epoch FROM head WHERE log = %s", (log,))
+        return Head(size, bytes(root), bytes(note), epoch)
+
+    def rows(self, log: str, first: int, limit: int) -> list[Row]:
+        """Return batches from the one that holds `first` on, without holes, until `limit` entries or 64 MiB are full.
+
+        Raises: StoreError `seq-damaged` if a batch does not have its digest.
+        """
+        found: list[Row] = []
+        query: LiteralString = (
+            "SELECT first, n, data, digest FROM seq WHERE log = %s AND first >= coalesce((SELECT max(first) FROM seq"
+            " WHERE log = %s AND first <= %s), %s) AND first < %s ORDER BY first LIMIT 64"
+        )
+        start, size = first, 0
+        while True:
+            page = self.run(query, (log, log, start, start, first + limit))
+            for at, count, data, digest in page:
+                row = Row(at, count, bytes(data), bytes(digest))
+                if row.stop <= start:
+                    continue
+                if (found and row.first != start) or (not found and row.first > start):
+                    return found
+                if sha256(row.data).digest() != row.digest:
+                    raise StoreError(
+                        "seq-damaged", f"the batch at entry {row.first} of {log} is not the one that was acknowledged",
+                        hint="restore the database from a backup of now: this entry is not in the bucket yet",
+                    )  # fmt: skip
+                found.append(row)
+                start, size = row.stop, size + len(row.data)
+                if size >= MAX_ROUND_BYTES:
+                    return found
+            if len(page) < 64:
+                return found
+
+    def lock(self, log: str, what: str, *, wait: bool) -> bool:
+        """Take a lock that this session holds until `unlock` or its end."""
+        key = (lock_key(self.schema, log, what),)
+        if wait:
+            self.run("SELECT pg_advisory_lock(%s)", key)
+            return True
+        return bool(self.one("SELECT pg_try_advisory_lock(%s)", key)[0])
+
+    def unlock(self, log: str, what: str) -> None:
+        """Give a lock back. Raises: StoreError `lock-lost` if it was not held any more."""
+        if not self.one("SELECT pg_advisory_unlock(%s)", (lock_key(self.schema, log, what),))[0]:
+            raise StoreError("lock-lost", f"the lock of {log} was not held any more")
+
+    def evict(self, log: str, what: str) -> None:
+        """End the sessions that hold a lock. Only those of the same database user can be ended."""
+        self.run(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND ((classid::bigint << 32) | objid::bigint) = %s AND pid <> pg_backend_pid()",
+            (lock_key(self.schema, log, what),),
+        )
+
+    def expect_silence(self, seconds: int | None) -> None:
+        """Let the server end this session when it says nothing for so long; None: never."""
+        self.run("SELECT set_config('idle_session_timeout', %s, false)", (f"{seconds or 0}s",))
+
+    def notify(self, log: str) -> None:
+        """Wake whoever waits in `wait`."""
+        self.run("SELECT pg_notify(%s, '')", (channel(self.schema, log),))
+
+    def listen(self, log: str) -> None:
+        """Hear `notify` from now on."""
+        from psycopg import sql
+
+        with database("listening"):
+            self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel(self.schema, log))))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a `notify`, so long at most; tell whether there was one."""
+        with database("waiting"):
+            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is known to be of no more use."""
+        return self._connection.closed
+
+    def close(self) -> None:
+        """Hang up. Closing twice is fine."""
+        self._connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LogRows:
+    """One log, read in one session."""
+
+    session: Session
+    log: str
+
+    def head(self) -> Head:
+        """Return the committed head."""
+        return self.session.head(self.log)
+
+    def rows(self, first: int, limit: int) -> list[Row]:
+        """See `Session.rows`."""
+        return self.session.rows(self.log, first, limit)
+
+
+class PostgresCoordinator:
+    """The `Coordinator` of one log. `session` is its own: the lock lives and dies with it."""
+
+    def __init__(self, session: Session, log: str) -> None:
+        self.session = session
+        self._log = log
+
+    def take_over(self, *, force: bool = False) -> Head | None:
+        """See `Coordinator`."""
+        if not self.session.lock(self._log, "integrate", wait=False):
+            if not force:
+                return None
+            self.session.evict(self._log, "integrate")
+            if not self.session.lock(self._log, "integrate", wait=False):
+                return None
+        self.session.expect_silence(_PATIENCE_S)
+        self.session.one("UPDATE head SET epoch = epoch + 1 WHERE log = %s RETURNING epoch", (self._log,))
+        return self.head()
+
+    def head(self) -> Head:
+        """See `Coordinator`."""
+        return self.session.head(self._log)
+
+    def rows(self, first: int, limit: int) -> Sequence[Row]:
+        """See `Coordinator`."""
+        return self.session.rows(self._log, first, limit)
+
+    def commit_head(self, old: Head, new: Head) -> bool:
+        """See `Coordinator`."""
+        done = self.session.run(
+            "UPDATE head SET size = %s, root = %b, note = %b WHERE log = %s AND size = %s AND epoch = %s RETURNING 1",
+            (new.size, new.root, new.note, self._log, old.size, old.epoch),
+        )
+        return bool(done)
+
+    def forget_rows(self, below: int) -> None:
+        """See `Coordinator`."""
+        self.session.run(
+            "DELETE FROM seq WHERE log = %(log)s AND first + n <= %(below)s"
+            " AND %(below)s <= (SELECT size FROM head WHERE log = %(log)s)",
+            {"log": self._log, "below": below},
+        )
+
+    def alive(self) -> None:
+        """See `Coordinator`."""
+        self.session.run("SELECT 1")
+
+    def let_go(self) -> None:
+        """See `Coordinator`."""
+        try:
+            self.session.unlock(self._log, "integrate")
+            self.session.expect_silence(None)
+        except (StoreError, MissingError):
+            self.session.close()
+
+
+def lock_key(schema: str, log: str, what: str) -> int:
+    """Return the number of an advisory lock: locks of PostgreSQL have no names."""
+    digest = sha256(f"genealog/lock/v1\0{schema}\0{log}\0{what}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def channel(schema: str, log: str) -> str:
+    """Return the name under which a log's integrator is woken."""
+    return f"genealog_{lock_key(schema, log, 'wake') & (1 << 64) - 1:016x}"
+
+
+@contextmanager
+def database(doing: str) -> Iterator[None]:
+    """Turn what psycopg raises into a StoreError without its text, which may quote a connection string."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        state = error.sqlstate
+        reason = next((words for words in _REASONS if words in str(error)), None)
+        code = "database-error" if doing != "connecting" else "database-unreachable"
+        raise StoreError(
+            code,
+            f"PostgreSQL failed while {doing}",
+            got=", ".join(filter(None, (type(error).__name__, state and f"SQLSTATE {state}", reason))),
+            hint="check host, port, user and password (PGPASSWORD, .pgpass) and the server's log; whether a last append"
+            " was committed shows when the log is opened again",
+        ) from None
