@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genealog.errors import StoreError
@@ -71,6 +71,18 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     os.replace(temporary, path)  # noqa: PTH105 - every system call that tests make fail goes through `os`
     if sync:
         sync_folder(path.parent)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder. Raises: StoreError `disk-error` where the disk does not say."""
+    with disk(f"looking for {path}"):
+        return path.is_dir()
+
+
+def close_quietly(handle: int) -> None:
+    """Close a descriptor whose bytes are durable, or were only read: an error now has no meaning any more."""
+    with suppress(OSError):
+        os.close(handle)
 
 
 def sync_folder(path: Path) -> None:

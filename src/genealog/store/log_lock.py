@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genealog.errors import StoreError
-from genealog.store.disk import disk
+from genealog.store.disk import close_quietly, disk
 
 _locks: weakref.WeakSet[LogLock] = weakref.WeakSet()
 
@@ -60,14 +60,22 @@ class LogLock:
             finally:
                 self._depth -= 1
                 if not self._depth and self._handle >= 0:
-                    fcntl.flock(self._handle, fcntl.LOCK_UN)
+                    self._unlock()
 
     def release(self) -> None:
         """Let go for good."""
         _locks.discard(self)
         if self._handle >= 0:
-            os.close(self._handle)
+            close_quietly(self._handle)
             self._handle = -1
+
+    def _unlock(self) -> None:
+        with disk("unlocking the log"):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+            except OSError:
+                self.release()  # or other processes would wait for this one
+                raise
 
 
 def _disown() -> None:

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from genealog.errors import MalformedError, StoreError
-from genealog.store.disk import disk, sync_folder, write_whole
+from genealog.store.disk import close_quietly, disk, sync_folder, write_whole
 from genealog.store.journal import (
     HEADER,
     NO_DIGEST,
@@ -158,7 +158,7 @@ class Segments:
                 except FileNotFoundError:
                     return b""
                 if len(self._files) > _OPEN_FILES:
-                    os.close(self._files.popitem(last=False)[1])
+                    close_quietly(self._files.popitem(last=False)[1])
             return os.pread(self._files[segment], length, offset)
 
     def digest_before(self, segment: int, offset: int) -> bytes:
@@ -179,7 +179,7 @@ class Segments:
     def close(self) -> None:
         """Close the files. They open again when needed."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            close_quietly(self._files.popitem()[1])
         self._tables.clear()
         self._split.clear()
 
