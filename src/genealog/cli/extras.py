@@ -8,6 +8,7 @@ from genealog.errors import MissingError
 
 EXTRAS = {
     "gateway": ("aiohttp", "httptools", "uvicorn"),
+    "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),
     "demo": ("aiohttp", "gguf", "openai", "peft", "torch", "transformers", "uvicorn"),
 }

@@ -1,0 +1,65 @@
+"""The witness's process: bind, serve until a signal comes, close the state."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from genealog.errors import MalformedError, StoreError
+from genealog.store.witness_state import WitnessState
+from genealog.witness.app import DAY, WitnessApp
+
+
+def serve(
+    state: WitnessState,
+    *,
+    listen: str,
+    announce: Callable[[str], None],
+    logs: Path | None = None,
+    per_day: int = DAY,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` gets the URL once requests are taken. Port 0 is any free one.
+
+    Raises: MalformedError `bad-listen`, and what a bad list of logs raises; StoreError `cannot-listen`.
+    """
+    import uvicorn
+
+    app = WitnessApp(state, logs, per_day=per_day)
+    try:
+        with _bind(listen) as listener:
+            url = _url(listener)
+
+            class Server(uvicorn.Server):
+                async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                    await super().startup(sockets)
+                    announce(url)
+
+            config = uvicorn.Config(
+                app,
+                loop="asyncio", http="httptools", ws="none", lifespan="off", log_level="warning", access_log=False,
+                server_header=False, timeout_graceful_shutdown=5, limit_concurrency=256, timeout_keep_alive=30,
+            )  # fmt: skip
+            Server(config).run(sockets=[listener])
+    finally:
+        app.close()
+
+
+def _bind(listen: str) -> socket.socket:
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise MalformedError("bad-listen", "not an address to listen on", got=listen, expected="HOST:PORT")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, int(port)), family=family, backlog=512)
+    except OSError as error:
+        raise StoreError(
+            "cannot-listen", f"cannot listen on {listen}", got=error.strerror or str(error),
+            hint="something else may be running there; choose another port",
+        ) from None  # fmt: skip
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
