@@ -57,7 +57,9 @@ class PostgresServer:
     def start(self) -> None:
         options = " ".join(f"-c {name}={value}" for name, value in self.settings.items())
         options += f" -p {self.port} -k {self.folder / 'work'}"
-        self._run("pg_ctl", "-D", self.data, "-l", self.folder / "work" / "log", "-w", "-t", "60", "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", self.data, "-l", self.folder / "work" / "log", "-w", "-t", "60", "-o", options, "start"
+        )
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; `immediate` is a crash: the server recovers from its log when it starts."""

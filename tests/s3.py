@@ -15,7 +15,11 @@ import pytest
 
 from postgres import free_port
 
-KEYS = {"AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "s3-secret-5f2b", "AWS_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+    "AWS_SECRET_ACCESS_KEY": "s3-secret-5f2b",
+    "AWS_REGION": "us-east-1",
+}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.merkle import HASH_SIZE, leaf_hash
 from genealog.core.note import Verifier
 from genealog.core.tile import TILE, RightEdge, entries_path, tile_path
@@ -63,16 +64,15 @@ class _Check:
         size = self._session.next(self._name)
         self._check_note(head)
         for entries in self._bundles(head):
-            self._grow(entries)
-            if published is not None and self._edge.size - len(entries) < published[0] <= self._edge.size:
-                published = self._compare_published(published, entries)
+            cut = published.size - self._edge.size if published is not None else 0
+            self._grow(entries[: max(cut, 0)])
+            self._compare_published(published)
+            self._grow(entries[max(cut, 0) :])
         if self._edge.size < head.size:
             return
-        if published is not None and published[0] == 0:
-            published = None
         self._compare_head(head)
-        if published is not None and published[0] > head.size:
-            message = f"has signed {published[0]} entries, the database knows {head.size}"
+        if published is not None and published.size > head.size:
+            message = f"has signed {published.size} entries, the database knows {head.size}"
             self._error("log-rolled-back", CHECKPOINT, message)
         self._mend(head)
         self._check_queue(head, size)
@@ -80,17 +80,16 @@ class _Check:
             if count > _TOLD:
                 self.findings.append(Finding("error", code, "tile/", f"{count} findings like this in all"))
 
-    def _published(self) -> tuple[int, bytes] | None:
+    def _published(self) -> Checkpoint | None:
         stored = self._objects.get(CHECKPOINT)
         if stored is None:
             self._warn("checkpoint-missing", CHECKPOINT, "nothing is published")
             return None
         try:
-            found = read_checkpoint(stored.data, self._verifiers)
+            return read_checkpoint(stored.data, self._verifiers)
         except StoreError as error:
             self._error(error.code, CHECKPOINT, error.message)
             return None
-        return found.size, found.root
 
     def _check_note(self, head: Head) -> None:
         try:
@@ -134,31 +133,10 @@ class _Check:
         what = f"entry {first}" if level == 0 else f"entries {first} to {first + (1 << 8 * level) - 1}"
         self._error("tile-differs", path, f"the hash of {what} is not the one that the bundles give")
 
-    def _compare_published(self, published: tuple[int, bytes], entries: tuple[bytes, ...]) -> None:
-        """Hold the checkpoint against the tree at its size, which lies in the last bundle."""
-        size, root = published
-        before = self._edge.size - len(entries)
-        edge = RightEdge(before, self._tails_at(before))
-        edge.extend([leaf_hash(entry) for entry in entries[: size - before]])
-        if edge.root() != root:
-            self._error("log-altered", CHECKPOINT, f"has signed another root for {size} entries: {root.hex()}")
-
-    def _tails_at(self, size: int) -> list[bytes]:
-        """Return the open tiles at a size that ends with a full bundle, cut from the edge behind it."""
-        tails: list[bytes] = []
-        while count := size >> 8 * len(tails):
-            level = len(tails)
-            hashes = [self._node(8 * level, count - count % TILE + i) for i in range(count % TILE)]
-            tails.append(b"".join(hashes))
-        return tails
-
-    def _node(self, level: int, index: int) -> bytes:
-        node = self._edge.node(level, index)
-        if node is not None:
-            return node
-        path = tile_path(level // 8, index // TILE)  # filled by the last bundle: compared a moment ago
-        data = self._tiles.find(path) or bytes(TILE * HASH_SIZE)
-        return data[index % TILE * HASH_SIZE :][:HASH_SIZE]
+    def _compare_published(self, published: Checkpoint | None) -> None:
+        if published is not None and published.size == self._edge.size and published.root != self._edge.root():
+            message = f"has signed another root for {published.size} entries: {published.root.hex()}"
+            self._error("log-altered", CHECKPOINT, message)
 
     def _compare_head(self, head: Head) -> None:
         for level, tail in enumerate(self._edge.tails()):
@@ -206,7 +184,9 @@ class _Check:
             start, stop = max(first, number * TILE), min(first + len(entries), number * TILE + width)
             bundled = first_entries("", data, width)[start - number * TILE : stop - number * TILE]
             if encode_bundle(bundled) != encode_bundle(entries[start - first : stop - first]):
-                self._error("bundle-differs", entries_path(number, width), f"the batch at entry {first} has other bytes")
+                self._error(
+                    "bundle-differs", entries_path(number, width), f"the batch at entry {first} has other bytes"
+                )
 
     def _mend(self, head: Head) -> None:
         errors = {finding.code for finding in self.findings if finding.severity == "error"}
