@@ -1,0 +1,86 @@
+"""Does a log still begin with what it signed before? Two signed heads, and the tree of the newer one, tell.
+
+A log promises never to sign two heads that do not chain. Whoever kept an old head can hold it to that: the old root
+must be the root of the first entries of the tree now. If it is not, both heads and the nodes that show it are
+fork evidence (`core.fork`), which convinces others too. A tree that is smaller than the
+old head lost entries, or is an old copy.
+
+The caller has checked who signed both. Nothing here reads files or writes them, except `keep_fork`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.fork import SUFFIX, Fork, encode_fork, make_fork
+from genealog.core.merkle import HashReader, consistency_path, prefix_path, root_at, verify_consistency
+from genealog.core.note import parse_note
+from genealog.core.states import State
+from genealog.errors import VerificationError
+from genealog.store.disk import disk, replace_file
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """What two heads of one log and a tree show.
+
+    `state`: proven (`proof` is the consistency proof), contradicted (`fork` is the evidence), or missing: the tree has
+    fewer entries than the old head, and its own head may well be a beginning of what it lost (code `log-behind`).
+    """
+
+    old: Checkpoint
+    new: Checkpoint
+    state: State
+    code: str | None = None
+    proof: tuple[bytes, ...] = ()
+    fork: Fork | None = None
+
+
+def compare_heads(
+    old: bytes, new: bytes, read: HashReader, *, read_old: HashReader | None = None, seen: tuple[str, str] = ("", "")
+) -> Continuity:
+    """Compare two signed heads of one log. `read` is over the tree of `new`, checked against its root.
+
+    `read_old`, over the tree of `old`, tells a fork from a lost tail where the new tree is the smaller one. `seen` says
+    where each head was seen, for the evidence. Raises: VerificationError `origin-mismatch`; MalformedError.
+    """
+    first, second = _head(old), _head(new)
+    if first.origin != second.origin:
+        raise VerificationError(
+            "origin-mismatch", "these are heads of two logs", got=second.origin, expected=first.origin
+        )
+    if first.size <= second.size:
+        small, big, nodes = first, second, read
+    elif read_old is not None:
+        small, big, nodes = second, first, read_old
+    else:
+        return Continuity(first, second, State.MISSING, "log-behind")
+    if small.size < big.size and root_at(small.size, nodes) != small.root:
+        proof = prefix_path(small.size, big.size, nodes) if small.size else None
+        fork = make_fork(old, new, proof, seen=seen)
+        return Continuity(first, second, State.CONTRADICTED, "log-forked", fork=fork)
+    if small.size == big.size and small.root != big.root:
+        fork = make_fork(old, new, seen=seen)
+        return Continuity(first, second, State.CONTRADICTED, "log-forked", fork=fork)
+    if small is second and small.size < big.size:
+        return Continuity(first, second, State.MISSING, "log-behind")
+    proof = consistency_path(small.size, big.size, nodes)
+    verify_consistency(small.size, small.root, big.size, big.root, proof)
+    return Continuity(first, second, State.PROVEN, proof=proof)
+
+
+def keep_fork(folder: Path, fork: Fork) -> Path:
+    """Write fork evidence into `folder`, once for each pair of heads. Return the file. Raises: StoreError."""
+    first, second = (_head(head.note.encode()) for head in (fork.first, fork.second))
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in first.origin)[-100:]
+    path = folder / f"{name}-{first.size}-{second.size}-{first.root.hex()[:8]}-{second.root.hex()[:8]}{SUFFIX}"
+    with disk(f"keeping evidence in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, encode_fork(fork))
+    return path
+
+
+def _head(note: bytes) -> Checkpoint:
+    return parse_checkpoint_text(parse_note(note).text)
