@@ -10,7 +10,10 @@ from itertools import count
 from typing import Any
 
 from genealog.capture.openai_chat import DIALECT
+from genealog.core.call import GROUPS, CallLeaf, Seals, call_id
+from genealog.core.canonical import encode
 from genealog.core.frames import Intent, Outcome
+from genealog.core.merkle import leaf_hash
 from genealog.gateway.record import Call, Context, Recorder
 
 SPEC = "glr1:" + "5" * 64
@@ -152,3 +155,32 @@ def outcome(**changes: Any) -> Outcome:
         "engine": None,
     }
     return Outcome(**(fields | changes))
+
+
+def leaf(number: int = 1, *, prev: str | None = None, seq: int | None = None, **changes: Any) -> CallLeaf:
+    """Return a leaf of `gateway-0`; its number is its call ID and, unless given, its `seq`."""
+    fields: dict[str, Any] = {
+        "call": call_id(number, bytes(10)),
+        "emitter": "gateway-0",
+        "boot": BOOT,
+        "seq": seq or number,
+        "assurance": "A2",
+        "durability": "D1",
+        "finish": "complete",
+        "called_at": "2026-01-02T03:04:05.678Z",
+        "ended_at": "2026-01-02T03:04:06.001Z",
+        "seals": Seals(**dict.fromkeys(GROUPS, "0" * 64)),
+        "prev": prev,
+        "spec": SPEC,
+        "models": MODELS,
+    }
+    return CallLeaf(**(fields | changes))
+
+
+def chain(count: int, **changes: Any) -> list[CallLeaf]:
+    """Return leaves that are numbered and chained."""
+    leaves: list[CallLeaf] = []
+    for number in range(1, count + 1):
+        prev = leaf_hash(encode(leaves[-1])).hex() if leaves else None
+        leaves.append(leaf(number, prev=prev, **changes))
+    return leaves

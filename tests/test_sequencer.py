@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from call_node import SIGNER, VAULT_KEY, Crash, Node, Writer, crash_at
 from call_samples import TEXT, answer, context, record, request, stream
 from genealog import sequencer as sequencer_module
-from genealog.core.call import GROUPS, check_emitter_chain
+from genealog.core.call import GROUPS
+from genealog.core.emitters import check_emitter_chain
 from genealog.core.canonical import encode
 from genealog.core.frames import EngineEvidence
 from genealog.core.ids import seal, sha256_hex

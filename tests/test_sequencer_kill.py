@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from call_node import SIGNER, Node
-from genealog.core.call import check_emitter_chain
+from genealog.core.emitters import check_emitter_chain
 from genealog.sequencer import check_sealed
 from genealog.store import log_fsck
 from genealog.store.spool_reader import SpoolReader

@@ -120,6 +120,7 @@ def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> 
 
 ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of such a key in DER
 LINE, NUMBER = r"[^\x00-\x1f]+", "(?:0|[1-9][0-9]{0,18})"
+CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
 PROOF = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra [\w+/=]+\n)?index (?P<index>{NUMBER})\n(?P<path>(?:\S{{44}}\n){{0,63}})\n"
     rf"(?P<text>(?P<origin>{LINE})\n(?P<size>{NUMBER})\n(?P<root>\S{{44}})\n(?:{LINE}\n)*)\n"
@@ -230,8 +231,8 @@ def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes, bytes]:
 def parse_entry(item: Item) -> None:
     """Read a call, or a statement, whose subjects have to be the IDs that its body is about."""
     log = item.origin.rpartition("/")[2]
-    need(log in ("calls", "registry"), "unknown-log-kind")
-    if log == "calls":
+    need(CALL_LOG.fullmatch(log) or log == "registry", "unknown-log-kind")
+    if log != "registry":
         body = read(item.entry)
         need(body["t"] == "genealog/call/v1" and {"assurance", "finish", "seals"} <= body.keys(), "schema-mismatch")
         item.kind, item.name, item.body = "call", body["call"], body
@@ -317,7 +318,7 @@ class Walk:
         ranked = sorted(items, key=lambda item: (rank(item.code), item.index))
         call = next((item for item in ranked if item.leaf == evidence["call"]), None)
         if call and call.kind == "call":
-            self.registry = call.origin.removesuffix("calls") + "registry"  # of the same store, and no other
+            self.registry = call.origin.rpartition("/")[0] + "/registry"  # of the same store, and no other
             for item in (item for item in ranked if item.origin == self.registry and item.kind):
                 for key in [("", item.leaf), *((item.kind, name) for name in (item.leaf, *item.about))]:
                     self.found.setdefault(key, []).append(item)

@@ -1,28 +1,34 @@
 """The ledger: append statements, sequence calls, hand out receipts, prove the whole.
 
-Both logs of a store behind one door. Whoever needs the call log first drains the spools; whoever asks the index first
-brings it up to date with the logs.
+All logs of a store behind one door: the registry log and any number of call logs. Whoever needs calls first drains the
+spools; whoever asks the index first brings it up to date with the logs. What the sequencer lost and noticed is stated
+in the registry log at once, where somebody can sign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import select
 
-from genealog.core.call import CallLeaf, check_emitter_chain
-from genealog.core.canonical import decode
+from genealog.completeness import check_anchors, check_chains, check_losses, losses_not_stated
+from genealog.core import records
+from genealog.core.canonical import Record, timestamp
+from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash
 from genealog.core.receipt import Receipt, make_receipt
+from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import log_fsck, schema
-from genealog.store.home import CALLS, REGISTRY, Home
+from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
+from genealog.store.spool_reader import SpoolReader
 
 REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in ("call", "progress"))
 
@@ -40,7 +46,7 @@ class Position:
 
 
 class Ledger:
-    """The two logs of a store, and their index."""
+    """The logs of a store, and their index."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -57,26 +63,83 @@ class Ledger:
 
     def drain(self) -> Sequenced:
         """Move what waits in the spools into the call log."""
-        done = self._sequencer().run_once()
+        done = self.sequencer().run_once()
         if done.appended:
             self.home.call_log().checkpoint()
+        self.state_losses()
         return done
 
+    def sequencer(self) -> Sequencer:
+        """Return a sequencer over the spools and call logs of this store."""
+        return Sequencer(self.home.spool_dir, self.home.calls, self.home.vault)
+
+    def state_losses(self) -> int:
+        """State in the registry log what the spools lost and it does not say yet; return how many there were.
+
+        The files beside the spools are read again each time, so that a crash in between leaves nothing out and states
+        nothing twice. Does nothing where nobody can sign.
+        """
+        gaps = SpoolReader(self.home.spool_dir).gaps()
+        if not gaps or not losses_not_stated(self.index(REGISTRY), gaps) or self.signer() is None:
+            return 0
+        with self.home.registry_log().exclusive():  # nobody states the same meanwhile
+            at = timestamp(datetime.now(UTC))
+            name = self.home.call_log().origin.rpartition("/")[2]
+            new = losses_not_stated(self.index(REGISTRY), gaps)
+            bodies = [
+                records.GapNote(
+                    log=name, emitter=gap.emitter, boot=gap.boot, after=str(gap.after), reason=gap.reason, at=at,
+                    frames=gap.frames, size=gap.size, sha256=gap.sha256, call=gap.call,
+                )
+                for gap in new
+            ]  # fmt: skip
+            return len(self.declare([(body, f"{body.emitter}/{body.boot}") for body in bodies]))
+
+    def signer(self) -> Signer | None:
+        """Return the store's configured signer, None if its key is not here or may not state anything any more."""
+        who = self.home.config.identities[self.home.config.signer]
+        try:
+            signer = self.home.keys.signer(who.key)
+        except GenealogError:
+            return None
+        table = schema.key
+        known = select(table.c.id).where(
+            table.c.keyid == signer.keyid, table.c.revoked.is_(None), table.c.role.in_(("owner", "signer"))
+        )
+        return signer if self.index(REGISTRY).first(known) else None
+
+    def declare(self, bodies: Sequence[tuple[Record, str]]) -> tuple[Position, ...]:
+        """State (body, name) with the store's configured signer: what the ledger says of itself.
+
+        Raises: MissingError `no-signer`.
+        """
+        signer = self.signer()
+        if signer is None:
+            raise MissingError(
+                "no-signer", "the configured signer has no key here that the registry knows",
+                got=self.home.config.signer, hint="genealog signer ls; see [identities] in genealog.toml",
+            )  # fmt: skip
+        return self.append([make_statement(body, signer, name=name) for body, name in bodies]) if bodies else ()
+
     def index(self, *logs: str) -> Index:
-        """Return the index, up to date with `logs` as they are on disk; without any, with both.
+        """Return the index, up to date with `logs` as they are on disk; without any, with all.
 
         Who asks about models does not wait for calls: a busy gateway leaves many to be indexed.
         """
-        for name in logs or (REGISTRY, CALLS):
+        for name in logs or self.names():
             log = self.home.log(name)
             self.home.index.catch_up(name, log.refresh(), log.entries)
         return self.home.index
 
+    def names(self) -> tuple[str, ...]:
+        """Return the logs that are here: the registry log, then call logs, oldest first."""
+        return (REGISTRY, *self.home.calls.names())
+
     def rebuild(self) -> int:
-        """Forget the index and read both logs again. Returns the number of entries."""
+        """Forget the index and read all logs again. Returns the number of entries."""
         self.home.index.clear()
         self.index()
-        return sum(self.home.log(name).size for name in (REGISTRY, CALLS))
+        return sum(self.home.log(name).size for name in self.names())
 
     def entry(self, position: Position) -> bytes:
         """Return the bytes of an entry."""
@@ -93,11 +156,13 @@ class Ledger:
         """Return the place of a call by its ID, draining the spools first. Raises: MissingError `unknown-call`."""
         self.drain()
         row = self.index().first(
-            select(schema.call.c.id, schema.call.c.leaf).where(schema.call.c.call == call).order_by(schema.call.c.id)
+            select(schema.call.c.log, schema.call.c.id, schema.call.c.leaf)
+            .where(schema.call.c.call == call)
+            .order_by(schema.call.c.called_at, schema.call.c.id)
         )
         if row is None:
             raise MissingError("unknown-call", "no such call in the log", got=call, hint="genealog ls calls")
-        return Position(CALLS, row["id"], row["leaf"])
+        return Position(row["log"], row["id"], row["leaf"])
 
     def receipt(self, position: Position) -> Receipt:
         """Return the receipt of an entry under the newest checkpoint."""
@@ -106,13 +171,15 @@ class Ledger:
         return make_receipt(log.entry(position.index), log.origin, proof)
 
     def fsck(self, *, repair: bool = False) -> tuple[Finding, ...]:
-        """Prove everything again from the bytes on disk: logs, signatures of statements, objects, sealed groups."""
+        """Prove everything again from the bytes on disk: logs, signatures of statements, objects, anchors, sealed
+        groups, chains of emitters.
+        """
         findings: list[Finding] = []
-        for name in (REGISTRY, CALLS):
-            log = self.home.path / "logs" / name
+        for name in (REGISTRY, *sorted(self.home.call_log_names())):
             verifiers = self.home.log_keys(name).verifiers
-            findings += log_fsck.fsck(log, verifiers=verifiers, repair=repair)
-        for prove in (self._statements, self._groups, self._chains, self._gaps):
+            found = log_fsck.fsck(self.home.path / "logs" / name, verifiers=verifiers, repair=repair)
+            findings += [replace(item, where=f"logs/{name}/{item.where}") for item in found]
+        for prove in (self._statements, self._anchors, self._groups, self._chains, self._gaps):
             if any(finding.severity == "error" for finding in findings):
                 break  # what comes next reads what was just found damaged
             findings += prove()
@@ -125,7 +192,7 @@ class Ledger:
             fresh = Index(Path(folder) / "index.sqlite")
             fresh.catch_up(REGISTRY, log.refresh(), log.entries)
             found = self._vouched(fresh)
-            if fresh.dump(REGISTRY_TABLES) != self.index().dump(REGISTRY_TABLES):
+            if fresh.dump(REGISTRY_TABLES) != self.index(REGISTRY).dump(REGISTRY_TABLES):
                 what = "it says something else than the registry log: genealog index rebuild"
                 found.append(Finding("error", "index-differs", "index.sqlite", what))
             fresh.close()
@@ -147,29 +214,18 @@ class Ledger:
                 )
         return found
 
+    def _anchors(self) -> list[Finding]:
+        return list(check_anchors(self.home, self.index(REGISTRY)))
+
     def _chains(self) -> list[Finding]:
-        """Follow each emitter's chain. A number that is not there yet may belong to a call that still runs."""
-        log = self.home.call_log()
-        report = check_emitter_chain(decode(entry, CallLeaf) for entry in log.entries(0, log.size))
-        found = [Finding("error", "chain-broken", call, "not chained to the call before") for call in report.broken]
-        found += [Finding("error", "call-repeated", call, "on record more than once") for call in report.repeated]
-        for gap in report.missing:
-            where, what = f"{gap.emitter} {gap.boot}", f"calls {gap.first} to {gap.last} are not on record"
-            found.append(Finding("warning", "call-missing", where, what))
-        return found
+        return list(check_chains(self.home))
 
     def _gaps(self) -> list[Finding]:
-        """What the spools lost and said so: not an error of the store, and never silent."""
-        gaps = self._sequencer().gaps()
-        lost = "calls may be missing after frame"
-        return [
-            Finding("warning", f"gap-{gap.reason}", f"spool/{gap.emitter}/{gap.boot}", f"{lost} {gap.after}")
-            for gap in gaps
-        ]
-
-    def _sequencer(self) -> Sequencer:
-        return Sequencer(self.home.spool_dir, self.home.call_log(), self.home.vault)
+        return list(check_losses(self.home, self.index(REGISTRY)))
 
     def _groups(self) -> list[Finding]:
-        log = self.home.call_log()
-        return list(check_sealed(log.entries(0, log.size), self.home.vault))
+        found: list[Finding] = []
+        for name in self.home.calls.names():
+            log = self.home.log(name)
+            found += check_sealed(log.entries(0, log.size), self.home.vault, name)
+        return found

@@ -9,15 +9,17 @@ again gives the same bytes.
 
 A call whose boot is over and whose outcome never came is closed as `unknown`; these closings are numbered on from the
 boot's last frame. A boot that is done has the mark `BOOT_CLOSED`, and its segments are gone before the next boot's
-first entry. Whoever runs this holds the log's lock, for one batch at a time.
+first entry. Whoever runs this holds the log's lock, for one batch at a time. Where calls are spread over logs, the next
+log begins with the marks of the one before (`store.call_logs`), and nothing here is different.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from genealog.capture import openai_chat
 from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, CallLeaf, seal_call
@@ -27,7 +29,7 @@ from genealog.core.ids import seal
 from genealog.core.merkle import leaf_hash
 from genealog.core.records import EngineReport
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
-from genealog.store.log import LocalLog, Mark
+from genealog.store.log import Mark
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import End, Found, Gap, SpoolReader, Torn
 from genealog.store.vault import Vault, VaultCall, Which
@@ -47,10 +49,23 @@ class Sequenced:
     gaps: tuple[Gap, ...]
 
 
+class Target(Protocol):
+    """Where calls go: one log, or the call logs of a store (`store.call_logs`)."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep everybody else from appending."""
+
+    def marks(self) -> Mapping[str, Mark]:
+        """Return the newest mark of every emitter."""
+
+    def append(self, entries: Sequence[bytes], marks: Mapping[str, Mark]) -> range:
+        """Append entries and set marks, all or nothing, durable on return."""
+
+
 class Sequencer:
     """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was."""
 
-    def __init__(self, spool_dir: Path, log: LocalLog, vault: Vault) -> None:
+    def __init__(self, spool_dir: Path, log: Target, vault: Vault) -> None:
         self._reader = SpoolReader(spool_dir)
         self._log = log
         self._vault = vault
@@ -338,6 +353,8 @@ def seal_frames(
         groups=sealed.groups,
         bodies=bodies if intent.capture == "encrypted" else {},
         texts=tuple(texts) if intent.capture != "none" else (),
+        subject=intent.who.get("subject") or asked.subject,
+        ended_at=sealed.leaf.ended_at or sealed.leaf.called_at,
     )
 
 
@@ -353,12 +370,12 @@ def _report(outcome: Outcome | None) -> EngineReport | None:
     return report if whole else None
 
 
-def check_sealed(entries: Iterable[bytes], vault: Vault) -> Iterator[Finding]:
-    """Yield what is wrong between the call log and the vault: a group that its leaf does not commit to, a call that the
+def check_sealed(entries: Iterable[bytes], vault: Vault, log: str = "calls") -> Iterator[Finding]:
+    """Yield what is wrong between the call log `log` and the vault: a group that its leaf does not commit to, a call that the
     vault does not have (a warning: it may have been erased), a leaf that cannot be read.
     """
     for index, entry in enumerate(entries):
-        where = f"calls:{index}"
+        where = f"{log}:{index}"
         try:
             leaf = decode(entry, CallLeaf)
             groups = vault.get_groups(leaf.call)

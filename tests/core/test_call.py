@@ -8,26 +8,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
-from call_samples import BOOT, MODELS, SPEC, answer, intent, outcome, request
+from call_samples import BOOT, MODELS, SPEC, answer, intent, leaf, outcome, request
 from genealog.capture.openai_chat import read_request, read_response
 from genealog.core.call import (
     GROUPS,
     NO_REQUEST_FACTS,
     NO_RESPONSE_FACTS,
     CallLeaf,
-    Missing,
-    Seals,
     call_id,
-    check_emitter_chain,
     seal_call,
     without_evidence,
 )
 from genealog.core.canonical import decode, encode
 from genealog.core.frames import EngineEvidence, Intent, Outcome
 from genealog.core.ids import seal
-from genealog.core.merkle import leaf_hash
 from genealog.core.records import EngineReport
 from genealog.errors import MalformedError
 
@@ -55,33 +50,6 @@ def groups(frame: Intent, ended: Outcome | None, report: EngineReport | None = N
         report=report,
     )
     return {"leaf": sealed.leaf} | {name: json.loads(body) for name, (_, body) in sealed.groups.items()}
-
-
-def leaf(number: int = 1, *, prev: str | None = None, seq: int | None = None, **changes: Any) -> CallLeaf:
-    fields: dict[str, Any] = {
-        "call": call_id(number, bytes(10)),
-        "emitter": "gateway-0",
-        "boot": BOOT,
-        "seq": seq or number,
-        "assurance": "A2",
-        "durability": "D1",
-        "finish": "complete",
-        "called_at": "2026-01-02T03:04:05.678Z",
-        "ended_at": "2026-01-02T03:04:06.001Z",
-        "seals": Seals(**dict.fromkeys(GROUPS, "0" * 64)),
-        "prev": prev,
-        "spec": SPEC,
-        "models": MODELS,
-    }
-    return CallLeaf(**(fields | changes))
-
-
-def chain(count: int, **changes: Any) -> list[CallLeaf]:
-    leaves: list[CallLeaf] = []
-    for number in range(1, count + 1):
-        prev = leaf_hash(encode(leaves[-1])).hex() if leaves else None
-        leaves.append(leaf(number, prev=prev, **changes))
-    return leaves
 
 
 def test_the_leaf_has_these_bytes() -> None:
@@ -275,56 +243,3 @@ def test_a_call_id_is_a_ulid() -> None:
 
 def test_no_level_above_a2_without_evidence() -> None:
     assert [without_evidence(level) for level in ("A0", "A1", "A2", "A3", "A4")] == ["A0", "A1", "A2", "A2", "A2"]
-
-
-def test_a_whole_chain() -> None:
-    assert check_emitter_chain([]).whole
-    assert check_emitter_chain(chain(5)).whole
-
-
-def test_calls_may_end_in_another_order_than_they_began() -> None:
-    first = leaf(2)
-    second = leaf(1, prev=leaf_hash(encode(first)).hex())
-    assert check_emitter_chain([first, second]).whole
-
-
-def test_two_emitters_have_two_chains_and_a_new_boot_goes_on_with_the_chain() -> None:
-    ours = chain(3)
-    theirs = [replace(item, emitter="gateway-1", call=call_id(50 + item.seq, bytes(10))) for item in chain(1)]
-    later = leaf(90, seq=1, boot="00000002-00000000", prev=leaf_hash(encode(ours[-1])).hex())
-    assert check_emitter_chain([ours[0], *theirs, *ours[1:], later]).whole
-
-
-@given(st.integers(3, 12), st.data())
-def test_a_leaf_that_is_left_out_is_noticed(count: int, data: st.DataObject) -> None:
-    leaves = chain(count)
-    left_out = data.draw(st.integers(0, count - 2))  # the last one can be missed by nobody
-    report = check_emitter_chain(leaves[:left_out] + leaves[left_out + 1 :])
-    assert not report.whole
-    if left_out:
-        assert report.missing == (Missing("gateway-0", BOOT, left_out + 1, left_out + 1),)
-        assert report.broken == (leaves[left_out + 1].call,)
-    else:
-        assert report.unanchored == ("gateway-0",)
-
-
-def test_missing_calls_are_told_as_ranges() -> None:
-    numbers = [3, 4, 9]
-    leaves: list[CallLeaf] = []
-    for number in numbers:
-        leaves.append(leaf(number, prev=leaf_hash(encode(leaves[-1])).hex() if leaves else None))
-    report = check_emitter_chain(leaves)
-    assert [(item.first, item.last) for item in report.missing] == [(1, 2), (5, 8)]
-    assert not report.broken
-
-
-def test_a_changed_leaf_breaks_the_chain_behind_it() -> None:
-    leaves = chain(4)
-    leaves[1] = replace(leaves[1], finish="refused")
-    assert check_emitter_chain(leaves).broken == (leaves[2].call,)
-
-
-def test_a_repeated_call_is_noticed() -> None:
-    leaves = chain(2)
-    again = replace(leaves[0], prev=leaf_hash(encode(leaves[1])).hex())
-    assert check_emitter_chain([*leaves, again]).repeated == (again.call,)

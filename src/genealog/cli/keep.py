@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from sqlalchemy import select
@@ -237,10 +237,15 @@ def _calls(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, 
     registry = Registry(home)
     registry.ledger.drain()
     columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
-    table = schema.call
-    rows = registry.ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
+    table, index = schema.call, registry.ledger.index()
+    rows: list[dict[str, Any]] = []
+    for log in reversed(home.calls.names()):  # the newest first, until there are enough
+        if len(rows) < limit:
+            newest = select(table).where(table.c.log == log).order_by(table.c.id.desc())
+            rows += index.rows(newest.limit(limit - len(rows)))
     return columns, [
-        (r["call"], r["called_at"], r["finish"], r["assurance"], r["spec"], f"calls:{r['id']}") for r in reversed(rows)
+        (r["call"], r["called_at"], r["finish"], r["assurance"], r["spec"], f"{r['log']}:{r['id']}")
+        for r in reversed(rows)
     ]
 
 

@@ -12,7 +12,7 @@ from genealog.answers import DEFAULT_GROUPS, Answers
 from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Evidence, encode_evidence, parse_file
-from genealog.core.call import GROUPS
+from genealog.core.call import GROUPS, is_call_log
 from genealog.core.chain import examine, examine_receipt
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
@@ -20,7 +20,7 @@ from genealog.core.trust import parse_trust
 from genealog.errors import MalformedError, MissingError
 from genealog.ledger import Ledger, Position
 from genealog.registry import Registry
-from genealog.store.home import Home
+from genealog.store.home import REGISTRY, Home
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 MAX_FILE = 512 * 1024 * 1024
@@ -31,7 +31,7 @@ index_app = typer.Typer(
 
 
 def receipt(
-    what: Annotated[str, typer.Argument(help="A call ID, or an entry as registry:12 or calls:7.")],
+    what: Annotated[str, typer.Argument(help="A call ID, or an entry as registry:12, calls:7 or calls-2026-11:7.")],
     o: Output,
     store: Store = None,
 ) -> None:
@@ -136,7 +136,7 @@ def fsck(
 
 @index_app.command("rebuild")
 def rebuild(store: Store = None) -> None:
-    """Forget the index and read both logs again. The same logs give the same rows."""
+    """Forget the index and read all logs again. The same logs give the same rows."""
     out.print(f"read {Ledger(Home.find(store)).rebuild()} entries again")
 
 
@@ -166,9 +166,9 @@ def _entry(ledger: Ledger, what: str) -> Position:
     log, colon, number = what.partition(":")
     if not colon:
         return ledger.call(what)
-    if log not in ("registry", "calls") or not _NUMBER.fullmatch(number):
+    if not (log == REGISTRY or is_call_log(log)) or not _NUMBER.fullmatch(number):
         raise MalformedError("bad-entry", "not an entry", got=what, expected="registry:N, calls:N or a call ID")
-    if log == "calls":
+    if log != REGISTRY:
         ledger.drain()
     if int(number) >= ledger.home.log(log).size:
         raise MissingError("unknown-entry", f"the log {log} has {ledger.home.log(log).size} entries", got=what)

@@ -6,14 +6,15 @@ them closes it for good, and no proof notices. A group is never absent: an empty
 not tell whether something was there.
 
 `seal_call` joins the two frames of a call with what a dialect read in its bodies. Emitters number and chain their
-calls; `check_emitter_chain` finds what is missing.
+calls; `core.emitters` finds what is missing.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,10 +23,10 @@ from msgspec import Meta
 from genealog.core.canonical import MAX_INTEGER, Record, encode, timestamp
 from genealog.core.frames import SALT, Assurance, Capture, Durability, Finish, Intent, Outcome
 from genealog.core.ids import seal, sha256_hex
-from genealog.core.merkle import leaf_hash
 from genealog.core.records import EngineReport
 
 GROUPS = ("engine", "request", "response", "retrieval", "usage", "who")
+_CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
 MAX_MODELS = 256  # a leaf has at most 65,535 bytes; this many IDs leave room for everything else
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -98,7 +99,7 @@ class Part(Record):
 
 
 class WhoGroup(Record):
-    """On whose account a call was made."""
+    """On whose account a call was made. The subject (the person it is about) stands nowhere: the vault keeps a digest."""
 
     principal: str | None = None
     department: str | None = None
@@ -179,6 +180,7 @@ class RequestFacts:
     sampler: Mapping[str, str]
     parts: tuple[Part, ...] = ()
     last_texts: tuple[str, ...] = ()  # text parts of the last message
+    subject: str | None = None  # the person whom the client says that it asks for
     malformed: str | None = None
 
 
@@ -206,6 +208,11 @@ class SealedCall:
 
     leaf: CallLeaf
     groups: Mapping[str, tuple[bytes, bytes]]
+
+
+def is_call_log(name: str) -> bool:
+    """Say whether a log of this name holds calls: `calls`, `calls-2026-11`, `calls-NODE`, and `…_2` if it was taken."""
+    return bool(_CALL_LOG.fullmatch(name))
 
 
 def call_id(milliseconds: int, entropy: bytes) -> str:
@@ -241,7 +248,7 @@ def seal_call(
         "response": _response(outcome, answered, report, texts=texts) if outcome else ResponseGroup(),
         "retrieval": RetrievalGroup(),
         "usage": _usage(outcome, answered, report),
-        "who": WhoGroup(**intent.who),
+        "who": WhoGroup(**{name: value for name, value in intent.who.items() if name != "subject"}),
     }
     opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], encode(groups[name])) for at, name in enumerate(GROUPS)}
     leaf = CallLeaf(
@@ -324,71 +331,3 @@ def _engine(
         report=sha256_hex(evidence.report) if evidence else None,
         signature=sha256_hex(evidence.signature) if evidence else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Calls `first` to `last` (both included) of one emitter and boot that no leaf tells of."""
-
-    emitter: str
-    boot: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChainReport:
-    """What is wrong with the chains of some emitters; calls by ID, emitters by name.
-
-    `broken`: calls whose `prev` is not the emitter's leaf before. `repeated`: a call ID or number that was there
-    already. `unanchored`: emitters whose first leaf shown names one before it, so that the beginning was not seen.
-    """
-
-    missing: tuple[Missing, ...]
-    broken: tuple[str, ...]
-    repeated: tuple[str, ...]
-    unanchored: tuple[str, ...]
-
-    @property
-    def whole(self) -> bool:
-        """Nothing is missing, broken or repeated, and every chain was seen from its beginning."""
-        return not (self.missing or self.broken or self.repeated or self.unanchored)
-
-
-def check_emitter_chain(leaves: Iterable[CallLeaf]) -> ChainReport:
-    """Check numbers and `prev` of `leaves`, which come in log order, from any number of emitters.
-
-    A call that is still running when the log is read, while a later one has ended, counts as missing until it ends.
-    """
-    last: dict[str, str] = {}
-    numbers: dict[tuple[str, str], set[int]] = {}
-    cut: set[tuple[str, str]] = set()  # lines whose first numbers may stand before what we were shown
-    calls: set[str] = set()
-    broken, repeated, unanchored = [], [], []
-    for leaf in leaves:
-        line = (leaf.emitter, leaf.boot)
-        if leaf.emitter in last:
-            if leaf.prev != last[leaf.emitter]:
-                broken.append(leaf.call)
-        elif leaf.prev is not None:
-            unanchored.append(leaf.emitter)
-            cut.add(line)
-        last[leaf.emitter] = leaf_hash(encode(leaf)).hex()
-        seen = numbers.setdefault(line, set())
-        if leaf.seq in seen or leaf.call in calls:
-            repeated.append(leaf.call)
-        seen.add(leaf.seq)
-        calls.add(leaf.call)
-    missing = [
-        Missing(*line, first, stop)
-        for line, seen in sorted(numbers.items())
-        for first, stop in _holes(sorted(seen), min(seen) - 1 if line in cut else 0)
-    ]
-    return ChainReport(tuple(missing), tuple(broken), tuple(repeated), tuple(unanchored))
-
-
-def _holes(numbers: list[int], before: int) -> Iterable[tuple[int, int]]:
-    for number in numbers:
-        if number > before + 1:
-            yield before + 1, number - 1
-        before = number

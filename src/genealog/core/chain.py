@@ -120,7 +120,7 @@ class _Walk:
         if item is None or item.call is None:
             self.add(0, "call", "call", (State.MISSING, "call-not-in-bundle"), id=self.evidence.call)
         else:
-            self.registry = item.origin.removesuffix("calls") + "registry"
+            self.registry = item.origin.rpartition("/")[0] + "/registry"
             self._call(item, item.call, output)
         while self.todo:
             self.todo.pop()()

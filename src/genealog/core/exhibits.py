@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from genealog.core import records
-from genealog.core.call import CallLeaf
+from genealog.core.call import CallLeaf, is_call_log
 from genealog.core.canonical import Record, decode
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
@@ -136,7 +136,7 @@ def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None, accepted:
 
 
 def _parse(item: Exhibit, entry: bytes, log: str) -> None:
-    if log == "calls":
+    if is_call_log(log):
         item.call = decode(entry, CallLeaf)
     elif log == "registry":
         item.read = read_statement(entry)

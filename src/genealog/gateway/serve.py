@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from genealog.errors import GenealogError, StoreError
-from genealog.sequencer import Sequencer
+from genealog.ledger import Ledger
 from genealog.store.home import Home
 
 TICK = 0.1  # seconds between two looks at the spool
@@ -78,13 +78,14 @@ class _Sequence:
     """Moves calls into the log and publishes where it stands."""
 
     def __init__(self, home: Home) -> None:
-        self._log = home.call_log()
-        self._sequencer = Sequencer(home.spool_dir, self._log, home.vault)
+        self._home = home
+        self._ledger = Ledger(home)
+        self._sequencer = self._ledger.sequencer()
 
     def step(self) -> None:
         done = self._sequencer.run_once()
         if done.appended:
-            self._log.checkpoint()
+            self._home.call_log().checkpoint()
         if done.unknown:
             log.warning("%d calls were cut off and closed as unknown", done.unknown)
         for gap in done.gaps:
@@ -92,7 +93,7 @@ class _Sequence:
 
     def finish(self) -> None:
         self.step()
-        self._log.checkpoint()
+        self._home.call_log().checkpoint()
 
 
 class _Worker:

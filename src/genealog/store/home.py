@@ -5,7 +5,7 @@
       trust.policy     the log keys, for whoever verifies us          hand it out
       keys/            private keys, 0600                              guard it
       logs/registry/   the registry log: statements                   the truth
-      logs/calls/      the call log: one entry a call                 the truth
+      logs/calls…/     call logs: one entry a call                    the truth
       objects/         manifests and other bodies, by SHA-256         the truth
       vault/           salts, sealed groups, bodies, encrypted        the truth, erasable
       spool/           calls not sequenced yet                        the truth, for a moment
@@ -24,10 +24,13 @@ import secrets
 from functools import cached_property
 from pathlib import Path
 
+from genealog.core.call import is_call_log
 from genealog.core.note import format_vkey
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
+from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import read_config, toml_text
+from genealog.store.disk import disk
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
@@ -35,9 +38,10 @@ from genealog.store.log_keyring import LogKeyring
 from genealog.store.log_keys import LogKeys
 from genealog.store.objects import Objects
 from genealog.store.vault import Vault
+from genealog.store.vault_open import open_vault
 
 NAME = ".genealog"
-REGISTRY, CALLS = "registry", "calls"
+REGISTRY = "registry"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -46,7 +50,7 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = read_config(path / "genealog.toml")
+        self.reload()
         self.keys = KeyRing(path / "keys")
         self._logs: dict[str, LocalLog] = {}
 
@@ -112,6 +116,24 @@ class Home:
         """The store's own trust policy: its own log keys."""
         return parse_trust((self.path / "trust.policy").read_bytes())
 
+    def forget_trust(self) -> None:
+        """Read the trust policy again when it is next asked for: a log or a key has come."""
+        self.__dict__.pop("trust", None)
+
+    def names_origin(self, origin: str) -> bool:
+        """Say whether the trust policy names a key for a log of this origin."""
+        self.forget_trust()
+        return origin in self.trust.logs
+
+    def reload(self) -> None:
+        """Read `genealog.toml` again."""
+        self.config = read_config(self.path / "genealog.toml")
+
+    @cached_property
+    def calls(self) -> CallLogs:
+        """All call logs, as one that goes on."""
+        return CallLogs(self)
+
     @cached_property
     def objects(self) -> Objects:
         """Content-addressed bodies."""
@@ -120,7 +142,7 @@ class Home:
     @cached_property
     def vault(self) -> Vault:
         """The erasable side: salts, sealed groups, bodies."""
-        return Vault(self.path / "vault" / "vault.sqlite", self.keys.vault_key())
+        return open_vault(self.path, self.config.vault, self.keys)
 
     @cached_property
     def index(self) -> Index:
@@ -128,8 +150,13 @@ class Home:
         return Index(self.path / "index.sqlite")
 
     def log(self, name: str) -> LocalLog:
-        """Return the log `registry` or `calls`, open for append where its key is here, else read-only."""
+        """Return the log `registry` or a call log, open for append where its key is here, else read-only.
+
+        Raises: MissingError `no-log`; StoreError as `LocalLog.open`.
+        """
         if name not in self._logs:
+            if name != REGISTRY and not is_call_log(name):
+                raise MissingError("no-log", "there is no such log", got=ascii(name)[1:-1][:80])
             source = self.key_source(name)
             keys = source.read()
             self._logs[name] = LocalLog.open(
@@ -142,8 +169,14 @@ class Home:
         return self.log(REGISTRY)
 
     def call_log(self) -> LocalLog:
-        """The call log."""
-        return self.log(CALLS)
+        """The call log that takes the next call, as far as this process knows."""
+        return self.calls.current()
+
+    def call_log_names(self) -> frozenset[str]:
+        """Return the names of the call logs that have a folder. Raises: StoreError `disk-error`."""
+        with disk("listing the logs"):
+            folder = self.path / "logs"
+            return frozenset(path.name for path in folder.iterdir() if is_call_log(path.name) and path.is_dir())
 
     def location(self, artifact: str) -> Path | None:
         """Return where this machine last saw the files of `artifact`. A hint, never evidence."""
@@ -175,13 +208,14 @@ class Home:
         self.check_label(label)
         with (self.path / "genealog.toml").open("a", encoding="utf-8") as stream:
             stream.write(f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n")
-        self.config = read_config(self.path / "genealog.toml")
+        self.reload()
 
     def close(self) -> None:
         """Close what was opened."""
         for log in self._logs.values():
             log.close()
         self._logs.clear()
+        self.__dict__.pop("calls", None)
         for name in ("vault", "index"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()

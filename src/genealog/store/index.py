@@ -1,7 +1,8 @@
 """The SQL index: what the logs say, ready to be asked. Lose it and you have lost nothing.
 
 `Index.catch_up` reads the entries that it has not seen and turns each into rows (`store.projection`). One writer at a
-time; readers see whole entries or nothing. SQLite here, through SQLAlchemy Core.
+time; readers see whole entries or nothing. SQLite here, through SQLAlchemy Core. A file that other code made is made
+again (`schema.version`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, insert, select, update
+from sqlalchemy import Connection, MetaData, create_engine, event, insert, select, update
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.sql import Executable
 
@@ -30,8 +31,7 @@ class Index:
         self._engine = create_engine(f"sqlite:///{path}")
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        with self._transaction() as connection:
-            schema.metadata.create_all(connection)
+        self._prepare()
 
     def catch_up(self, log: str, size: int, entries: Entries) -> int:
         """Project the entries of `log` up to `size`; `entries(start, stop)` reads them. Returns how many were new."""
@@ -44,12 +44,17 @@ class Index:
                 if start >= size:
                     return new
                 for index, data in enumerate(entries(start, stop), start):
-                    projection.PROJECT[log](connection, index, data)
+                    projection.project(connection, log, index, data)
                 if seen is None:
                     connection.execute(insert(schema.progress).values(log=log, size=stop))
                 else:
                     connection.execute(update(schema.progress).where(schema.progress.c.log == log).values(size=stop))
                 new += stop - start
+
+    def size(self, log: str) -> int:
+        """Return how many entries of `log` are projected."""
+        with self._transaction() as connection:
+            return connection.scalar(select(schema.progress.c.size).where(schema.progress.c.log == log)) or 0
 
     def rows(self, query: Executable) -> list[dict[str, Any]]:
         """Run a select and return its rows as dicts."""
@@ -79,6 +84,19 @@ class Index:
     def close(self) -> None:
         """Close the database."""
         self._engine.dispose()
+
+    def _prepare(self) -> None:
+        """Make the tables. Those of another version of this code are dropped: the logs give the rows again."""
+        wanted = schema.version()
+        with self._transaction() as connection:
+            if connection.exec_driver_sql("PRAGMA user_version").scalar() == wanted:
+                return
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+            old = MetaData()
+            old.reflect(connection)
+            old.drop_all(connection)
+            schema.metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version={wanted}")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from genealog.core.dsse import keyid_of
 from genealog.core.note import NoteSigner
 from genealog.errors import MissingError, StoreError
+from genealog.store.disk import disk, sync_folder
+
+_NEXT = "vault-next.key"
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -64,6 +67,10 @@ class KeyRing:
         self._write(f"{name}.pem", pem)
         return KeySigner(private)
 
+    def has(self, name: str) -> bool:
+        """Say whether there is a key file called `name`."""
+        return (self.path / f"{name}.pem").exists()
+
     def create_vault_key(self) -> None:
         """Make the 32-byte key that wraps the vault's data keys."""
         self._write("vault.key", os.urandom(32).hex().encode() + b"\n")
@@ -90,12 +97,53 @@ class KeyRing:
 
     def vault_key(self) -> bytes:
         """Return the vault's 32-byte key."""
+        return self._vault_key("vault.key")
+
+    def vault_keys(self) -> tuple[bytes, ...]:
+        """Return the keys that may open the vault: two while it gets a new one (`store.vault_rotate`), else one."""
+        if not (self.path / _NEXT).exists():
+            return (self._vault_key("vault.key"),)
+        found = []
+        for name in ("vault.key", _NEXT):
+            try:
+                found.append(self._vault_key(name))
+            except StoreError:  # one of them was not written whole, or is overwritten already
+                continue
+        return tuple(found) or (self._vault_key("vault.key"),)
+
+    def next_vault_key(self) -> bytes | None:
+        """Return the key that the vault is about to get, or has got a moment ago; None without one."""
         try:
-            key = bytes.fromhex(self._read("vault.key").decode("ascii", "replace"))
+            return self._vault_key(_NEXT)
+        except (MissingError, StoreError):
+            return None
+
+    def begin_vault_key(self) -> bytes:
+        """Return a new vault key that is kept beside the old one; what an earlier try left there is gone."""
+        (self.path / _NEXT).unlink(missing_ok=True)
+        key = os.urandom(32)
+        self._write(_NEXT, key.hex().encode() + b"\n")
+        sync_folder(self.path)
+        return key
+
+    def finish_vault_key(self) -> None:
+        """Overwrite the old vault key, and give its name to the new one. One process at a time."""
+        with disk("destroying the old vault key"):
+            old = self.path / "vault.key"
+            with old.open("r+b") as stream:
+                stream.write(b"0" * 63 + b"x\n")  # no key, so that nobody takes it for one
+                stream.flush()
+                os.fsync(stream.fileno())
+            (self.path / _NEXT).replace(old)
+            sync_folder(self.path)
+
+    def _vault_key(self, file: str) -> bytes:
+        try:
+            key = bytes.fromhex(self._read(file).decode("ascii", "replace"))
         except ValueError:
             key = b""
         if len(key) != 32:
-            raise StoreError("key-unreadable", "vault.key is not 64 hex digits")
+            raise StoreError("key-unreadable", f"{file} is not 64 hex digits")
         return key
 
     def _read(self, file: str) -> bytes:
@@ -115,12 +163,18 @@ class KeyRing:
             raise StoreError("key-unreadable", f"{file} cannot be read", got=error.strerror) from None
 
     def _write(self, file: str, data: bytes) -> None:
+        """Make a file that is there whole or not at all, and never replaces another."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.path / f"{file}.{os.getpid()}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            descriptor = os.open(self.path / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(temporary, self.path / file)
         except FileExistsError:
             raise StoreError("key-exists", f"{file} is there already") from None
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(self.path)

@@ -6,7 +6,7 @@ problem's code, and gives no other rows: what nobody vouches for creates no line
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from functools import singledispatch
 from typing import Any
 
@@ -37,19 +37,24 @@ def project_statement(connection: Connection, index: int, data: bytes) -> None:
     _project(read.body, connection, index, read)
 
 
-def project_call(connection: Connection, index: int, data: bytes) -> None:
-    """Write the row of call-log entry `index`."""
+def project_call(connection: Connection, log: str, index: int, data: bytes) -> None:
+    """Write the row of entry `index` of the call log `log`."""
     leaf = decode(data, CallLeaf)
     connection.execute(
         insert(schema.call).values(
-            id=index, leaf=leaf_hash(data).hex(), call=leaf.call, emitter=leaf.emitter, boot=leaf.boot, seq=leaf.seq,
-            spec=leaf.spec, models=",".join(leaf.models), assurance=leaf.assurance, finish=leaf.finish,
+            log=log, id=index, leaf=leaf_hash(data).hex(), call=leaf.call, emitter=leaf.emitter, boot=leaf.boot,
+            seq=leaf.seq, spec=leaf.spec, models=",".join(leaf.models), assurance=leaf.assurance, finish=leaf.finish,
             called_at=leaf.called_at, ended_at=leaf.ended_at,
         )
     )  # fmt: skip
 
 
-PROJECT: dict[str, Callable[[Connection, int, bytes], None]] = {"registry": project_statement, "calls": project_call}
+def project(connection: Connection, log: str, index: int, data: bytes) -> None:
+    """Write the rows of entry `index` of `log`."""
+    if log == "registry":
+        project_statement(connection, index, data)
+    else:
+        project_call(connection, log, index, data)
 
 
 def _signer(connection: Connection, index: int, read: Read) -> str:
@@ -159,3 +164,36 @@ def _(body: records.Load, connection: Connection, index: int, _read: Read) -> No
 def _(body: records.Decision, connection: Connection, index: int, _read: Read) -> None:
     values = {name: getattr(body, name) for name in ("point", "outcome", "code", "subject", "message", "at")}
     connection.execute(insert(schema.decision).values(id=index, **values))
+
+
+@_project.register
+def _(body: records.LogHead, connection: Connection, index: int, _read: Read) -> None:
+    names = ("log", "origin", "size", "root", "note", "continues", "closed", "at")
+    connection.execute(insert(schema.head).values(id=index, **{name: getattr(body, name) for name in names}))
+
+
+@_project.register
+def _(body: records.Heartbeat, connection: Connection, index: int, _read: Read) -> None:
+    same = {"id": index, "log": body.log, "size": body.size, "at": body.at}
+    for beat in body.emitters:
+        values = {name: getattr(beat, name) for name in ("emitter", "boot", "live", "seq", "leaf")}
+        connection.execute(insert(schema.beat).prefix_with("OR IGNORE").values(**same, **values))
+
+
+@_project.register
+def _(body: records.GapNote, connection: Connection, index: int, _read: Read) -> None:
+    names = ("log", "emitter", "boot", "after", "reason", "at", "frames", "size", "sha256", "call")
+    connection.execute(insert(schema.gap).values(id=index, **{name: getattr(body, name) for name in names}))
+
+
+@_project.register
+def _(body: records.Hold, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("name", "action", "reason", "at", "since", "until")}
+    lists = {"calls": "\n".join(body.calls), "subjects": "\n".join(body.subjects), "tenants": json.dumps(body.tenants)}
+    connection.execute(insert(schema.hold).values(id=index, **values, **lists))
+
+
+@_project.register
+def _(body: records.Tombstone, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("scope", "at", "reason", "calls", "digest")}
+    connection.execute(insert(schema.tombstone).values(id=index, **values, what=" ".join(body.what)))

@@ -6,7 +6,13 @@ and reading the logs again gives the same rows.
 
 from __future__ import annotations
 
+import zlib
+
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+PROJECTION = 1  # grows when `store.projection` writes other rows into the same tables
 
 metadata = MetaData()
 
@@ -19,7 +25,7 @@ def _text(name: str, *, nullable: bool = True, unique: bool = False, index: bool
     return Column(name, Text, nullable=nullable, unique=unique or None, index=index or None)
 
 
-progress = _table("progress", Column("log", String(16), primary_key=True), Column("size", Integer, nullable=False))
+progress = _table("progress", Column("log", String(64), primary_key=True), Column("size", Integer, nullable=False))
 
 entry = _table(
     "entry",
@@ -123,9 +129,76 @@ decision = _table(
     _text("at"),
 )
 
+head = _table(  # where another log of this store stood
+    "head",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    Column("log", Text, nullable=False, index=True),
+    _text("origin", nullable=False),
+    Column("size", Integer, nullable=False),
+    _text("root", nullable=False),
+    _text("note", nullable=False),
+    _text("continues"),
+    Column("closed", Integer, nullable=False),
+    _text("at", nullable=False),
+)
+
+beat = _table(  # how far one emitter was at that time
+    "beat",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    Column("emitter", Text, primary_key=True),
+    _text("log", nullable=False),
+    Column("size", Integer, nullable=False),
+    _text("at", nullable=False),
+    _text("boot", nullable=False),
+    Column("live", Integer, nullable=False),
+    Column("seq", Integer),
+    _text("leaf"),
+)
+
+gap = _table(  # a loss that was noticed
+    "gap",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("log", nullable=False),
+    _text("emitter", nullable=False, index=True),
+    _text("boot", nullable=False),
+    _text("after", nullable=False),
+    _text("reason", nullable=False),
+    _text("at", nullable=False),
+    Column("frames", Integer),
+    Column("size", Integer),
+    _text("sha256"),
+    _text("call"),
+)
+
+hold = _table(  # what may not be erased, from here on or no more; selectors as lines
+    "hold",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("name", nullable=False, index=True),
+    _text("action", nullable=False),
+    _text("reason", nullable=False),
+    _text("at", nullable=False),
+    _text("calls", nullable=False),
+    _text("tenants"),  # as a JSON list: a tenant may be called anything, even nothing
+    _text("subjects", nullable=False),
+    _text("since"),
+    _text("until"),
+)
+
+tombstone = _table(  # what was destroyed in the vault
+    "tombstone",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("scope", nullable=False),
+    _text("at", nullable=False),
+    _text("reason", nullable=False),
+    Column("calls", Integer, nullable=False),
+    _text("digest", nullable=False),
+    _text("what", nullable=False),
+)
+
 call = _table(
     "call",
-    Column("id", Integer, primary_key=True, autoincrement=False),  # the index in the call log
+    Column("log", Text, primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),  # the index in that log
     _text("call", nullable=False, index=True),
     _text("leaf", nullable=False),
     _text("emitter", nullable=False),
@@ -138,3 +211,14 @@ call = _table(
     _text("called_at"),
     _text("ended_at"),
 )
+
+
+def version() -> int:
+    """Return a number that is another one when a table, an index or `PROJECTION` changes: what an index file carries.
+
+    31 bits, because SQLite's `user_version` has no more; never 0, which is what a file without one says.
+    """
+    dialect = sqlite.dialect()
+    ddl = [str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables]
+    ddl += sorted(str(CreateIndex(i).compile(dialect=dialect)) for t in metadata.sorted_tables for i in t.indexes)
+    return zlib.crc32("\n".join([str(PROJECTION), *ddl]).encode()) & 0x7FFFFFFF or 1

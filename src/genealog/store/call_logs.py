@@ -1,0 +1,253 @@
+"""The call logs of a store, as one log that goes on: which there are, which takes the next call, and how it changes.
+
+A call log is closed by a frame with the mark `>`, which names its successor; the successor began with a frame that has
+the mark `<`, which names the log before, and the marks of every emitter, so that numbers and chains go on. No emitter
+can be called so. A rotation is, under the lock of the old log:
+
+    key → line in trust.policy → the new log, built beside its place with its first frame → rename → the mark `>`
+
+The last of these is the one that counts: before it the old log is current, whatever else is there, and the next
+rotation uses what it finds; after it the new one is, for every process, because nobody appends to a log without having
+read its journal to the end. A log that was closed is never opened again: a name that is taken gets `_2`, and so on.
+
+This module signs no statement; `anchoring` tells the registry log what happened here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING
+
+from genealog.core.call import is_call_log
+from genealog.core.note import format_vkey
+from genealog.errors import GenealogError, MissingError, StoreError
+from genealog.store.config import Calls
+from genealog.store.disk import disk, replace_file, sync_folder
+from genealog.store.journal import Mark
+from genealog.store.log import LocalLog
+
+if TYPE_CHECKING:
+    from genealog.store.home import Home
+
+NEXT, PREVIOUS = ">", "<"
+CALLS = "calls"
+_MONTH = re.compile(r"calls-[0-9]{4}-[0-9]{2}")
+_PART = ".part"  # a log that is being built: no name of a log has a dot
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class CallLogs:
+    """The call logs of `home`. What the sequencer appends to: `exclusive`, `marks` and `append` mean the current one.
+
+    Every method raises StoreError as `LocalLog`, and `log-missing`, `log-rolled-back` where no log can be current.
+    """
+
+    def __init__(self, home: Home, clock: Callable[[], datetime] = _now) -> None:
+        self.clock = clock
+        self._home = home
+        self._current: str | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """Return the call logs that are here, oldest first. One that was prepared and never used may be among them."""
+        before = {name: previous_of(self._home.log(name)) for name in self._home.call_log_names()}
+        return tuple(sorted(before, key=lambda name: _age(name, before)))
+
+    def current(self) -> LocalLog:
+        """Return the log that takes the next call, as far as this process knows; `exclusive` finds out."""
+        if self._current is None:
+            self._current = self._resolve()
+        return self._home.log(self._current)
+
+    def refresh(self) -> LocalLog:
+        """Return the log that takes the next call now. Raises: StoreError `log-missing` if it is gone."""
+        while True:
+            log = self.current()
+            log.refresh()
+            if (successor := next_of(log)) is None:
+                return log
+            self._go_on(successor)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep everybody else from appending calls; begins by going on to the newest log, or to one that is due."""
+        while True:
+            log = self.current()
+            with log.exclusive():
+                successor = next_of(log)
+                if successor is None:
+                    wanted = self._due(log)
+                    if wanted is None:
+                        yield
+                        return
+                    successor = self._rotate(log, wanted)
+            self._go_on(successor)
+
+    def marks(self) -> Mapping[str, Mark]:
+        """Return the newest mark of every emitter."""
+        return emitter_marks(self.current())
+
+    def append(self, entries: Sequence[bytes], marks: Mapping[str, Mark]) -> range:
+        """Append to the current log, inside `exclusive`."""
+        return self.current().append(entries, marks)
+
+    def _go_on(self, name: str) -> None:
+        if name not in self._home.call_log_names():
+            raise StoreError(
+                "log-missing", f"the call log goes on in {name}, which is not here", got=name,
+                hint="restore its folder from a backup: calls appended elsewhere would fork the chain",
+            )  # fmt: skip
+        self._current = name
+        self._home.forget_trust()
+
+    def _resolve(self) -> str:
+        """Find the current log among all: the one that is in use and has no successor."""
+        found: dict[str, tuple[str | None, str | None, int]] = {}
+        failed: GenealogError | None = None
+        for name in self._home.call_log_names():
+            try:
+                log = self._home.log(name)
+                found[name] = previous_of(log), next_of(log), log.size
+            except GenealogError as error:  # one old log that is damaged shall not keep calls from being recorded
+                failed = failed or error
+        named = {successor for _, successor, _ in found.values()}
+        open_ends = [
+            name
+            for name, (previous, successor, size) in found.items()
+            if successor is None and (previous is None or size or name in named)
+        ]
+        if len(open_ends) == 1 and (failed is None or found[open_ends[0]][0] is None or found[open_ends[0]][2]):
+            return open_ends[0]
+        if len(open_ends) > 1:
+            raise StoreError(
+                "log-rolled-back", "two call logs take calls", got=" and ".join(sorted(open_ends)), expected="one",
+                hint="an older copy of one was put back: restore the newer one; genealog fsck shows which",
+            )  # fmt: skip
+        if failed is not None:
+            raise failed
+        if found:
+            missing = ", ".join(sorted(name for name in named - found.keys() if name)) or "the newest call log"
+            raise StoreError("log-missing", f"the call log goes on in {missing}, which is not here")
+        raise MissingError("no-log", "this store has no call log", hint="restore logs/ from a backup")
+
+    # Rotation
+
+    def _due(self, log: LocalLog) -> str | None:
+        """Return the name under which the next call belongs, None if that is where it goes already."""
+        base = _name(log).partition("_")[0]
+        if _wanted(self._home.config.calls, base, self.clock()) is None:
+            return None
+        self._home.reload()  # somebody else may have changed the settings, and rotated by them
+        return _wanted(self._home.config.calls, base, self.clock())
+
+    def _rotate(self, old: LocalLog, wanted: str) -> str:
+        """Close `old` and go on under a name that is free. The caller holds its lock. Returns the name."""
+        marks = {**emitter_marks(old), PREVIOUS: Mark(_name(old), old.size, old.root())}
+        names = self._home.call_log_names()
+        for number in count(1):
+            name = wanted if number == 1 else f"{wanted}_{number}"
+            if name in names:
+                if not self._prepared(name, _name(old)):
+                    continue
+                self._home.log(name).append([], marks)  # calls may have come since it was prepared
+                break
+            if self._build(name, marks):
+                break
+        old.append([], {NEXT: Mark(name, old.size, old.root())})
+        old.checkpoint()
+        return name
+
+    def _prepared(self, name: str, old: str) -> bool:
+        """Say whether a rotation from `old` made this log and did not come to its end."""
+        try:
+            log = self._home.log(name)
+            log.refresh()
+        except StoreError:  # an old log that is damaged shall not keep calls from being recorded
+            return False
+        return previous_of(log) == old and log.size == 0 and next_of(log) is None
+
+    def _build(self, name: str, marks: Mapping[str, Mark]) -> bool:
+        """Make a log with its key, and its first frame. False if a log of that name was here and is gone.
+
+        The folder that is being built comes first and goes last, so that a key without it belongs to a lost log.
+        """
+        home, part = self._home, self._home.path / "logs" / f"{name}{_PART}"
+        key, origin = f"log-{name}", f"{home.config.origin}/{name}"
+        with disk(f"making the log {name}"):
+            began = part.is_dir()
+            if not began and (home.keys.has(key) or home.names_origin(origin)):
+                return False
+            if began:
+                for item in part.iterdir():
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+            part.mkdir(exist_ok=True)
+            sync_folder(part.parent)
+        if not home.keys.has(key):
+            home.keys.create(key, "ed25519")
+        signer = home.keys.note_signer(key, origin)
+        if not home.names_origin(origin):
+            policy = home.path / "trust.policy"
+            with disk("adding a log to trust.policy"):
+                replace_file(policy, policy.read_bytes() + f"log {format_vkey(signer.verifier)}\n".encode())
+        log = LocalLog.create(part, signer=signer)
+        log.append([], marks)
+        log.close()
+        with disk(f"making the log {name}"):
+            part.rename(part.with_suffix(""))
+            sync_folder(part.parent)
+        return True
+
+
+def next_of(log: LocalLog) -> str | None:
+    """Return the name of the log that goes on where this one is closed, None while it is open."""
+    mark = log.marks().get(NEXT)
+    return mark.boot if mark else None
+
+
+def previous_of(log: LocalLog) -> str | None:
+    """Return the name of the log that this one goes on from, None for the first."""
+    mark = log.marks().get(PREVIOUS)
+    return mark.boot if mark else None
+
+
+def emitter_marks(log: LocalLog) -> dict[str, Mark]:
+    """Return the marks of emitters, without the two that join logs."""
+    return {name: mark for name, mark in log.marks().items() if name not in (NEXT, PREVIOUS)}
+
+
+def _name(log: LocalLog) -> str:
+    return log.origin.rpartition("/")[2]
+
+
+def _wanted(config: Calls, base: str, now: datetime) -> str | None:
+    """Return the name, without number, of the log in which calls belong now, None if it is `base`.
+
+    A clock that went back does not count: months only go on.
+    """
+    wanted = CALLS
+    if config.split == "month":
+        wanted = f"{CALLS}-{now.astimezone(UTC):%Y-%m}"
+        if _MONTH.fullmatch(base) and wanted < base:
+            return None
+    elif config.split == "node":
+        wanted = f"{CALLS}-{config.node}"
+    return None if wanted == base else wanted
+
+
+def _age(name: str, before: Mapping[str, str | None]) -> tuple[bool, int, str]:
+    """Sort key of a log: those that go on from a log that is not here come last, in the order of their names."""
+    depth, at, seen = 0, name, {name}
+    while (previous := before.get(at)) is not None and previous in before and previous not in seen:
+        depth, at = depth + 1, previous
+        seen.add(at)
+    return before.get(at) is not None, depth, name
+
+
+__all__ = ["CALLS", "NEXT", "PREVIOUS", "CallLogs", "emitter_marks", "is_call_log", "next_of", "previous_of"]
