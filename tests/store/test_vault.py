@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import sqlite3
+import re
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,51 +12,20 @@ from hypothesis import strategies as st
 
 from genealog.core.call import GROUPS
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
-from genealog.store.vault import BODIES, Vault, VaultCall
+from genealog.store.scale.objects import FolderObjects, open_objects
+from genealog.store.vault import Limits, Vault, VaultCall
+from genealog.store.vault_schema import BODIES, COLUMNS
+from s3 import s3_bucket, s3_server
+from vault_samples import KEY, Place, call, place, postgres, vault
 
-KEY = bytes(range(32))
-COLUMNS = [f"group_{name}" for name in GROUPS] + [f"body_{name}" for name in BODIES]
-
-
-def call(number: int = 1, **changes: Any) -> VaultCall:
-    fields: dict[str, Any] = {
-        "call": f"{number:026d}",
-        "source": f"gateway-0/00000001-00000000/{number}",
-        "tenant": "acme",
-        "groups": {name: (bytes([at + 65]) * 32, b'{"in":"%s"}' % name.encode()) for at, name in enumerate(GROUPS)},
-        "bodies": {"request": b"the request", "response": b"the response", "report": b"{}"},
-        "texts": (("response", b"Hello,  world\n"), ("request", b"Say hello")),
-    }
-    return VaultCall(**(fields | changes))
+__all__ = ["place", "postgres", "s3_bucket", "s3_server", "vault"]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "vault" / "vault.sqlite"
-
-
-@pytest.fixture
-def vault(path: Path) -> Iterator[Vault]:
-    vault = Vault(path, KEY)
-    yield vault
-    vault.close()
-
-
-def sql(path: Path, statement: str, *values: object) -> list[Any]:
-    database = sqlite3.connect(path)
-    try:
-        rows = database.execute(statement, values).fetchall()
-        database.commit()
-    finally:
-        database.close()
-    return rows
-
-
-def test_groups_and_bodies_come_back(vault: Vault, path: Path) -> None:
+def test_groups_and_bodies_come_back(vault: Vault, place: Place) -> None:
     vault.put_calls([call()])
     assert vault.get_groups(call().call) == dict(call().groups)
     assert {name: vault.get_body(call().call, name) for name in BODIES} == dict(call().bodies)
-    again = Vault(path, KEY)
+    again = place.open()
     assert again.get_groups(call().call) == dict(call().groups)
     again.close()
 
@@ -72,16 +40,19 @@ def test_any_bytes_come_back(tmp_path_factory: pytest.TempPathFactory, salt: byt
     vault.close()
 
 
-def test_only_the_owner_can_read_the_files(vault: Vault, path: Path) -> None:
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "vault" / "vault.sqlite"
+    vault = Vault(path, KEY)
     vault.put_calls([call()])
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
-
-
-def test_nothing_of_a_call_stands_in_clear(vault: Vault, path: Path) -> None:
-    vault.put_calls([call()])
     vault.close()
-    everything = b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_nothing_of_a_call_stands_in_clear(vault: Vault, place: Place) -> None:
+    vault.put_calls([call(subject="jane.doe@example.org")])
+    vault.close()
+    everything = place.everything()
     assert call().call.encode() in everything
     for secret in (
         b"the request",
@@ -89,17 +60,18 @@ def test_nothing_of_a_call_stands_in_clear(vault: Vault, path: Path) -> None:
         b'{"in":',
         b"Hello",
         b"Say",
+        b"jane",
         *(salt for salt, _ in call().groups.values()),
     ):
         assert secret not in everything
 
 
-def test_another_key_does_not_open_the_vault(vault: Vault, path: Path) -> None:
+def test_another_key_does_not_open_the_vault(vault: Vault, place: Place) -> None:
     vault.put_calls([call()])
     with pytest.raises(StoreError, match="vault-key-wrong"):
-        Vault(path, bytes(32))
+        place.open(bytes(32))
     with pytest.raises(MalformedError, match="bad-vault-key"):
-        Vault(path, b"short")
+        place.open(b"short")
 
 
 def test_a_file_that_is_no_vault_says_so(tmp_path: Path) -> None:
@@ -110,56 +82,58 @@ def test_a_file_that_is_no_vault_says_so(tmp_path: Path) -> None:
         Vault(tmp_path / "v" / "below-a-file", KEY)
 
 
-def test_a_vault_of_another_format_is_left_alone(vault: Vault, path: Path) -> None:
+def test_a_vault_of_another_format_is_left_alone(vault: Vault, place: Place) -> None:
     vault.close()
-    sql(path, "PRAGMA user_version = 2")
+    place.sql("UPDATE meta SET value = ? WHERE name = 'format'", b"3")
     with pytest.raises(StoreError, match="vault-format"):
-        Vault(path, KEY)
+        place.open()
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_an_altered_value_is_named(vault: Vault, path: Path, column: str) -> None:
+def test_an_altered_value_is_named(vault: Vault, place: Place, column: str) -> None:
     vault.put_calls([call()])
-    ((value,),) = sql(path, f"SELECT {column} FROM call")
+    ((value,),) = place.sql(f"SELECT {column} FROM call")
     for altered in (value[:-1] + bytes([value[-1] ^ 1]), bytes([value[0] ^ 1]) + value[1:], value[:20], b"x"):
-        sql(path, f"UPDATE call SET {column} = ?", altered)
+        place.sql(f"UPDATE call SET {column} = ?", altered)
         kind, _, name = column.partition("_")
         with pytest.raises(VerificationError, match="vault-row-altered") as caught:
             vault.get_groups(call().call) if kind == "group" else vault.get_body(call().call, name)
         assert f"{kind} {name!r} of call {call().call}" in str(caught.value)
 
 
-def test_a_value_cannot_be_moved_to_another_call_or_column(vault: Vault, path: Path) -> None:
+def test_a_value_cannot_be_moved_to_another_call_or_column(vault: Vault, place: Place) -> None:
     vault.put_calls([call(1), call(2)])
-    sql(path, "UPDATE call SET body_request = (SELECT body_request FROM call WHERE call = ?)", call(2).call)
+    place.sql("UPDATE call SET body_request = (SELECT body_request FROM call WHERE call = ?)", call(2).call)
     with pytest.raises(VerificationError, match="vault-row-altered"):
         vault.get_body(call(1).call, "request")
     assert vault.get_body(call(2).call, "request") == b"the request"
-    sql(path, "UPDATE call SET body_request = body_response")
+    place.sql("UPDATE call SET body_request = body_response")
     with pytest.raises(VerificationError, match="vault-row-altered"):
         vault.get_body(call(2).call, "request")
 
 
-def test_an_altered_tenant_key_is_named(vault: Vault, path: Path) -> None:
+def test_an_altered_tenant_key_is_named(vault: Vault, place: Place) -> None:
     vault.put_calls([call()])
-    sql(path, "UPDATE tenant SET key = zeroblob(60)")
+    place.sql("UPDATE tenant SET key = ?", bytes(60))
     with pytest.raises(VerificationError, match="'acme'"):
         vault.get_groups(call().call)
 
 
-def test_each_tenant_has_its_own_key(vault: Vault, path: Path) -> None:
-    vault.put_calls([call(1), call(2, tenant="other"), call(3)])
-    assert [name for (name,) in sql(path, "SELECT name FROM tenant ORDER BY id")] == ["acme", "other"]
-    sql(path, "UPDATE call SET tenant = 2 WHERE call = ?", call(1).call)
+def test_each_subject_of_each_tenant_has_its_own_key(vault: Vault, place: Place) -> None:
+    vault.put_calls([call(1), call(2, tenant="other"), call(3, subject="ann"), call(4, subject="bob")])
+    vault.put_calls([call(5, subject="ann"), call(6, tenant="other", subject="ann")])
+    assert [name for (name,) in place.sql("SELECT name FROM tenant ORDER BY id")] == ["acme", "other"]
+    assert place.sql("SELECT subject FROM call ORDER BY call") == [(1,), (2,), (3,), (4,), (3,), (5,)]
+    place.sql("UPDATE call SET subject = 2 WHERE call = ?", call(1).call)
     with pytest.raises(VerificationError, match="vault-row-altered"):
         vault.get_groups(call(1).call)
     assert vault.get_groups(call(3).call)
-    sql(path, "DELETE FROM tenant WHERE name = 'other'")
-    with pytest.raises(MissingError, match="tenant-erased"):
-        vault.get_groups(call(2).call)
+    names = {name for (name,) in place.sql("SELECT name FROM subject WHERE name != ?", b"")}
+    assert len(names) == 3, "the same name under two tenants is two subjects"
+    assert vault.subject_digest("acme", "ann") != vault.subject_digest("other", "ann")
 
 
-def test_what_is_not_there_is_missing(vault: Vault, path: Path) -> None:
+def test_what_is_not_there_is_missing(vault: Vault, place: Place) -> None:
     with pytest.raises(MissingError, match="call-not-in-vault"):
         vault.get_groups(call().call)
     vault.put_calls([call(bodies={})])
@@ -167,7 +141,7 @@ def test_what_is_not_there_is_missing(vault: Vault, path: Path) -> None:
         vault.get_body(call().call, "request")
     with pytest.raises(MalformedError, match="no-such-body"):
         vault.get_body(call().call, "who")
-    sql(path, "UPDATE call SET group_who = NULL")
+    place.sql("UPDATE call SET group_who = NULL")
     assert sorted(vault.get_groups(call().call)) == sorted(set(GROUPS) - {"who"})
 
 
@@ -176,11 +150,11 @@ def test_an_empty_body_is_kept_as_one(vault: Vault) -> None:
     assert vault.get_body(call().call, "request") == b""
 
 
-def test_the_same_call_again_replaces_itself(vault: Vault, path: Path) -> None:
+def test_the_same_call_again_replaces_itself(vault: Vault, place: Place) -> None:
     vault.put_calls([call()])
     vault.put_calls([call(bodies={"request": b"sealed again after a crash"})])
     assert vault.get_body(call().call, "request") == b"sealed again after a crash"
-    assert sql(path, "SELECT count(*) FROM call") == [(1,)]
+    assert place.sql("SELECT count(*) FROM call") == [(1,)]
     assert len(vault.find_text("Say hello")) == 1
 
 
@@ -235,15 +209,14 @@ def test_a_whole_body_is_found_too(vault: Vault) -> None:
     assert vault.find_text(body.decode("utf-8", "replace")) == [(call().call, "response", "normalised")]
 
 
-def test_the_index_is_useless_without_the_key(vault: Vault, path: Path, tmp_path: Path) -> None:
+def test_the_index_is_useless_without_the_key(vault: Vault, place: Place, tmp_path: Path) -> None:
     vault.put_calls([call()])
-    other = Vault(tmp_path / "other", bytes(32))
-    other.put_calls([call()])
-    ours, theirs = (
-        {mac for (mac,) in sql(file, "SELECT mac FROM text")} for file in (path, tmp_path / "other")
-    )  # fmt: skip
-    assert ours.isdisjoint(theirs)
-    other.close()
+    other = Place(tmp_path / "other")
+    other.open(bytes(32)).put_calls([call()])
+    mine, theirs = ({mac for (mac,) in each.sql("SELECT mac FROM text")} for each in (place, other))
+    assert len(mine) == 4
+    assert not mine & theirs
+    other.opened[0].close()
 
 
 def test_bodies_of_32_mib_are_kept(vault: Vault) -> None:
@@ -252,9 +225,9 @@ def test_bodies_of_32_mib_are_kept(vault: Vault) -> None:
     assert vault.get_body(call().call, "response") == body
 
 
-def test_two_processes_worth_of_vaults_share_the_file(vault: Vault, path: Path) -> None:
+def test_two_processes_worth_of_vaults_share_the_file(vault: Vault, place: Place) -> None:
     def fill(first: int) -> None:
-        own = Vault(path, KEY)
+        own = place.open()
         for number in range(first, first + 10):
             own.put_calls([call(number)])
         own.close()
@@ -271,3 +244,78 @@ def test_a_closed_vault_says_so(vault: Vault) -> None:
     vault.close()
     with pytest.raises(StoreError, match="vault-unusable"):
         vault.get_groups(call().call)
+
+
+# Limits, and bodies outside
+
+
+def test_a_body_over_the_limit_is_not_kept_and_the_row_says_so(place: Place) -> None:
+    vault = place.open(limits=Limits(max_body=20))
+    vault.put_calls([call(bodies={"request": b"x" * 21, "response": b"y" * 20})])
+    assert vault.get_body(call().call, "response") == b"y" * 20
+    with pytest.raises(MissingError, match="bigger than max_body") as caught:
+        vault.get_body(call().call, "request")
+    assert caught.value.code == "body-not-kept"
+    assert vault.get_groups(call().call) == dict(call().groups)
+
+
+def test_a_full_vault_keeps_groups_and_texts_but_no_bodies(place: Place) -> None:
+    vault = place.open(limits=Limits(max_total=35))
+    vault.put_calls([call(1, bodies={"request": b"x" * 30}), call(2, bodies={"request": b"y" * 6, "report": b"z" * 5})])
+    assert vault.get_body(call(1).call, "request") == b"x" * 30
+    assert vault.get_body(call(2).call, "report") == b"z" * 5
+    with pytest.raises(MissingError, match="max_total"):
+        vault.get_body(call(2).call, "request")
+    assert vault.find_text("Say hello")
+    vault.put_calls([call(1, bodies={"request": b""})])  # sealed again after a crash: its place is free again
+    vault.put_calls([call(3, bodies={"request": b"w" * 30})])
+    assert vault.get_body(call(3).call, "request") == b"w" * 30
+    assert vault.number("kept") == 35
+
+
+def test_big_bodies_lie_outside_under_random_names_and_encrypted(place: Place, tmp_path: Path) -> None:
+    outside = FolderObjects(tmp_path / "outside")
+    vault = place.open(limits=Limits(inline=20), outside=outside)
+    big = b"a big body " * 100
+    vault.put_calls([call(1, bodies={"request": big, "response": b"small"}), call(2, bodies={"request": big})])
+    assert vault.get_body(call(1).call, "request") == big
+    assert vault.get_body(call(1).call, "response") == b"small"
+    names = list(outside.names("bodies"))
+    assert len(names) == 2
+    assert all(re.fullmatch(r"bodies/[0-9a-f]{2}/[0-9a-f]{30}", name) for name in names)
+    assert all(b"big body" not in (tmp_path / "outside" / name).read_bytes() for name in names)
+    assert call(1).call not in str(names)
+    vault.put_calls([call(1, bodies={"request": big})])  # again after a crash: the object from before is gone
+    assert len(list(outside.names("bodies"))) == 2
+    assert vault.get_body(call(1).call, "request") == big
+
+
+def test_an_object_outside_that_is_altered_moved_or_gone_is_named(place: Place, tmp_path: Path) -> None:
+    outside = FolderObjects(tmp_path / "outside")
+    vault = place.open(limits=Limits(inline=5), outside=outside)
+    vault.put_calls([call(1, bodies={"request": b"the first"}), call(2, bodies={"request": b"the second"})])
+    ((one,), (two,)) = place.sql("SELECT notes FROM call ORDER BY call")
+    place.sql("UPDATE call SET notes = ? WHERE call = ?", two, call(1).call)
+    with pytest.raises(VerificationError, match=f"body 'request' of call {call(1).call}"):
+        vault.get_body(call(1).call, "request")
+    outside.delete([one.partition("@")[2]])
+    place.sql("UPDATE call SET notes = ? WHERE call = ?", one, call(1).call)
+    with pytest.raises(VerificationError, match="is gone"):
+        vault.get_body(call(1).call, "request")
+
+
+def test_s3_holds_big_bodies_too(place: Place, s3_bucket: str) -> None:
+    outside = open_objects(f"{s3_bucket}/node-1")
+    vault = place.open(limits=Limits(inline=5), outside=outside)
+    vault.put_calls([call(bodies={"request": b"the request", "response": b"tiny"})])
+    assert vault.get_body(call().call, "request") == b"the request"
+    (name,) = outside.names("bodies")
+    kept = outside.get(name)
+    assert kept is not None
+    assert b"request" not in kept.data
+
+
+def test_a_batch_with_the_same_call_twice_keeps_the_last(vault: Vault) -> None:
+    vault.put_calls([call(bodies={"request": b"one"}), call(bodies={"request": b"two"})])
+    assert vault.get_body(call().call, "request") == b"two"
+    assert vault.number("kept") == 3

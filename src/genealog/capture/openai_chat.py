@@ -52,6 +52,7 @@ def read_request(body: bytes) -> RequestFacts:
             sampler=_sampler(request),
             parts=tuple(part for index, message in enumerate(messages) for part in _parts(index, message)),
             last_texts=tuple(text for _, text, _ in _items(messages[-1]) if text) if messages else (),
+            subject=_subject(request),
         )
     except _Unreadable as error:
         return RequestFacts({}, {}, malformed=str(error))
@@ -78,6 +79,12 @@ def read_response(
         return answer.facts(malformed=str(error))
     except RecursionError:
         return answer.facts(malformed="json-too-deep")
+
+
+def _subject(request: dict[str, Any]) -> str | None:
+    """Return whom the client says that it asks for: `safety_identifier`, else `user`, which it replaces."""
+    named = (request.get(name) for name in ("safety_identifier", "user"))
+    return next((str(name) for name in named if isinstance(name, str) and not isinstance(name, Number) and name), None)
 
 
 class _Answer:

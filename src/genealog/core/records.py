@@ -272,6 +272,7 @@ class Tombstone(Record):
     tenant: str | None = None
     before: str | None = None  # retention: everything made before
     what: tuple[str, ...] = ("bodies", "groups", "texts")
+    override: str | None = None  # why this was erased before its retention minimum
 
 
 class EngineSignature(Record, tag_field="t", tag="genealog/engine-signature/v1"):

@@ -27,6 +27,7 @@ _WHO = {
     b"genealog-department": "department",
     b"genealog-project": "project",
     b"genealog-tenant": "tenant",
+    b"genealog-subject": "subject",
 }
 _KEPT = _RECORDED | frozenset(_WHO)
 _OURS = b"genealog-"
@@ -81,10 +82,15 @@ def on_record(headers: Kept) -> dict[str, str]:
 def who(headers: Kept) -> dict[str, str]:
     """Return on whose account the client says that it calls.
 
-    The headers are `Genealog-Principal`, `-Department`, `-Project` and `-Tenant`: the client's own word. Whoever needs
-    more lets only a proxy that authenticates reach the gateway.
+    The headers are `Genealog-Principal`, `-Department`, `-Project`, `-Tenant` and `-Subject`: the client's own word.
+    Whoever needs more lets only a proxy that authenticates reach the gateway. A subject is never cut: whoever is erased
+    by name must be found by the whole of it.
     """
-    return {_WHO[name]: _text(value[:_LONGEST]) for name, value in headers if name in _WHO}
+    return {
+        _WHO[name]: _text(value if name == b"genealog-subject" else value[:_LONGEST])
+        for name, value in headers
+        if name in _WHO
+    }
 
 
 def _text(value: bytes) -> str:

@@ -49,7 +49,7 @@ def utc_now() -> datetime:
 class Context:
     """What the caller of the record core knows of a call besides its bytes.
 
-    `who` has the keys principal, department, project, tenant, or fewer; `headers` only those on the allow-list.
+    `who` has the keys principal, department, project, tenant, subject (the person it is about), or fewer; `headers` only those on the allow-list.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
     Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """
@@ -80,7 +80,7 @@ class _Recordable(msgspec.Struct, frozen=True, kw_only=True):
     bound: Assurance
     durability: Durability
     capture: Capture
-    who: dict[Literal["principal", "department", "project", "tenant"], str]
+    who: dict[Literal["principal", "department", "project", "tenant", "subject"], str]
     headers: dict[Annotated[str, msgspec.Meta(pattern=r"^[!-~]+\Z")], str]
 
 

@@ -4,7 +4,7 @@ Read strictly: a key that nobody knows is refused, so that a misspelt setting ne
 section that is absent has its defaults. To add one: a Record here, a field in `Config`, a table in
 docs/reference/configuration.md. No section holds a secret: keys are files (`store.keys`).
 
-A time is text with its unit: "90s", "10m", "1h", "30d". Nothing here reads the clock or the environment.
+A time is text with its unit: "90s", "10m", "1h", "30d"; so is a size: "64KiB", "8MiB". Nothing here reads the clock or the environment.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from genealog.errors import MissingError, StoreError
 FORMAT = 1
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
 _AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 Node = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
@@ -31,6 +33,10 @@ Node = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
 
 class Seconds(int):
     """A length of time in whole seconds, written as text with its unit."""
+
+
+class Bytes(int):
+    """A size in whole bytes, written as text with its unit."""
 
 
 class Store(Record):
@@ -61,6 +67,42 @@ class Calls(Record):
             raise ValueError('`node` names this machine with `split = "node"`, and only then')
 
 
+class Vault(Record):
+    """`[vault]`: where salts, groups and bodies are kept, and how much of them."""
+
+    database: str | None = None  # a postgresql:// URL without a password; else a file of the store
+    schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")] = "genealog_vault"
+    bodies: str | None = None  # s3://bucket/prefix or file:///folder; else in the database
+    inline: Bytes = Bytes(65_536)  # with `bodies`: up to this size they stay in the database
+    max_body: Bytes | None = None
+    max_total: Bytes | None = None
+
+
+class Retention(Record):
+    """`[[retention]]`: a rule for calls whose tenant and deployment fit its patterns (`*` and `?`)."""
+
+    tenant: str = "*"
+    deployment: str = "*"
+    minimum: Seconds | None = None  # before, nobody erases
+    maximum: Seconds | None = None  # after, `genealog retention apply` erases
+    delete: tuple[Literal["bodies", "texts", "groups"], ...] = ("bodies", "groups", "texts")
+
+    def __post_init__(self) -> None:
+        """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        if self.minimum is None and self.maximum is None:
+            raise ValueError("a retention rule has a `minimum`, a `maximum`, or both")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError("`minimum` is longer than `maximum`")
+        what = set(self.delete)
+        if not what or len(what) != len(self.delete) or ("groups" in what and what != {"bodies", "texts", "groups"}):
+            raise ValueError('`delete` is "bodies", "texts", both, or all of "bodies", "texts" and "groups"')
+
+    @property
+    def what(self) -> tuple[str, ...]:
+        """What the rule deletes, sorted."""
+        return tuple(sorted(self.delete))
+
+
 class Config(Record):
     """The file as a whole. `signer` is the label of the identity that signs when a command is not told who."""
 
@@ -68,6 +110,8 @@ class Config(Record):
     identities: dict[str, Identity]
     signer: str = "owner"
     calls: Calls = Calls()
+    vault: Vault = Vault()
+    retention: tuple[Retention, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -105,6 +149,11 @@ def toml_text(text: str) -> str:
 
 
 def _read_special(kind: type, value: Any) -> Any:
+    if kind is Bytes:
+        size = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if size is None:
+            raise ValueError('expected a size with its unit, such as "64KiB", "8MiB" or "100GiB"')
+        return Bytes(int(size[1]) << _SHIFTS[size[2]])
     if kind is not Seconds:
         raise NotImplementedError
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None

@@ -1,130 +1,152 @@
 """The vault: the erasable side of the call log. Salts, sealed groups, bodies, and an index to find a text again.
 
-One SQLite file of mode 0600. Everything in it that says something about a call is AES-256-GCM under a key of that call,
-derived from its tenant's data key, which lies here wrapped by the vault key: whoever destroys the tenant's row has
-erased all its calls. Call ID and column are the additional data, so that no value can be moved to another place.
+Everything in it that says something about a call is AES-256-GCM under a key of that call, which hangs from its
+subject's, its tenant's, and the vault key (`store.vault_keys`); whoever destroys one of them has erased what hangs
+from it (`store.vault_erase`). A *subject* is the person a call is about; its name stands nowhere, a keyed digest does.
 
-Texts are found by HMAC-SHA256 under a key from the vault key: exact first, then with white space normalised. Without
-the key the index does not even tell whether two texts are equal to a guess.
+Texts are found by HMAC-SHA256 under a key of the vault: exact first, then with white space normalised. Without the
+key the index does not even tell whether two texts are equal to a guess.
+
+Big bodies may lie outside, as objects with random names; a body over a limit is not kept, and the row says why.
 """
 
 from __future__ import annotations
 
-import hmac
-import os
-import sqlite3
+import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from genealog.core.call import GROUPS
+from genealog.core.canonical import parse_timestamp
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
+from genealog.store.scale.ports import Objects
+from genealog.store.vault_call import NO_LIMITS, NOT_KEPT, Limits, Match, VaultCall, Which, note_words, outside_names
+from genealog.store.vault_keys import (
+    KEY,
+    CallKey,
+    TenantKey,
+    VaultKey,
+    fresh,
+    pack_number,
+    unpack_number,
+)
+from genealog.store.vault_schema import BODIES, COLUMNS, fitting, milliseconds_of, prepare, text_key
+from genealog.store.vault_sql import open_sql
 
-Match = Literal["exact", "normalised"]
-Which = Literal["response", "request"]
+__all__ = ["Limits", "Match", "Vault", "VaultCall", "Which"]
 
-BODIES = ("request", "response", "report")
+Keys = Callable[[], Sequence[bytes]]
 
-_FORMAT = 1
 _SALT = 32
-_NONCE = 12
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tenant(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, key BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS call(call TEXT PRIMARY KEY, source TEXT NOT NULL, tenant INTEGER NOT NULL REFERENCES tenant,
-    {", ".join(f"group_{name} BLOB" for name in GROUPS)}, {", ".join(f"body_{name} BLOB" for name in BODIES)});
-CREATE TABLE IF NOT EXISTS text(mac BLOB NOT NULL, call TEXT NOT NULL, which TEXT NOT NULL,
-    PRIMARY KEY (mac, call, which)) WITHOUT ROWID;
-PRAGMA user_version = {_FORMAT};
-"""
-_COLUMNS = ("call", "source", "tenant", *(f"group_{name}" for name in GROUPS), *(f"body_{name}" for name in BODIES))
+_CACHED = 10_000  # subjects whose keys stay in memory between batches
+_MANY = 500  # values in one IN (…)
+_FIELDS = ("call", "source", "subject", "at", "size", "share", "notes", *COLUMNS)
 # The same call again (after a crash between vault and log) replaces itself; another call may not take its place.
 _PUT = (
-    f"INSERT INTO call({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608 - our own names
-    f"ON CONFLICT(call) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])} "
+    f"INSERT INTO call({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))}) "  # noqa: S608 - our own names
+    f"ON CONFLICT(call) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _FIELDS[2:])} "
     "WHERE call.source = excluded.source"
+)
+_PUT_TEXT = "INSERT INTO text(mac, call, which) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_KEY_OF = (
+    "SELECT tenant.name, tenant.key, subject.name, subject.key FROM subject "
+    "JOIN tenant ON tenant.id = subject.tenant WHERE subject.id = ?"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VaultCall:
-    """What the vault keeps of one call.
-
-    `source` is emitter, boot and number; `groups` are (salt, canonical bytes) by name; `bodies` by name of `BODIES`,
-    only those that are kept; `texts` are (which, text) to be found again.
-    """
-
-    call: str
-    source: str
-    tenant: str
-    groups: Mapping[str, tuple[bytes, bytes]]
-    bodies: Mapping[str, bytes] = field(default_factory=dict)
-    texts: tuple[tuple[Which, bytes], ...] = ()
-
-
 class Vault:
-    """The vault at `path`, made on first use; `key` has 32 bytes. Safe to use from several threads and processes.
+    """The vault at a path or a `postgresql://` URL, made on first use. Safe in several threads and processes.
 
+    `key` has 32 bytes, or is a function that returns the keys that may fit, asked again when the vault was rotated.
     Raises: StoreError `vault-key-wrong`, `vault-format`, and `vault-unusable` from every method.
     """
 
-    def __init__(self, path: Path, key: bytes) -> None:
-        if len(key) != 32:
-            raise MalformedError("bad-vault-key", "a vault key has 32 bytes", got=len(key))
-        self._mutex = threading.Lock()
-        self._wrap = AESGCM(_derive(key, b"genealog/vault/wrap/v1"))
-        self._text_key = _derive(key, b"genealog/vault/text/v1")
-        self._name = path.name
-        with _store_errors(path.name):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
+    def __init__(
+        self,
+        place: Path | str,
+        key: bytes | Keys,
+        *,
+        limits: Limits = NO_LIMITS,
+        outside: Objects | None = None,
+        schema: str = "genealog_vault",
+    ) -> None:
+        self._given: Keys = key if callable(key) else lambda: (key,)
+        candidates = self._keys()
+        self.mutex = threading.RLock()
+        self.limits = limits
+        self.outside = outside
+        self._subjects: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self.db = open_sql(place, schema)
+        try:
+            self._learn(prepare(self.db, candidates))
+        except BaseException:
+            self.db.close()
+            raise
 
     def put_calls(self, batch: Iterable[VaultCall]) -> None:
         """Keep all these calls or none; durable on return. A call that is there from the same source is replaced."""
-        with self._mutex, _store_errors(self._name), self._transaction():
-            for item in batch:
-                tenant, data_key = self._tenant(item.tenant)
-                seal = _Seal(data_key, item.call)
-                groups = [seal.close(f"group_{name}", b"".join(item.groups[name])) for name in GROUPS]
-                bodies = [seal.close(f"body_{name}", item.bodies.get(name)) for name in BODIES]
-                self._db.execute(_PUT, (item.call, item.source, tenant, *groups, *bodies))
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO text(mac, call, which) VALUES (?, ?, ?)",
-                    [(mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()],
-                )
+        with self.mutex, self.transaction():
+            calls = list(batch)
+            before = self._before([item.call for item in calls])
+            kept = self.number("kept")
+            rows, texts, left = [], [], []
+            for item in calls:
+                source, size, notes = before.get(item.call, (item.source, 0, ""))
+                if source == item.source:
+                    left += outside_names(notes)
+                    kept -= size
+                    rows.append(self._row_of(item, kept))
+                    kept += rows[-1][4]
+                    before[item.call] = (source, rows[-1][4], rows[-1][6])
+                texts += [(mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()]
+            self.db.many(_PUT, rows)
+            texts.sort()  # neighbours in the index are written together
+            self.db.many(_PUT_TEXT, texts)
+            self.set_number("kept", kept)
+        self.remove(left)
 
     def get_groups(self, call: str) -> dict[str, tuple[bytes, bytes]]:
-        """Return group name → (salt, canonical bytes) for the groups that were not erased.
+        """Return group name → (salt, canonical bytes).
 
-        Raises: MissingError `call-not-in-vault`; VerificationError `vault-row-altered` that names call and group.
+        Raises: MissingError `call-not-in-vault`, `call-erased`; VerificationError `vault-row-altered` that names call
+        and group.
         """
-        seal, row = self._row(call, [f"group_{name}" for name in GROUPS])
-        opened = {name: seal.open(f"group_{name}", value) for name, value in zip(GROUPS, row, strict=True) if value}
+        key, _, row = self._row(call, [f"group_{name}" for name in GROUPS])
+        opened = {
+            name: _opened(key, call, f"group_{name}", value) for name, value in zip(GROUPS, row, strict=True) if value
+        }
         return {name: (value[:_SALT], value[_SALT:]) for name, value in opened.items()}
 
     def get_body(self, call: str, name: str) -> bytes:
         """Return a body, one of `BODIES`, as it came.
 
-        Raises: MissingError `call-not-in-vault`, `body-not-kept`; VerificationError `vault-row-altered`.
+        Raises: MissingError `call-not-in-vault`, `call-erased`, `body-not-kept`; VerificationError
+        `vault-row-altered`.
         """
         if name not in BODIES:
             raise MalformedError("no-such-body", "a call has no such body", got=name, expected=", ".join(BODIES))
-        seal, (value,) = self._row(call, [f"body_{name}"])
+        key, notes, (value,) = self._row(call, [f"body_{name}"])
+        words = note_words(notes)
+        if value is None and f"{name}@" in words and self.outside is not None:
+            found = self.outside.get(words[f"{name}@"])
+            if found is None:
+                raise VerificationError(
+                    "vault-row-altered", f"the object with the {name} of call {call} is gone",
+                    hint="restore the bodies of the vault from a backup; the log itself is not touched by this",
+                )  # fmt: skip
+            value = found.data
         if value is None:
-            raise MissingError("body-not-kept", f"the {name} of call {call} is not in the vault")
-        return seal.open(f"body_{name}", value)
+            why = NOT_KEPT.get(words.get(f"{name}!", ""), "")
+            if "bodies!" in words:
+                why = self.told(int(words["bodies!"]))
+            what = f"the {name} of call {call} is not in the vault"
+            raise MissingError("body-not-kept", f"{what}: {why}" if why else what)
+        return _opened(key, call, f"body_{name}", value)
 
     def find_text(self, text: str) -> list[tuple[str, str, Match]]:
         """Return (call, which, how) for every call that said or was asked this: exact matches first, then those that
@@ -132,127 +154,203 @@ class Vault:
         its last message).
         """
         found: dict[tuple[str, str], Match] = {}
-        with self._mutex, _store_errors(self._name):
+        with self.reading():
             for how, mac in self._macs(text.encode("utf-8", "surrogatepass")).items():
                 query = "SELECT call, which FROM text WHERE mac = ? ORDER BY call, which"
-                for call, which in self._db.execute(query, (mac,)):
+                for call, which in self.db.run(query, (mac,)):
                     found.setdefault((call, which), how)
         return [(call, which, how) for (call, which), how in found.items()]
 
+    def subject_digest(self, tenant: str, subject: str) -> str:
+        """Return the hex digest that stands for a subject of a tenant, whether it has calls or not."""
+        with self.mutex, self.transaction():
+            return self._tenant(tenant)[1].name(subject).hex()
+
+    def told(self, erasure: int) -> str:
+        """Say when and why an erasure was."""
+        rows = self.db.run("SELECT at, reason FROM erasure WHERE id = ?", (erasure,))
+        return f"erased at {rows[0][0]}: {rows[0][1]}" if rows else "erased"
+
     def close(self) -> None:
-        """Close the file."""
-        with self._mutex:
-            self._db.close()
+        """Close the file, or the connection."""
+        with self.mutex:
+            self.db.close()
 
-    def _prepare(self) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        with self._transaction():
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, _FORMAT):
-                raise StoreError("vault-format", "a vault of another format", got=found, expected=_FORMAT)
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            row = self._db.execute("SELECT value FROM meta WHERE name = 'check'").fetchone()
-            if row is None:
-                self._db.execute("INSERT INTO meta VALUES ('check', ?)", (_encrypt(self._wrap, b"", b"check"),))
-                return
-        try:
-            _decrypt(self._wrap, row[0], b"check")
-        except InvalidTag:
-            raise StoreError(
-                "vault-key-wrong", "this key does not open the vault", hint="use the vault key of this store"
-            ) from None
-
-    def _tenant(self, name: str) -> tuple[int, bytes]:
-        row = self._db.execute("SELECT id FROM tenant WHERE name = ?", (name,)).fetchone()
-        if row is not None:
-            return row[0], self._data_key(row[0])
-        wrapped = _encrypt(self._wrap, os.urandom(32), b"tenant\0" + name.encode())
-        made = self._db.execute("INSERT INTO tenant(name, key) VALUES (?, ?)", (name, wrapped)).lastrowid or 0
-        return made, self._data_key(made)
-
-    def _data_key(self, tenant: int) -> bytes:
-        row = self._db.execute("SELECT name, key FROM tenant WHERE id = ?", (tenant,)).fetchone()
-        if row is None:
-            raise MissingError("tenant-erased", "the key of this call's tenant is gone, and its contents with it")
-        try:
-            return _decrypt(self._wrap, row[1], b"tenant\0" + row[0].encode())
-        except InvalidTag:
-            raise VerificationError("vault-row-altered", f"the key of tenant {row[0]!r} was altered") from None
-
-    def _row(self, call: str, columns: list[str]) -> tuple[_Seal, list[bytes | None]]:
-        with self._mutex, _store_errors(self._name):
-            query = f"SELECT tenant, {', '.join(columns)} FROM call WHERE call = ?"  # noqa: S608 - our own names
-            row = self._db.execute(query, (call,)).fetchone()
-            if row is None:
-                raise MissingError("call-not-in-vault", "the vault has no such call", got=call)
-            return _Seal(self._data_key(row[0]), call), list(row[1:])
-
-    def _macs(self, text: bytes) -> dict[Match, bytes]:
-        macs: dict[Match, bytes] = {"exact": hmac.digest(self._text_key, b"exact\0" + text, "sha256")}
-        if words := " ".join(text.decode("utf-8", "replace").split()):
-            macs["normalised"] = hmac.digest(self._text_key, b"normalised\0" + words.encode(), "sha256")
-        return macs
+    # What follows serves the modules beside this one.
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+    def transaction(self) -> Iterator[None]:
+        """Write alone, with keys that are not older than what is read."""
+        with self.db.transaction():
+            self._look()
             yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.rollback()
-            raise
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read with keys that are not older than what is read, but for the blink of an eye."""
+        with self.mutex:
+            self._look()
+            yield
 
-class _Seal:
-    """Closes and opens the columns of one call, under a key of its own."""
+    def number(self, name: str) -> int:
+        """Return a counter of `meta`."""
+        return unpack_number(bytes(self.db.run("SELECT value FROM meta WHERE name = ?", (name,))[0][0]))
 
-    def __init__(self, data_key: bytes, call: str) -> None:
-        self._call = call
-        self._cipher = AESGCM(_derive(data_key, b"genealog/vault/call/v1\0" + call.encode()))
+    def set_number(self, name: str, value: int) -> None:
+        """Set a counter of `meta`, never below 0."""
+        self.db.run("UPDATE meta SET value = ? WHERE name = ?", (pack_number(max(0, value)), name))
 
-    def close(self, column: str, value: bytes | None) -> bytes | None:
-        return None if value is None else _encrypt(self._cipher, value, self._place(column))
+    def grow_epoch(self) -> None:
+        """Tell every process that keys in its memory may be gone. In a transaction."""
+        self.set_number("epoch", self.number("epoch") + 1)
 
-    def open(self, column: str, value: bytes) -> bytes:
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete objects outside."""
+        if names:
+            if self.outside is None:
+                raise StoreError(
+                    "vault-outside-unknown", "bodies lie outside of the vault, and [vault] does not say where",
+                    hint="put `bodies` back into [vault] of genealog.toml",
+                )  # fmt: skip
+            self.outside.delete(names)
+
+    def open_text_key(self) -> bytes:
+        """Return the key that texts are digested under, to be wrapped anew."""
+        return self._texts.raw
+
+    def open_tenant(self, name: str, wrapped: bytes) -> TenantKey:
+        """Unwrap the key of a tenant. Raises: VerificationError `vault-row-altered`."""
         try:
-            return _decrypt(self._cipher, value, self._place(column))
+            return self.key.open_tenant(name, bytes(wrapped))
         except InvalidTag:
-            kind, _, name = column.partition("_")
-            raise VerificationError(
-                "vault-row-altered",
-                f"{kind} {name!r} of call {self._call} was altered in the vault",
-                hint="restore the vault from a backup; the log itself is not touched by this",
-            ) from None
+            raise VerificationError("vault-row-altered", f"the key of tenant {name!r} was altered") from None
 
-    def _place(self, column: str) -> bytes:
-        return f"{self._call}\0{column}".encode()
+    def _keys(self) -> tuple[VaultKey, ...]:
+        return tuple(VaultKey(key) for key in self._given())
+
+    def _learn(self, key: VaultKey) -> None:
+        self.key = key
+        self.epoch = self.number("epoch")
+        self._texts = text_key(self.db, key)
+        self._subjects.clear()
+
+    def _look(self) -> None:
+        """Forget keys that may have been destroyed or wrapped anew since."""
+        if self.number("epoch") != self.epoch:
+            self._learn(fitting(self.db, (self.key, *self._keys())))
+
+    def _row_of(self, item: VaultCall, kept: int) -> tuple[Any, ...]:
+        subject, subject_key = self._subject(item.tenant, item.subject or "")
+        share, nonces = fresh(len(COLUMNS))
+        key = CallKey(subject_key, item.call, share)
+        groups = [
+            key.close(f"group_{name}", b"".join(item.groups[name]), nonce)
+            for name, nonce in zip(GROUPS, nonces, strict=False)
+        ]
+        bodies, words, size = [], [], 0
+        limits = self.limits
+        for name, nonce in zip(BODIES, nonces[len(GROUPS) :], strict=True):
+            body = item.bodies.get(name)
+            column = None
+            if body is None:
+                pass
+            elif limits.max_body is not None and len(body) > limits.max_body:
+                words.append(f"{name}!too-big")
+            elif limits.max_total is not None and kept + size + len(body) > limits.max_total:
+                words.append(f"{name}!vault-full")
+            else:
+                column = key.close(f"body_{name}", body, nonce)
+                size += len(body)
+                if self.outside is not None and limits.inline is not None and len(body) > limits.inline:
+                    words.append(f"{name}@{self._put_outside(column)}")
+                    column = None
+            bodies.append(column)
+        at = int(parse_timestamp(item.ended_at).timestamp() * 1000) if item.ended_at else milliseconds_of(item.call)
+        return (item.call, item.source, subject, at, size, share, " ".join(words), *groups, *bodies)
+
+    def _put_outside(self, value: bytes) -> str:
+        assert self.outside is not None  # noqa: S101 - whoever calls has looked
+        digits = secrets.token_hex(16)
+        name = f"bodies/{digits[:2]}/{digits[2:]}"
+        if not self.outside.put_new(name, value):
+            raise StoreError("vault-unusable", "an object outside has the name of a new one", got=name)
+        return name
+
+    def _before(self, calls: Sequence[str]) -> dict[str, tuple[str, int, str]]:
+        """Return source, size and notes of those of `calls` that are there already."""
+        found: dict[str, tuple[str, int, str]] = {}
+        for start in range(0, len(calls), _MANY):
+            part = calls[start : start + _MANY]
+            query = f"SELECT call, source, size, notes FROM call WHERE call IN ({', '.join('?' * len(part))})"  # noqa: S608
+            found |= {call: (source, size, notes) for call, source, size, notes in self.db.run(query, part)}
+        return found
+
+    def _tenant(self, name: str) -> tuple[int, TenantKey]:
+        query = "SELECT id, key FROM tenant WHERE name = ? AND retired = 0"
+        if not (rows := self.db.run(query, (name,))):
+            wrapped = self.key.seal_tenant(name, secrets.token_bytes(KEY))
+            self.db.run("INSERT INTO tenant(name, key) VALUES (?, ?)", (name, wrapped))
+            rows = self.db.run(query, (name,))
+        return rows[0][0], self.open_tenant(name, rows[0][1])
+
+    def _subject(self, tenant: str, name: str) -> tuple[int, bytes]:
+        """Return number and key of a subject, a new one if need be. In a transaction."""
+        if found := self._subjects.get((tenant, name)):
+            return found
+        number, tenant_key = self._tenant(tenant)
+        digest = tenant_key.name(name)
+        query = "SELECT id, key FROM subject WHERE tenant = ? AND name = ? AND retired = 0"
+        where = (number, self.key.mask(digest))
+        if not (rows := self.db.run(query, where)):
+            wrapped = tenant_key.seal_subject(digest, secrets.token_bytes(KEY))
+            self.db.run("INSERT INTO subject(tenant, name, key) VALUES (?, ?, ?)", (*where, wrapped))
+            rows = self.db.run(query, where)
+        try:
+            key = tenant_key.open_subject(digest, bytes(rows[0][1]))
+        except InvalidTag:
+            raise VerificationError("vault-row-altered", f"the key of a subject of {tenant!r} was altered") from None
+        if len(self._subjects) >= _CACHED:
+            self._subjects.clear()
+        self._subjects[tenant, name] = rows[0][0], key
+        return rows[0][0], key
+
+    def _row(self, call: str, columns: list[str]) -> tuple[CallKey, str, list[bytes | None]]:
+        with self.reading():
+            query = f"SELECT subject, share, notes, {', '.join(columns)} FROM call WHERE call = ?"  # noqa: S608
+            rows = self.db.run(query, (call,))
+            if not rows:
+                raise self._gone(call)
+            subject, share, notes, *values = rows[0]
+            keys = self.db.run(_KEY_OF, (subject,))
+            if not keys:
+                raise self._gone(call)
+            tenant, tenant_wrapped, masked, wrapped = keys[0]
+            try:
+                digest = self.key.unmask(bytes(masked))
+                subject_key = self.open_tenant(tenant, tenant_wrapped).open_subject(digest, bytes(wrapped))
+            except InvalidTag:
+                raise VerificationError("vault-row-altered", f"the key of call {call} was altered") from None
+            return CallKey(subject_key, call, bytes(share)), notes, [v if v is None else bytes(v) for v in values]
+
+    def _gone(self, call: str) -> MissingError:
+        query = "SELECT erasure FROM erased WHERE call = ? ORDER BY erasure DESC LIMIT 1"
+        if rows := self.db.run(query, (call,)):
+            return MissingError("call-erased", f"the contents of call {call} are gone: {self.told(rows[0][0])}")
+        return MissingError("call-not-in-vault", "the vault has no such call", got=call)
+
+    def _macs(self, text: bytes) -> dict[Match, bytes]:
+        macs: dict[Match, bytes] = {"exact": self.key.mask(self._texts.exact(text))}
+        if (digest := self._texts.normalised(text)) is not None:
+            macs["normalised"] = self.key.mask(digest)
+        return macs
 
 
-def _derive(key: bytes, label: bytes) -> bytes:
-    """Return a 32-byte key for one purpose. Source: SP 800-108 (HMAC as the function, one block)."""
-    return hmac.digest(key, label, "sha256")
-
-
-def _encrypt(cipher: AESGCM, value: bytes, place: bytes) -> bytes:
-    nonce = os.urandom(_NONCE)
-    return nonce + cipher.encrypt(nonce, value, place)
-
-
-def _decrypt(cipher: AESGCM, value: bytes, place: bytes) -> bytes:
-    """Raises: InvalidTag, also for a value that is too short to be one."""
-    if len(value) < _NONCE + 16:
-        raise InvalidTag
-    return cipher.decrypt(value[:_NONCE], value[_NONCE:], place)
-
-
-@contextmanager
-def _store_errors(name: str) -> Iterator[None]:
+def _opened(key: CallKey, call: str, column: str, value: bytes) -> bytes:
     try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreError("vault-unusable", f"the vault {name} cannot be used", got=error) from None
-    except OSError as error:
-        raise StoreError("vault-unusable", f"the vault {name} cannot be used", got=error.strerror) from None
+        return key.open(column, value)
+    except InvalidTag:
+        kind, _, name = column.partition("_")
+        raise VerificationError(
+            "vault-row-altered", f"{kind} {name!r} of call {call} was altered in the vault",
+            hint="restore the vault from a backup; the log itself is not touched by this",
+        ) from None  # fmt: skip
