@@ -21,14 +21,16 @@ from genealog.core.checkpoint import Checkpoint
 from genealog.core.fork import Fork, verify_fork
 from genealog.core.merkle import leaf_hash, verify_consistency, verify_inclusion
 from genealog.core.note import format_vkey, parse_vkey
+from genealog.core.states import State
 from genealog.core.tile import entries_path, tile_path
 from genealog.core.trust import parse_trust
-from genealog.errors import GenealogError, MissingError, StoreError, UpstreamError, VerificationError
+from genealog.errors import GenealogError, MissingError, StoreError, VerificationError
+from genealog.published import verify_tree
 from genealog.store import static_export
 from genealog.store.log import LocalLog
 from genealog.store.log_state import verify_note
 from genealog.store.static_export import Exported, export_tree
-from genealog.store.static_tree import StaticTree, StaticView, prove_tree, split_bundle
+from genealog.store.static_tree import FolderFiles, StaticTree, StaticView, prove_tree, split_bundle
 
 
 @pytest.fixture
@@ -40,8 +42,8 @@ def export(log: LocalLog, folder: Path, **options: object) -> Exported:
     return export_tree(log, folder, verifiers=[VERIFIER], **options)  # type: ignore[arg-type]
 
 
-def view(folder: Path | str) -> StaticView:
-    tree = StaticTree.open(folder)
+def view(folder: Path) -> StaticView:
+    tree = StaticTree(FolderFiles.open(folder))
     return tree.at(verify_note(tree.note(), [VERIFIER]))
 
 
@@ -137,7 +139,7 @@ def test_growing_gives_the_same_files_as_exporting_once(steps: list[int], prune:
             naive_check(folder / "site", sizes[-1])
             if not prune:  # every size that was published can still be read, after the full tiles came too
                 for size in sizes:
-                    tree = StaticTree.open(folder / "site")
+                    tree = StaticTree(FolderFiles.open(folder / "site"))
                     prove_tree(tree.at(Checkpoint(SIGNER.name, size, root_of(batch(0, size)))))
             once = folder / "once"
             export(log, once)
@@ -186,8 +188,8 @@ def test_partials_go_when_asked_and_only_behind_a_full_tile(tmp_path: Path, site
         assert export(log, site, prune=True).pruned == 2
         assert not (site / "tile/0/000.p").exists()
         assert (site / "tile/0/001.p/44").exists()
-        old = StaticTree.open(site).at(Checkpoint(SIGNER.name, 5, root_of(batch(0, 5))))  # cut from the full tile
-        assert list(old.entries()) == batch(0, 5)
+        old = StaticTree(FolderFiles.open(site)).at(Checkpoint(SIGNER.name, 5, root_of(batch(0, 5))))
+        assert list(old.entries()) == batch(0, 5)  # cut from the full tile and bundle
 
 
 def test_beside_the_tree_stand_its_keys(tmp_path: Path, site: Path) -> None:
@@ -355,9 +357,9 @@ def test_a_proof_is_not_made_from_an_altered_tile(published: Path) -> None:
 
 def test_a_head_of_another_tree_is_refused(published: Path) -> None:
     with pytest.raises(VerificationError):
-        StaticTree.open(published).at(Checkpoint(SIGNER.name, 700, bytes(32)))
+        StaticTree(FolderFiles.open(published)).at(Checkpoint(SIGNER.name, 700, bytes(32)))
     with pytest.raises(MissingError):
-        StaticTree.open(published).at(Checkpoint(SIGNER.name, 900, bytes(32)))
+        StaticTree(FolderFiles.open(published)).at(Checkpoint(SIGNER.name, 900, bytes(32)))
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.binary(max_size=3))
@@ -388,24 +390,27 @@ def served(published: Path) -> Iterator[str]:
 
 
 def test_any_web_server_will_do(served: str, published: Path) -> None:
-    found = view(served)
-    prove_tree(found)
-    assert found.entry(299) == entry(299)
+    trust = parse_trust((published / "trust.policy").read_bytes())
+    head = (published / "checkpoint").read_bytes()
+    assert verify_tree(served, trust, evidence=published).state is State.PROVEN
+    assert verify_tree(served, trust, since=head, evidence=published).since == trust.open_head(head).checkpoint
     shutil.rmtree(published / "tile/0/002.p")
     with pytest.raises(MissingError) as caught:
-        view(served)
+        verify_tree(served, trust, evidence=published)
     assert caught.value.code == "tree-incomplete"
     (published / "checkpoint").unlink()
     with pytest.raises(MissingError) as caught:
-        StaticTree.open(served).note()
+        verify_tree(served, trust, evidence=published)
     assert caught.value.code == "no-checkpoint"
 
 
 def test_a_server_that_is_not_there_is_no_contradiction(tmp_path: Path) -> None:
-    with pytest.raises(UpstreamError) as caught:
-        StaticTree.open("http://127.0.0.1:1/").note()
-    assert caught.value.code == "tree-unreachable"
-    for place, code in (("ftp://x/", "bad-option"), (tmp_path / "nothing", "no-such-tree")):
+    trust = parse_trust(b"quorum none\n")
+    for place, code in (
+        ("http://127.0.0.1:1/", "remote-failed"),
+        ("ftp://x/", "bad-url"),
+        (str(tmp_path / "nothing"), "no-such-tree"),
+    ):
         with pytest.raises(GenealogError) as refused:
-            StaticTree.open(place)
+            verify_tree(place, trust, evidence=tmp_path)
         assert refused.value.code == code

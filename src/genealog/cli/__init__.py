@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, keep, prove, serve, signers, witness
+from genealog.cli import ask, keep, log, prove, serve, signers, witness
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -44,6 +44,7 @@ for panel, commands in (
         app.command(rich_help_panel=panel)(command)
 app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
 app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
+app.add_typer(log.app, name="log", rich_help_panel=PROVE)
 app.add_typer(witness.app, name="witness", rich_help_panel=PROVE)
 
 

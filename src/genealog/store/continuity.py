@@ -5,21 +5,19 @@ must be the root of the first entries of the tree now. If it is not, both heads 
 fork evidence (`core.fork`), which convinces others too. A tree that is smaller than the
 old head lost entries, or is an old copy.
 
-The caller has checked who signed both. Nothing here reads files or writes them, except `keep_fork`.
+The caller has checked who signed both. Nothing here reads files or writes them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
-from genealog.core.fork import SUFFIX, Fork, encode_fork, make_fork
+from genealog.core.fork import Fork, make_fork
 from genealog.core.merkle import HashReader, consistency_path, prefix_path, root_at, verify_consistency
 from genealog.core.note import parse_note
 from genealog.core.states import State
 from genealog.errors import VerificationError
-from genealog.store.disk import disk, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +67,6 @@ def compare_heads(
     proof = consistency_path(small.size, big.size, nodes)
     verify_consistency(small.size, small.root, big.size, big.root, proof)
     return Continuity(first, second, State.PROVEN, proof=proof)
-
-
-def keep_fork(folder: Path, fork: Fork) -> Path:
-    """Write fork evidence into `folder`, once for each pair of heads. Return the file. Raises: StoreError."""
-    first, second = (_head(head.note.encode()) for head in (fork.first, fork.second))
-    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in first.origin)[-100:]
-    path = folder / f"{name}-{first.size}-{second.size}-{first.root.hex()[:8]}-{second.root.hex()[:8]}{SUFFIX}"
-    with disk(f"keeping evidence in {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, encode_fork(fork))
-    return path
 
 
 def _head(note: bytes) -> Checkpoint:

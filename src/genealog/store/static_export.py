@@ -62,7 +62,7 @@ def export_tree(
     whole: bool = False,
     prune: bool = False,
     told: Callable[[int, int], None] | None = None,
-    evidence: Callable[[Fork], None] | None = None,
+    evidence: Callable[[Fork], object] | None = None,
 ) -> Exported:
     """Bring the tree in `folder` up to the log's signed head.
 
@@ -207,7 +207,7 @@ def _published(note: bytes | None, verifiers: Sequence[Verifier]) -> Checkpoint 
 
 
 def _check_continues(
-    log: Log, folder: Path, published: bytes, note: bytes, evidence: Callable[[Fork], None] | None
+    log: Log, folder: Path, published: bytes, note: bytes, evidence: Callable[[Fork], object] | None
 ) -> None:
     """Refuse to publish a head that does not continue the one that was published."""
     old, head = (parse_checkpoint_text(parse_note(data).text) for data in (published, note))

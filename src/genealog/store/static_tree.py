@@ -1,4 +1,4 @@
-"""Read a log that somebody publishes as a C2SP tile tree: a folder, or a web server.
+"""Read a log that somebody publishes as a C2SP tile tree: a folder, or a web server (`remote.RemoteFiles`).
 
     checkpoint                        the newest signed head
     tile/0/x001/234                   256 hashes; `.p/112` behind it: the first 112 of an open tile
@@ -15,9 +15,6 @@ Source: c2sp.org/tlog-tiles.
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +23,7 @@ from genealog.core.checkpoint import Checkpoint
 from genealog.core.merkle import HashReader, consistency_path, inclusion_path, leaf_hash, tree_root
 from genealog.core.note import MAX_NOTE
 from genealog.core.tile import TILE, TILE_BYTES, RightEdge, TileReader, entries_path, tile_path
-from genealog.errors import MalformedError, MissingError, StoreError, UpstreamError, VerificationError
+from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
 from genealog.store.journal import split_body
 
 MAX_BUNDLE = TILE * (2 + 65_535)  # bytes
@@ -39,7 +36,7 @@ class Files(Protocol):
     def get(self, path: str, limit: int) -> bytes | None:
         """Return the file at a path of the tree, None where there is none.
 
-        Raises: StoreError `disk-error`; UpstreamError `tree-unreachable`; MalformedError `tree-file-too-big`.
+        Raises: StoreError `disk-error`; MalformedError `tree-file-too-big`; UpstreamError.
         """
 
 
@@ -48,6 +45,13 @@ class FolderFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path) -> FolderFiles:
+        """Return the files of a folder. Raises: MissingError `no-such-tree`."""
+        if not folder.is_dir():
+            raise MissingError("no-such-tree", "there is no published log here", got=folder)
+        return cls(folder)
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -64,46 +68,11 @@ class FolderFiles:
         return _limited(path, data, limit)
 
 
-class WebFiles:
-    """A tree behind an `http:` or `https:` URL. `timeout` is in seconds, for each read from the network."""
-
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise MalformedError("bad-option", "not the URL of a tile tree", got=url, expected="http://… or https://…")
-        self.url = url.rstrip("/")
-        self.timeout = timeout
-
-    def __str__(self) -> str:
-        return self.url
-
-    def get(self, path: str, limit: int) -> bytes | None:
-        """See `Files`."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/{path}", timeout=self.timeout) as answer:  # noqa: S310 - checked
-                return _limited(path, answer.read(limit + 1), limit)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code in (404, 410):
-                    return None
-                raise _unreachable(f"{self.url}/{path}", f"HTTP {error.code}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(f"{self.url}/{path}", error) from None
-
-
 class StaticTree:
     """A published tree. `head` is what `checkpoint` says, unchecked; `at` reads the tree below a head you believe."""
 
     def __init__(self, files: Files) -> None:
         self.files = files
-
-    @classmethod
-    def open(cls, place: Path | str) -> StaticTree:
-        """Return the tree at a URL or in a folder. Raises: MissingError `no-such-tree`; MalformedError `bad-option`."""
-        if isinstance(place, str) and "://" in place:
-            return cls(WebFiles(place))
-        if not Path(place).is_dir():
-            raise MissingError("no-such-tree", "there is no published log here", got=place)
-        return cls(FolderFiles(Path(place)))
 
     def note(self) -> bytes:
         """Return the published signed head as it stands, signatures unchecked. Raises: MissingError `no-checkpoint`."""
@@ -261,7 +230,3 @@ def _incomplete(path: str, files: Files) -> MissingError:
         "tree-incomplete", f"{path} is not in the published tree", got=files,
         hint="publish again with `genealog log export`, or read from a mirror",
     )  # fmt: skip
-
-
-def _unreachable(url: str, why: object) -> UpstreamError:
-    return UpstreamError("tree-unreachable", "the published log cannot be read", got=f"{url}: {why}")
