@@ -85,12 +85,15 @@ class Registry:
     @classmethod
     def init(cls, path: Path, *, origin: str | None = None, identity: str = "owner") -> Registry:
         """Make a store, and put its owner's and its engine's keys in the log."""
-        home = Home.create(path, origin=origin, identity=identity)
-        self = cls(home)
-        owner = home.keys.signer("owner")
-        keys = [(owner, identity, "owner"), (home.keys.signer("engine"), "engine", "engine")]
-        self.ledger.append([make_statement(_key_body(k, name, role), owner, name=name) for k, name, role in keys])
-        return self
+
+        def introduce(home: Home) -> None:
+            owner = home.keys.signer("owner")
+            keys = [(owner, identity, "owner"), (home.keys.signer("engine"), "engine", "engine")]
+            cls(home).ledger.append(
+                [make_statement(_key_body(k, name, role), owner, name=name) for k, name, role in keys]
+            )
+
+        return cls(Home.create(path, origin=origin, identity=identity, first=introduce))
 
     def signer(self, label: str | None = None) -> Signer:
         """Return the signer of an identity in `genealog.toml` (default: its `signer`). Raises: MissingError."""

@@ -21,6 +21,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import read_config, toml_text
-from genealog.store.disk import disk
+from genealog.store.disk import disk, replace_file, write_whole
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
 from genealog.store.log_keyring import LogKeyring
 from genealog.store.log_keys import LogKeys
+from genealog.store.making import MARK, is_unfinished, making
 from genealog.store.objects import Objects
 from genealog.store.vault import Vault
 from genealog.store.vault_open import open_vault
@@ -55,41 +57,65 @@ class Home:
         self._logs: dict[str, LocalLog] = {}
 
     @classmethod
-    def create(cls, path: Path, *, origin: str | None = None, identity: str = "owner") -> Home:
-        """Make the folders, keys and empty logs of a store. Raises: StoreError `store-exists`."""
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(
-                "store-exists", f"{path} is there already", hint="use it as it is, or choose another --store"
-            )
+    def create(
+        cls,
+        path: Path,
+        *,
+        origin: str | None = None,
+        identity: str = "owner",
+        first: Callable[[Home], object] = lambda _: None,
+    ) -> Home:
+        """Make the folders, keys and empty logs of a store, whole or not at all (`making`).
+
+        `first` does to it what belongs to making it. Raises: StoreError `store-exists`, `bad-origin`, `disk-error`.
+        """
         origin = origin or f"genealog-{secrets.token_hex(4)}.local"
         if any(c.isspace() or c == "+" or not c.isprintable() or c in "\"'\\" for c in origin):
             raise StoreError("bad-origin", "an origin is a name without spaces, quotes and '+'", got=origin)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = KeyRing(path / "keys")
-        policy = []
-        for log in (REGISTRY, CALLS):
-            keys.create(f"log-{log}", "ed25519")
-            signer = keys.note_signer(f"log-{log}", f"{origin}/{log}")
-            LocalLog.create(path / "logs" / log, signer=signer).close()
-            policy.append(f"log {format_vkey(signer.verifier)}\n")
-        keys.create("owner")
-        keys.create("engine")
-        keys.create_vault_key()
-        (path / ".gitignore").write_text("*\n")  # keys and bodies have no place in a repository
-        (path / "trust.policy").write_text("".join(policy) + "quorum none\n")
-        (path / "genealog.toml").write_text(
-            f'[store]\nformat = 1\norigin = "{origin}"\n\n'
-            "# Who signs here. `signer` is used when a command is not told --as.\n"
-            '[identities]\nsigner = "owner"\n\n'
-            f'[identities.owner]\nname = {toml_text(identity)}\nkey = "owner"\n',
-            encoding="utf-8",
-        )
-        return cls(path)
+        with making(path):
+            keys = KeyRing(path / "keys")
+            policy = []
+            for log in (REGISTRY, CALLS):
+                keys.create(f"log-{log}", "ed25519")
+                signer = keys.note_signer(f"log-{log}", f"{origin}/{log}")
+                LocalLog.create(path / "logs" / log, signer=signer).close()
+                policy.append(f"log {format_vkey(signer.verifier)}\n")
+            keys.create("owner")
+            keys.create("engine")
+            keys.create_vault_key()
+            write_whole(path / ".gitignore", b"*\n")  # keys and bodies have no place in a repository
+            write_whole(path / "trust.policy", ("".join(policy) + "quorum none\n").encode())
+            text = (
+                f'[store]\nformat = 1\norigin = "{origin}"\n\n'
+                "# Who signs here. `signer` is used when a command is not told --as.\n"
+                '[identities]\nsigner = "owner"\n\n'
+                f'[identities.owner]\nname = {toml_text(identity)}\nkey = "owner"\n'
+            )
+            write_whole(path / "genealog.toml", text.encode())
+            home = cls(path)
+            try:
+                first(home)
+            except BaseException:
+                home.close()
+                raise
+        return home
 
     @classmethod
     def open(cls, path: Path) -> Home:
-        """Open the store at `path`. Raises: MissingError `no-store`; StoreError `config-malformed`."""
-        if not (path / "genealog.toml").is_file():
+        """Open the store at `path`.
+
+        Raises: MissingError `no-store`; StoreError `store-unfinished`, `config-malformed`, `disk-error`.
+        """
+        if is_unfinished(path):
+            raise StoreError(
+                "store-unfinished",
+                f"{path} was begun and not finished",
+                got=MARK,
+                hint="run `genealog init` again: it begins anew, nobody has used these keys",
+            )
+        with disk(f"looking for a store at {path}"):
+            found = (path / "genealog.toml").is_file()
+        if not found:
             raise MissingError("no-store", f"there is no store at {path}", hint="genealog init")
         return cls(path)
 
@@ -187,8 +213,9 @@ class Home:
         """Note where the files of `artifact` are."""
         known = self._locations() | {artifact: str(path.resolve())}
         temporary = self.path / f"locations.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
-        temporary.replace(self.path / "locations.json")
+        with disk("noting where files are"):
+            temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
+            temporary.replace(self.path / "locations.json")
 
     def check_label(self, label: str) -> None:
         """Refuse what cannot be a new identity: a label names a key file and a section of `genealog.toml`.
@@ -206,8 +233,10 @@ class Home:
     def add_identity(self, label: str, name: str, key: str) -> None:
         """Write a signer identity into `genealog.toml`. Raises: as `check_label`."""
         self.check_label(label)
-        with (self.path / "genealog.toml").open("a", encoding="utf-8") as stream:
-            stream.write(f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n")
+        config = self.path / "genealog.toml"
+        section = f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n"
+        with disk("writing genealog.toml"):
+            replace_file(config, config.read_bytes() + section.encode())
         self.reload()
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ key file that others can read is refused, as ssh does. Nothing here prints or re
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,17 +165,19 @@ class KeyRing:
 
     def _write(self, file: str, data: bytes) -> None:
         """Make a file that is there whole or not at all, and never replaces another."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.path / f"{file}.{os.getpid()}.tmp"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.link(temporary, self.path / file)
-        except FileExistsError:
-            raise StoreError("key-exists", f"{file} is there already") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(self.path)
+        with disk(f"writing {file}"):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.link(temporary, self.path / file)
+            except FileExistsError:
+                raise StoreError("key-exists", f"{file} is there already") from None
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            sync_folder(self.path)

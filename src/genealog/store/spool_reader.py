@@ -24,6 +24,7 @@ import google_crc32c
 
 from genealog.core.canonical import Record, decode, encode
 from genealog.errors import StoreError
+from genealog.store.disk import close_quietly
 from genealog.store.spool import HEADER, MAX_PAYLOAD, SEGMENT_NAME, sync_directory
 
 End = tuple[str, int, int]
@@ -83,10 +84,10 @@ class SpoolReader:
 
     def emitters(self) -> list[str]:
         """Return the emitters that have a folder."""
-        if not self._directory.is_dir():
+        if not _is_folder(self._directory):
             return []
         names = _names(self._directory)
-        return sorted(name for name in names if _EMITTER.fullmatch(name) and (self._directory / name).is_dir())
+        return sorted(name for name in names if _EMITTER.fullmatch(name) and _is_folder(self._directory / name))
 
     def boots(self, emitter: str) -> list[str]:
         """Return the boots that have segments, in order."""
@@ -118,7 +119,7 @@ class SpoolReader:
         except OSError as error:
             raise _unreadable(emitter, error) from None
         finally:
-            os.close(fd)
+            close_quietly(fd)
         return False
 
     def scan(self, emitter: str, boot: str, segment: int, offset: int, *, over: bool) -> Iterator[Found | Torn]:
@@ -197,7 +198,7 @@ class SpoolReader:
 
     def _segments(self, emitter: str) -> list[tuple[str, int]]:
         folder = self._directory / emitter
-        matches = (SEGMENT_NAME.fullmatch(name) for name in _names(folder)) if folder.is_dir() else ()
+        matches = (SEGMENT_NAME.fullmatch(name) for name in _names(folder)) if _is_folder(folder) else ()
         return [(match[1], int(match[2])) for match in matches if match]
 
 
@@ -224,6 +225,13 @@ def _frames(stream: BufferedReader, segment: int, offset: int, *, final: bool) -
 def _names(path: Path) -> list[str]:
     try:
         return [entry.name for entry in path.iterdir()]
+    except OSError as error:
+        raise _unreadable(path.name, error) from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
     except OSError as error:
         raise _unreadable(path.name, error) from None
 
