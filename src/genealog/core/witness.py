@@ -35,6 +35,7 @@ MAX_REQUEST = 262_144  # bytes: a note with 70 ML-DSA-44 cosignatures, and a pro
 MAX_HASHES = 63
 TEXT = "text/plain; charset=utf-8"
 SIZE = "text/x.tlog.size"
+_DASH = "— ".encode()
 _HEADER = "logs/v0"
 _FIELDS = frozenset({"origin", "bastion", "qpd", "contact"})
 _PER_DAY = re.compile(r"[1-9][0-9]{0,8}")
@@ -243,3 +244,17 @@ def cosignatures(reply: bytes, text: bytes, keys: Sequence[Verifier]) -> tuple[b
     wanted = {(key.name, key.key_id): key for key in keys}
     found = [each for each in parse_note(note).signatures if (each.name, each.key_id) in wanted]
     return tuple(dict.fromkeys(signature_line(wanted[each.name, each.key_id], each.blob) for each in found))
+
+
+def merge_cosignatures(note: bytes, lines: Iterable[bytes]) -> bytes:
+    """Return a note with more signature lines; of two by one key the later one stays. The caller has checked them.
+
+    Raises: MalformedError `note-malformed` if that are too many.
+    """
+    text = parse_note(note).text
+    blocks = [note, *(text + b"\n" + block for block in lines if block)]
+    kept = {(each.name, each.key_id): each for block in blocks for each in parse_note(block).signatures}
+    written = (encode_base64(each.key_id + each.blob) for each in kept.values())
+    return encode_note(
+        text, [_DASH + name.encode() + b" " + blob + b"\n" for (name, _), blob in zip(kept, written, strict=True)]
+    )
