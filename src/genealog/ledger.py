@@ -29,6 +29,8 @@ from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import SpoolReader
+from genealog.store.vault_erase import Eraser
+from genealog.tombstones import check_tombstones
 
 REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in ("call", "progress"))
 
@@ -67,7 +69,25 @@ class Ledger:
         if done.appended:
             self.home.call_log().checkpoint()
         self.state_losses()
+        self.finish_erasures()
         return done
+
+    def finish_erasures(self) -> tuple[Position, ...]:
+        """Go on with every erasure that was decided: destroy what is left, then put its tombstone into the log.
+
+        An erasure that was killed is completed here by whoever comes next, and told once. Raises: StoreError
+        `vault-busy`, and then the next one goes on; `read-only` where this machine cannot append.
+        """
+        eraser = Eraser(self.home.vault)
+        placed: list[Position] = []
+        for erasure in eraser.unfinished():
+            eraser.destroy(erasure)
+            with self.home.registry_log().exclusive():  # nobody tells the same meanwhile
+                known = select(schema.entry.c.id).where(schema.entry.c.leaf == erasure.leaf)
+                if self.index(REGISTRY).first(known) is None:
+                    placed += self.append([erasure.body])
+                eraser.told(erasure)
+        return tuple(placed)
 
     def sequencer(self) -> Sequencer:
         """Return a sequencer over the spools and call logs of this store."""
@@ -224,8 +244,8 @@ class Ledger:
         return list(check_losses(self.home, self.index(REGISTRY)))
 
     def _groups(self) -> list[Finding]:
-        found: list[Finding] = []
+        explained, found = check_tombstones(self.home.vault, self.index(REGISTRY))
         for name in self.home.calls.names():
             log = self.home.log(name)
-            found += check_sealed(log.entries(0, log.size), self.home.vault, name)
+            found += check_sealed(log.entries(0, log.size), self.home.vault, name, explained)
         return found

@@ -15,7 +15,7 @@ log begins with the marks of the one before (`store.call_logs`), and nothing her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -370,9 +370,11 @@ def _report(outcome: Outcome | None) -> EngineReport | None:
     return report if whole else None
 
 
-def check_sealed(entries: Iterable[bytes], vault: Vault, log: str = "calls") -> Iterator[Finding]:
-    """Yield what is wrong between the call log `log` and the vault: a group that its leaf does not commit to, a call that the
-    vault does not have (a warning: it may have been erased), a leaf that cannot be read.
+def check_sealed(
+    entries: Iterable[bytes], vault: Vault, log: str = "calls", explained: Callable[[str], bool] = lambda _: False
+) -> Iterator[Finding]:
+    """Yield what is wrong between the call log `log` and the vault: a group that its leaf does not commit to, a leaf that
+    cannot be read; and as a warning a call that the vault does not have, unless its absence is `explained`.
     """
     for index, entry in enumerate(entries):
         where = f"{log}:{index}"
@@ -380,7 +382,8 @@ def check_sealed(entries: Iterable[bytes], vault: Vault, log: str = "calls") -> 
             leaf = decode(entry, CallLeaf)
             groups = vault.get_groups(leaf.call)
         except MissingError as error:
-            yield Finding("warning", error.code, where, error.message)
+            if not explained(leaf.call):
+                yield Finding("warning", error.code, where, error.message)
             continue
         except (MalformedError, VerificationError) as error:
             yield Finding("error", error.code, where, error.message)

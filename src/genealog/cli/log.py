@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from genealog.cli import logs
 from genealog.cli.options import Json, Store
 from genealog.cli.output import err, out, print_json, say
 from genealog.core.states import State, exit_status
@@ -20,6 +21,7 @@ from genealog.store.disk import read_file
 from genealog.store.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="The logs of a store: publish them, hold them to what they signed.")
+logs.register(app)
 
 Name = Annotated[str, typer.Argument(help="The log: registry, calls, or another call log's name.", metavar="NAME")]
 

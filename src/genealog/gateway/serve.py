@@ -1,7 +1,8 @@
 """The gateway as it runs: a parent that sequences, and a worker that serves.
 
     parent   holds the listening socket, the call log and the vault; moves finished calls from the spool into the log
-             every 100 ms, publishes the checkpoint, starts the worker again if it dies
+             every 100 ms, publishes the checkpoint, starts the worker again if it dies; tells the registry log, on a
+             slow clock, where the call logs stand and that emitters live (`anchoring`)
     worker   `gateway.worker`: the data plane; holds its place in the spool
 
 Neither needs the other to keep the promise. Calls that the parent has not sequenced lie in the spool until somebody
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from genealog.anchoring import Keeper
 from genealog.errors import GenealogError, StoreError
 from genealog.ledger import Ledger
 from genealog.store.home import Home
@@ -75,12 +77,13 @@ def serve(
 
 
 class _Sequence:
-    """Moves calls into the log and publishes where it stands."""
+    """Moves calls into the log, publishes where it stands, and lets the registry log know."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._ledger = Ledger(home)
         self._sequencer = self._ledger.sequencer()
+        self._keeper = Keeper(self._ledger)
 
     def step(self) -> None:
         done = self._sequencer.run_once()
@@ -90,10 +93,14 @@ class _Sequence:
             log.warning("%d calls were cut off and closed as unknown", done.unknown)
         for gap in done.gaps:
             log.warning("gap in %s %s after frame %d: %s", gap.emitter, gap.boot, gap.after, gap.reason)
+        if done.gaps:
+            self._keeper.losses()
+        self._keeper.step()
 
     def finish(self) -> None:
         self.step()
         self._home.call_log().checkpoint()
+        self._keeper.finish()
 
 
 class _Worker:
