@@ -1,0 +1,46 @@
+"""What these versions of the peers do not do: facts that docs/how-to/check-with-other-tools.md states.
+
+A fact that stops being true fails here, and then the page says something else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genealog.core.merkle import leaf_hash, tree_root
+from genealog.core.note import parse_note
+from genealog.core.tile import parse_tile_path
+from genealog.errors import GenealogError, MalformedError
+from peers import ask, b64
+
+TEXT = "log.example/x\n1\n" + b64(bytes(32)) + "\n\n"
+LINE = "— log.example/x " + b64(b"1234" + bytes(64)) + "\n"
+
+
+@pytest.mark.parametrize("path", ["tile/0/x000/001", "tile/0/\u0660\u0660\u0660"])
+def test_aics_tlog_reads_tile_paths_that_are_not_spelled_canonically(path: str) -> None:
+    assert ask("parse_paths", paths=["tile/0/001", path]) == [True, True]
+    with pytest.raises(MalformedError):
+        parse_tile_path(path)
+
+
+@pytest.mark.parametrize(
+    "note", [TEXT + LINE.rstrip("\n"), TEXT + "— log.example/x " + b64(b"1234") + "\n"], ids=["no LF", "no signature"]
+)
+def test_aics_tlog_reads_notes_that_signed_note_does_not_allow(note: str) -> None:
+    assert ask("parse_notes", notes=[b64((TEXT + LINE).encode()), b64(note.encode())]) == [True, True]
+    parse_note((TEXT + LINE).encode())
+    with pytest.raises(GenealogError):
+        parse_note(note.encode())
+
+
+def test_two_aics_tlog_writers_on_one_folder_both_succeed_with_different_trees(tmp_path: Path) -> None:
+    made = ask("two_writers", folder=str(tmp_path))
+    assert made["first"] == [2, tree_root([leaf_hash(b"a")] * 2).hex()]
+    assert made["second"] == [3, tree_root([leaf_hash(b"b")] * 3).hex()]
+
+
+def test_aics_tlog_cannot_append_other_entries_after_a_crash_before_its_head_was_published(tmp_path: Path) -> None:
+    assert ask("crash_between", folder=str(tmp_path)) == "TileConflictError"
