@@ -132,7 +132,7 @@ def bad_receipts() -> Iterator[Case]:
     yield Case("call-in-registry.receipt.json", misplaced.receipt(0), State.CONTRADICTED, "schema-mismatch")
     alone = Log(story.registry.origin, QUORUM[:2])
     alone.entries = story.registry.entries
-    yield Case("one-witness-short.receipt.json", alone.receipt(11), State.UNCHECKED, "quorum-not-met")
+    yield Case("one-witness-short.receipt.json", alone.receipt(11), State.MISSING, "quorum-not-met")
 
 
 def bad_bundles() -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Verify a Genealog receipt or evidence bundle with nothing but Python and `cryptography`.
+"""Verify a Genealog receipt, disclosure or evidence bundle with nothing but Python and `cryptography`.
 
     python verify_standalone.py FILE --trust POLICY [--output FILE]
 
@@ -8,8 +8,8 @@ back to the data. Every check names the code of its failure, and the code alone 
 Exit: 0 nothing fails, 1 something is false or malformed, 3 it cannot be told (always so without a policy).
 
 It looks at what it uses: Genealog also refuses fields that it does not know, and policies that name somebody twice.
-Logs and witnesses with Ed25519 keys only. Long because it is the whole judge, from bytes to verdict, in one file: seven
-formats to read, and more than fifty ways to fail, each of which has a name.
+Logs and witnesses with Ed25519 keys only; timestamps are not looked at. Long because it is the whole judge, from bytes
+to verdict, in one file: seven formats to read, and more than fifty ways to fail, each of which has a name.
 """
 # The formatter would give each argument of a long call a line, and bury the checks among them.
 # fmt: off
@@ -39,11 +39,11 @@ STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "co
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
     "claimed": "not-measured outside-origin run-failed",
-    "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included quorum-not-met request-sealed"
+    "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included request-sealed"
                  " response-sealed unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
-               " lineage-circular lineage-not-in-bundle load-not-in-bundle signer-key-missing spec-not-in-bundle"
-               " spec-not-recorded",
+               " lineage-circular lineage-not-in-bundle load-not-in-bundle quorum-not-met signer-key-missing"
+               " spec-not-in-bundle spec-not-recorded",
 }.items() for code in codes.split()}  # every other code means: contradicted
 
 
@@ -192,7 +192,8 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
     "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
     "key": lambda body: ["sha256:" + body["keyid"]],
     "ref": lambda body: [body["to"]],
-} | dict.fromkeys(["execution", "context", "serving-spec", "decision"], lambda body: [record_id(body)])
+} | dict.fromkeys(["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone"],
+                  lambda body: [record_id(body)])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
 
@@ -309,6 +310,9 @@ class Walk:
         self.path: set[str] = set()  # the artifacts between the output and here
         self.todo: list[Callable[[], None]] = []
         items = [place(receipt, policy) for receipt in evidence["receipts"]]
+        if evidence.get("call", "") is None:
+            self.disclosed(items[0])
+            return
         if "call" not in evidence:  # a receipt travels without its signer's key
             self.add(0, "entry", items[0].name, "proven", items[0])
             return
@@ -338,6 +342,31 @@ class Walk:
             state, code = max(state, "unchecked", key=STATES.index), code or "no-trust-policy"
         self.hops.append((depth, role, what, state, code, item))
 
+    def disclosed(self, item: Item) -> None:
+        """Judge a part of one call: each group on its own, and the bodies by the groups that are opened."""
+        self.add(0, "call", item.name, "proven", item, item.kind != "call" and "call-not-in-bundle")
+        if item.kind != "call":
+            return
+        groups: dict[str, Json] = {}
+        for name, (salt, body) in sorted(self.evidence["groups"].items()):
+            problem = self.open_group(item.body, name, salt, body, groups)
+            self.add(1, "group", name, "proven", None, problem)
+        if "request" in self.evidence:
+            same = digest(self.evidence["request"]) == groups.get("request", {}).get("wire")
+            self.add(1, "prompt", "the request", "proven", None, "request" not in groups and "request-sealed",
+                     "request" in groups and not same and "request-mismatch")
+        if "response" in self.evidence or self.output is not None:
+            self.add(1, "output", "the answer", "proven", None,
+                     fault(self.check_output, item.body, groups.get("response")))
+
+    def open_group(self, call: Json, name: str, salt: bytes, body: bytes, groups: dict[str, Json]) -> str | None:
+        """Put a group that opens its seal among `groups`, or say what is wrong with it."""
+        sealed = call["seals"].get(name) == digest(b"genealog/seal/v1\0" + salt + body)
+        if sealed and not fault(read, body):
+            groups[name] = read(body)
+            return None
+        return "group-malformed" if sealed else "seal-mismatch" if name in call["seals"] else "unknown-group"
+
     def first(self, kind: str, name: str | None) -> Item | None:
         return next(iter(self.found.get((kind, name or ""), [])), None)
 
@@ -346,12 +375,7 @@ class Walk:
         groups: dict[str, Json] = {}
         problem: str | None = None
         for name, (salt, body) in sorted(self.evidence["groups"].items()):
-            sealed = call["seals"].get(name) == digest(b"genealog/seal/v1\0" + salt + body)
-            if sealed and not fault(read, body):
-                groups[name] = read(body)
-            else:
-                known = name in call["seals"]
-                problem = "group-malformed" if sealed else "seal-mismatch" if known else "unknown-group"
+            problem = self.open_group(call, name, salt, body, groups) or problem
         self.add(0, "output", call["finish"], "proven", None, fault(self.check_output, call, groups.get("response")))
         self.add(1, "call", call["call"], "proven", item, problem)
         if "request" in self.evidence:
@@ -471,22 +495,23 @@ def texts(value: Any, needed: set[str], *optional: str) -> Json:
 
 
 def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> list[Hop]:
-    """Return every hop of a bundle, or the one of a receipt. Raises what `fault` catches if it is neither."""
+    """Return every hop of a bundle or a disclosure, or the one of a receipt. Raises what `fault` catches else."""
     value, receipt = read(data), {"entry", "origin", "proof", "t"}
     kind = value.get("t") if isinstance(value, dict) else None
-    need(kind in ("genealog/receipt/v1", "genealog/evidence/v1"), "not-evidence")
+    part = kind == "genealog/disclosure/v1"  # of one call: its own receipt, and no story
+    need(part or kind in ("genealog/receipt/v1", "genealog/evidence/v1"), "not-evidence")
     if kind == "genealog/receipt/v1":
-        return Walk(policy, {"receipts": [texts(value, receipt)]}, None).hops
+        return Walk(policy, {"receipts": [texts(value, receipt, "timestamp")]}, None).hops
     need(isinstance(value["receipts"], list) and value.get("groups") != {}, "schema-mismatch")
-    receipts = [texts(item, receipt) for item in value.pop("receipts")]
+    receipts = [texts(item, receipt, "timestamp") for item in value.pop("receipts")]
     need({item["t"] for item in receipts} <= {"genealog/receipt/v1"}, "schema-mismatch")
     groups = {name: texts(group, {"body", "salt"}) for name, group in value.pop("groups", {}).items()}
-    told = texts(value, {"call", "t"}, "request", "response")
-    for text in (told["call"], *(group["salt"] for group in groups.values())):
+    told = texts(value, {"t"} if part else {"call", "t"}, "request", "response")
+    for text in (told.get("call", "0" * 64), *(group["salt"] for group in groups.values())):
         need(re.fullmatch("[0-9a-f]{64}", text), "bad-hex")
     evidence: Json = {name: b64(told[name]) for name in ("request", "response") if name in told}
     evidence["groups"] = {name: (bytes.fromhex(group["salt"]), b64(group["body"])) for name, group in groups.items()}
-    return Walk(policy, evidence | {"call": told["call"], "receipts": receipts}, output).hops
+    return Walk(policy, evidence | {"call": told.get("call"), "receipts": receipts}, output).hops
 
 
 def main() -> int:

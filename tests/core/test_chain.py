@@ -387,4 +387,4 @@ def test_a_receipt_that_cannot_be_checked_is_not_proven() -> None:
     unseen = Log("golden.example/registry", QUORUM[:1])
     unseen.entries = STORY.registry.entries
     report = examine_receipt(unseen.receipt(13), TRUST)
-    assert (report.state, report.weakest.code) == (State.UNCHECKED, "quorum-not-met")
+    assert (report.state, report.weakest.code) == (State.MISSING, "quorum-not-met")

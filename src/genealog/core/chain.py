@@ -16,17 +16,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from msgspec import structs
+
 from genealog.core import records
-from genealog.core.bundle import Evidence
+from genealog.core.bundle import Disclosure, Evidence
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import Record
+from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.dsse import unb64
 from genealog.core.exchange import Groups, Verdict, judge_engine, judge_output, judge_prompt, open_groups
-from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, place
+from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, grade_of, place
+from genealog.core.fork import Fork, check_fork, verify_fork
 from genealog.core.lineage import NEEDS_LINEAGE
+from genealog.core.note import parse_note
+from genealog.core.proof import parse_proof
 from genealog.core.receipt import Receipt
 from genealog.core.states import State, weakest
+from genealog.core.timestamp import verify_timestamp
 from genealog.core.trust import Trust
+from genealog.errors import GenealogError, VerificationError
 
 _SERVED = ("model", "adapter", "base")  # whatever its owner calls it, what answers needs lineage
 
@@ -35,7 +43,10 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One step back. `depth` draws the tree; `code` says why the state is not better."""
+    """One step back. `depth` draws the tree; `code` says why the state is not better.
+
+    `grade` tells how its entry is in a log: `logged`, or `witnessed by …`.
+    """
 
     depth: int
     role: str
@@ -46,6 +57,7 @@ class Hop:
     position: str | None = None
     code: str | None = None
     detail: str | None = None
+    grade: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +77,96 @@ class Report:
         return next(hop for hop in self.hops if hop.state is self.state)
 
 
-def examine(evidence: Evidence, trust: Trust | None, *, output: bytes | None = None) -> Report:
+def examine(
+    evidence: Evidence, trust: Trust | None, *, output: bytes | None = None, tsa_roots: bytes | None = None
+) -> Report:
     """Walk the chain of a bundle. `output` is what somebody holds: a whole body, or the text of one part.
 
-    Without `trust` no hop is better than `unchecked`.
+    Without `trust` no hop is better than `unchecked`. `tsa_roots` (PEM) adds a hop for each timestamp.
     """
     walk = _Walk(evidence, examine_receipts(evidence.receipts, trust), checked=trust is not None)
     walk.from_output(output)
-    return Report(tuple(walk.hops))
+    return Report((*walk.hops, *_stamps(evidence.receipts, tsa_roots)))
 
 
-def examine_receipt(receipt: Receipt, trust: Trust | None) -> Report:
-    """Judge one entry on its own. It travels without its signer's key: that it is in the log is what it proves."""
+def examine_receipt(receipt: Receipt, trust: Trust | None, *, tsa_roots: bytes | None = None) -> Report:
+    """Judge one entry on its own. It travels without its signer's key: that it is in the log is what it proves.
+
+    A timestamp that nobody looked at makes the entry no weaker, and is said to be unchecked.
+    """
     item = place(receipt, trust)
     code = item.code or ("no-trust-policy" if trust is None else None)
     title = item.call.call if item.call else _name(item) if item.read else "entry"
-    return Report((Hop(0, "entry", title, item.state, item.leaf, None, item.position, code, item.message),))
+    stamps = _stamps((receipt,), tsa_roots)
+    detail = item.message or ("it has a timestamp, unchecked" if receipt.timestamp and not stamps else None)
+    return Report(
+        (Hop(0, "entry", title, item.state, item.leaf, None, item.position, code, detail, item.grade), *stamps)
+    )
+
+
+def examine_fork(fork: Fork, trust: Trust | None) -> Report:
+    """Judge fork evidence: if it holds, it is the log that is contradicted, by two heads that it signed.
+
+    Raises: MissingError `fork-unproven`, and what else makes it no evidence: as `fork.verify_fork`.
+    """
+    old, new = check_fork(fork)
+    cosigned = ("", "")
+    state, code = State.UNCHECKED, "no-trust-policy"
+    if trust is not None:
+        try:
+            proven = verify_fork(fork, trust)
+        except VerificationError as error:
+            if error.code != "unknown-log":
+                raise
+            code = error.code
+        else:
+            state, code = State.CONTRADICTED, "log-forked"
+            cosigned = grade_of(proven.first.cosigned_at), grade_of(proven.second.cosigned_at)
+    signed = State.PROVEN if state is State.CONTRADICTED else state
+    detail = "it signed two heads that do not chain: it shows different histories"
+    hops = [Hop(0, "log", old.origin, state, code=code, detail=detail if signed is State.PROVEN else None)]
+    for head, seen, grade in zip((old, new), (fork.first, fork.second), cosigned, strict=True):
+        title = f"size {head.size}, root {head.root.hex()}"
+        hops.append(Hop(1, "head", title, signed, detail=seen.where and f"seen: {seen.where}", grade=grade or None))
+    return Report(tuple(hops))
+
+
+def _stamps(receipts: Iterable[Receipt], roots: bytes | None) -> list[Hop]:
+    """Judge every timestamp in some receipts by the root certificates of timestamp authorities."""
+    if roots is None:
+        return []
+    stamped = {(each.timestamp, parse_proof(each.proof.encode()).checkpoint) for each in receipts if each.timestamp}
+    hops = []
+    for token, note in sorted(stamped):
+        try:
+            stamp = verify_timestamp(unb64(token), note, roots)
+        except GenealogError as error:
+            state = (
+                State.UNCHECKED
+                if error.code in ("timestamp-authority-unknown", "extra-not-installed")
+                else State.CONTRADICTED
+            )
+            hops.append(Hop(1, "timestamp", "not believed", state, code=error.code, detail=error.message + error.facts))
+        else:
+            checkpoint = parse_checkpoint_text(parse_note(note).text)
+            detail = f"{checkpoint.origin} had {checkpoint.size} entries by then"
+            hops.append(Hop(1, "timestamp", f"{stamp.at} by {stamp.authority}", State.PROVEN, detail=detail))
+    return hops
+
+
+def examine_disclosure(disclosure: Disclosure, trust: Trust | None, *, output: bytes | None = None) -> Report:
+    """Judge a part of one call: that it is in the log, and that what is opened here is what was sealed in it.
+
+    What answered, and where that came from, is not asked: a disclosure does not say.
+    """
+    item = place(disclosure.receipt, trust)
+    evidence = Evidence(
+        call=item.leaf or "0" * 64, receipts=(disclosure.receipt,), groups=disclosure.groups,
+        request=disclosure.request, response=disclosure.response,
+    )  # fmt: skip
+    walk = _Walk(evidence, examine_receipts(evidence.receipts, trust), checked=trust is not None)
+    walk.disclosed(output)
+    return Report(tuple(walk.hops))
 
 
 @dataclass(slots=True)
@@ -103,16 +189,16 @@ class _Walk:
     ) -> None:  # fmt: skip
         """Add a hop, no stronger than its exhibit, whose fault comes first; and without trust at most `unchecked`."""
         state, code = verdict
-        signer = position = None
+        signer = position = grade = None
         if exhibit is not None:
             exhibit.used = True
-            signer, position = exhibit.signer, exhibit.position
+            signer, position, grade = exhibit.signer, exhibit.position, exhibit.grade
             if exhibit.state.rank > state.rank or (exhibit.state is state and exhibit.code):
                 state, code, detail = exhibit.state, exhibit.code, exhibit.message or detail
         if not self.checked:
             state = weakest((state, State.UNCHECKED))
             code = code or "no-trust-policy"
-        self.hops.append(Hop(depth, role, title, state, id, signer, position, code, detail))
+        self.hops.append(Hop(depth, role, title, state, id, signer, position, code, detail, grade))
 
     def from_output(self, output: bytes | None) -> None:
         """Start at the output. Exhibits with a fault that no hop used are named at the end: none goes unjudged."""
@@ -127,6 +213,27 @@ class _Walk:
         for item in self.exhibits.all:
             if item.code is not None and not item.used:
                 self.add(0, "receipt", item.position, (item.state, item.code), item, detail=item.message)
+
+    def disclosed(self, output: bytes | None) -> None:
+        """Judge the call, each group that is opened, and the bodies; a fault of the entry stands at the call."""
+        item = self.exhibits.all[0]
+        call = item.call
+        if call is None:
+            self.add(0, "call", item.position, (State.MISSING, "call-not-in-bundle"), item)
+            return
+        detail = f"{call.finish}, began {call.called_at}, assurance {call.assurance}; what answered is not told here"
+        self.add(0, "call", call.call, (State.PROVEN, None), item, id=item.leaf, detail=detail)
+        for name, group in sorted(self.evidence.groups.items()):
+            problem = open_groups(structs.replace(self.evidence, groups={name: group}), call).problem
+            verdict: Verdict = (State.CONTRADICTED, problem) if problem else (State.PROVEN, None)
+            self.add(1, "group", name, verdict, detail=None if problem else "as it was sealed in the call")
+        groups = open_groups(self.evidence, call)
+        if self.evidence.request is not None:
+            self.add(1, "prompt", "the request", judge_prompt(groups.request, unb64(self.evidence.request)))
+        if self.evidence.response is not None or output is not None:
+            body = unb64(self.evidence.response) if self.evidence.response is not None else None
+            verdict, detail = judge_output(call, groups.response, body, output)
+            self.add(1, "output", "the answer", verdict, detail=detail)
 
     def _call(self, item: Exhibit, call: CallLeaf, output: bytes | None) -> None:
         groups = open_groups(self.evidence, call)

@@ -10,8 +10,9 @@ What a bundle leaves out, nobody sees: a key that was revoked looks sound to who
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from genealog.core import records
 from genealog.core.call import CallLeaf, is_call_log
@@ -25,7 +26,10 @@ from genealog.core.trust import Trust
 from genealog.errors import GenealogError, MalformedError, VerificationError
 
 # What our trust policy or this version cannot settle leaves an entry unchecked; all else that fails contradicts it.
-_UNSETTLED = frozenset({"unknown-log", "quorum-not-met", "signature-unsupported", "unknown-log-kind"})
+# Cosignatures that are not there are missing; one that is there and does not verify contradicts.
+_UNSETTLED = frozenset({"unknown-log", "signature-unsupported", "unknown-log-kind"})
+_ABSENT = frozenset({"quorum-not-met"})
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Exhibit:
     signer: str | None = None
     key: records.Key | None = None
     tree: tuple[int, bytes] | None = None  # size and root of the checkpoint that covers it
+    grade: str | None = None  # "logged", or by whom it was witnessed and when; None if nobody trusted has signed
     used: bool = False
 
     def blame(self, state: State, error: GenealogError) -> None:
@@ -83,7 +88,7 @@ class Exhibits:
 
 def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhibits:
     """Place, parse and attribute every entry. Nothing raises: what is wrong stands in the exhibit."""
-    accepted: set[bytes] = set()
+    accepted: dict[bytes, str] = {}
     items = [place(receipt, trust, number, accepted) for number, receipt in enumerate(receipts)]
     _compare_views(items)
     registries: dict[str, list[tuple[Exhibit, Read]]] = {}
@@ -99,10 +104,11 @@ def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhi
     return Exhibits(items, revoked)
 
 
-def place(receipt: Receipt, trust: Trust | None, number: int = 0, accepted: set[bytes] | None = None) -> Exhibit:
+def place(receipt: Receipt, trust: Trust | None, number: int = 0, accepted: dict[bytes, str] | None = None) -> Exhibit:
     """Find out where an entry is and what it says, not yet who signed it.
 
-    `number` names one that has no place. `accepted` keeps the notes that `trust` believed: most receipts share one.
+    `number` names one that has no place. `accepted` keeps the notes that `trust` believed, with their grade: most
+    receipts share one.
     """
     item = Exhibit(f"receipt {number}", -1, "", receipt.origin, State.UNCHECKED if trust is None else State.PROVEN)
     try:
@@ -113,7 +119,7 @@ def place(receipt: Receipt, trust: Trust | None, number: int = 0, accepted: set[
     log = receipt.origin.rpartition("/")[2]
     item.position = f"{log}:{item.index}"
     try:
-        _check_place(item, receipt, trust, set() if accepted is None else accepted)
+        _check_place(item, receipt, trust, {} if accepted is None else accepted)
     except GenealogError as error:
         item.blame(_settle(error), error)
     try:
@@ -124,15 +130,36 @@ def place(receipt: Receipt, trust: Trust | None, number: int = 0, accepted: set[
 
 
 def _settle(error: GenealogError) -> State:
+    if error.code in _ABSENT:
+        return State.MISSING
     return State.UNCHECKED if error.code in _UNSETTLED else State.CONTRADICTED
 
 
-def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None, accepted: set[bytes]) -> None:
+def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None, accepted: dict[bytes, str]) -> None:
     proven = check_receipt(receipt)
     item.tree = (proven.checkpoint.size, proven.checkpoint.root)
-    if trust is not None and proven.note not in accepted:
-        trust.verify_checkpoint(proven.note)
-        accepted.add(proven.note)
+    if trust is None:
+        return
+    if proven.note not in accepted:
+        opened = trust.open_head(proven.note)
+        item.grade = grade_of(opened.cosigned_at)
+        trust.check_quorum(opened.cosigned_at)
+        accepted[proven.note] = item.grade
+    item.grade = accepted[proven.note]
+
+
+def grade_of(cosigned_at: Mapping[str, int]) -> str:
+    """Return `logged`, or `witnessed by A at T, B at T`: who cosigned, and the times that they say."""
+    if not cosigned_at:
+        return "logged"
+    return "witnessed by " + ", ".join(f"{name} at {_time(at)}" for name, at in sorted(cosigned_at.items()))
+
+
+def _time(seconds: int) -> str:
+    """Spell a POSIX time; one beyond the calendar stays a number."""
+    if seconds > _LAST_SECOND:
+        return str(seconds)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _parse(item: Exhibit, entry: bytes, log: str) -> None:

@@ -1,6 +1,10 @@
 """A receipt: one entry, and the proof that it is in a log. A file that needs no server.
 
-    {"entry": base64 of the entry's bytes, "origin": the log's name, "proof": a tlog-proof, "t": "genealog/receipt/v1"}
+    {"entry": base64 of the entry's bytes, "origin": the log's name, "proof": a tlog-proof, "t": "genealog/receipt/v1",
+     "timestamp"?: base64 of an RFC 3161 reply over the text of the checkpoint in the proof (`timestamp`)}
+
+The checkpoint in the proof makes the grade: *logged* if the log alone has signed it, *witnessed* if others have
+cosigned it. An upgrade puts in another checkpoint, which more have signed, and the proof that leads to it.
 
 Source of the proof: C2SP tlog-proof.
 """
@@ -24,6 +28,7 @@ class Receipt(Record, tag_field="t", tag="genealog/receipt/v1"):
     entry: str
     origin: str
     proof: str
+    timestamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,14 @@ class Proven:
     note: bytes
 
 
-def make_receipt(entry: bytes, origin: str, proof: TlogProof) -> Receipt:
-    """Join an entry and its proof."""
-    return Receipt(entry=base64.b64encode(entry).decode(), origin=origin, proof=proof.encode().decode())
+def make_receipt(entry: bytes, origin: str, proof: TlogProof, timestamp: bytes | None = None) -> Receipt:
+    """Join an entry and its proof, and an RFC 3161 reply over the text of the proof's checkpoint."""
+    return Receipt(
+        entry=base64.b64encode(entry).decode(),
+        origin=origin,
+        proof=proof.encode().decode(),
+        timestamp=None if timestamp is None else base64.b64encode(timestamp).decode(),
+    )
 
 
 def encode_receipt(receipt: Receipt) -> bytes:

@@ -78,16 +78,8 @@ class Trust:
         Raises: as `open_head`; VerificationError `quorum-not-met`.
         """
         opened = self.open_head(data)
-        self._check_quorum(frozenset(opened.cosigned_at))
+        self.check_quorum(opened.cosigned_at)
         return opened
-
-    def meets_quorum(self, cosigned: Iterable[str]) -> bool:
-        """Tell whether these witnesses are as many as this trust file wants."""
-        try:
-            self._check_quorum(frozenset(cosigned))
-        except VerificationError:
-            return False
-        return True
 
     def open_head(self, data: bytes) -> TrustedCheckpoint:
         """As `open_checkpoint`, but a log's own signature is enough: what a log has signed is held against it.
@@ -139,7 +131,9 @@ class Trust:
                 "no signature of the log covers the extension lines (ML-DSA-44 does not)",
             )
 
-    def _check_quorum(self, cosigned: frozenset[str]) -> None:
+    def check_quorum(self, cosigned: Iterable[str]) -> None:
+        """Check that these witnesses satisfy the quorum. Raises: VerificationError `quorum-not-met`."""
+        cosigned = frozenset(cosigned)
         satisfied = set(cosigned)
         for name, group in self.groups.items():  # members stand above their group, so one pass is enough
             if sum(member in satisfied for member in group.members) >= group.threshold:
