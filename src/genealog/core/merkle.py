@@ -111,7 +111,17 @@ def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[by
     Raises: VerificationError `inclusion-proof-mismatch`.   Source: RFC 9162 §2.1.3.2.
     """
     code = "inclusion-proof-mismatch"
-    _check_hashes(code, (leaf_hash, root, *proof))
+    _check_hashes(code, (root,))
+    _check_root(code, "the proof leads to another root", inclusion_root(leaf_hash, index, size, proof), root)
+
+
+def inclusion_root(leaf_hash: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """Return the root that `proof` leads to from `leaf_hash` at `index` of `size` leaves. Alone it proves nothing.
+
+    Raises: VerificationError `inclusion-proof-mismatch` for a proof of the wrong length.
+    """
+    code = "inclusion-proof-mismatch"
+    _check_hashes(code, (leaf_hash, *proof))
     if not 0 <= index < size <= MAX_SIZE:
         raise VerificationError(
             code, "the index is outside the tree", got=index, expected=f"0 ≤ index < {size} < 2**63"
@@ -131,7 +141,7 @@ def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[by
         last >>= 1
     if last:
         raise _wrong_length(code, proof)
-    _check_root(code, "the proof leads to another root", computed, root)
+    return computed
 
 
 def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]) -> None:
