@@ -82,8 +82,11 @@ class Integrator:
             check_published(published, head, self._root_at)
             self._head = head
             self._publish(head)
-        except BaseException:
+        except BaseException as error:
+            fenced = isinstance(error, StoreError) and self._is_fenced(head)
             self.let_go()
+            if fenced:
+                raise self._fenced() from None
             raise
         return True
 
@@ -97,7 +100,7 @@ class Integrator:
         if old is None:
             raise self._fenced()
         self._head = None  # until this round is whole
-        rows = self._coordinator.rows(old.size, ROUND_ENTRIES)
+        rows = self._rows(old)
         self._objects.delete([path for folder in self._partials for path in self._objects.names(folder)])
         self._partials = []
         if not rows:
@@ -155,6 +158,14 @@ class Integrator:
         self.let_go()
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _rows(self, old: Head) -> Sequence[Row]:
+        try:
+            return self._coordinator.rows(old.size, ROUND_ENTRIES)
+        except StoreError:
+            if self._is_fenced(old):  # they are in bundles by now
+                raise self._fenced() from None
+            raise
 
     def _grow(self, rows: Sequence[Row], old: Head) -> list[tuple[str, bytes]]:
         """Extend the edge by `rows`; return the objects that the new size needs."""
@@ -220,19 +231,7 @@ class Integrator:
             )
 
     def _publish(self, head: Head) -> None:
-        """Make the note the public checkpoint unless a newer one is. Two may do this at once; the newer one stays."""
-        while True:
-            stored = self._objects.get(CHECKPOINT)
-            if stored is not None:
-                if stored.data == head.note:
-                    return
-                published = read_checkpoint(stored.data, self._keys().verifiers)
-                if published.size > head.size:  # whoever published it has committed it: we are behind
-                    return
-                if published.size == head.size and published.root != head.root:
-                    raise contradiction(published, head.root)
-            if self._objects.replace(CHECKPOINT, head.note, None if stored is None else stored.tag):
-                return
+        publish(self._objects, head, self._keys().verifiers)
 
     def _published(self) -> Checkpoint | None:
         stored = self._objects.get(CHECKPOINT)
@@ -243,6 +242,13 @@ class Integrator:
 
     def _full(self, level: int, number: int) -> bytes:
         return self._tiles.full(level, number, self._edge, self._full)
+
+    def _is_fenced(self, head: Head) -> bool:
+        """Tell whether another took over since `head` was ours: what we saw was its work and no damage."""
+        try:
+            return self._coordinator.head().epoch != head.epoch
+        except StoreError:
+            return False
 
     def _fenced(self) -> StoreError:
         return StoreError(
@@ -255,6 +261,25 @@ class Integrator:
 def encode_bundle(entries: Iterable[bytes]) -> bytes:
     """Return entries as in an entry bundle: uint16 length (big endian), bytes. Source: c2sp.org/tlog-tiles."""
     return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
+
+
+def publish(objects: Objects, head: Head, verifiers: Sequence[Verifier]) -> None:
+    """Make a committed head the public checkpoint unless a newer one is. Anybody may, at any time; the newer one stays.
+
+    Raises: StoreError `log-altered` if another root is published for this size, `checkpoint-damaged`.
+    """
+    while True:
+        stored = objects.get(CHECKPOINT)
+        if stored is not None:
+            if stored.data == head.note:
+                return
+            published = read_checkpoint(stored.data, verifiers)
+            if published.size > head.size:  # whoever published it has committed it: we are behind
+                return
+            if published.size == head.size and published.root != head.root:
+                raise contradiction(published, head.root)
+        if objects.replace(CHECKPOINT, head.note, None if stored is None else stored.tag):
+            return
 
 
 def read_checkpoint(note: bytes, verifiers: Sequence[Verifier]) -> Checkpoint:

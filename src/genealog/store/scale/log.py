@@ -24,7 +24,14 @@ from genealog.core.tile import TILE, RightEdge
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.journal import MAX_BODY, MAX_COUNT, MAX_ENTRY, NO_DIGEST, Mark, encode_frame
 from genealog.store.log_keys import KeySource, LogKeys, renewed
-from genealog.store.scale.integrator import CHECKPOINT, Integrator, check_published, encode_bundle, read_checkpoint
+from genealog.store.scale.integrator import (
+    CHECKPOINT,
+    Integrator,
+    check_published,
+    encode_bundle,
+    publish,
+    read_checkpoint,
+)
 from genealog.store.scale.ports import Head, Objects
 from genealog.store.scale.postgres import LogRows, PostgresCoordinator, Session
 from genealog.store.scale.view import ScaleView
@@ -58,6 +65,7 @@ class ScaleLog:
         self._session: Session | None = None
         self._integrator: Integrator | None = None
         self._size = 0
+        self._published = b""
         self._view = ScaleView(objects, self._check_note)
 
     @classmethod
@@ -214,6 +222,7 @@ class ScaleLog:
                         )  # fmt: skip
                     time.sleep(_LOOK_EVERY_S)
                 head = self._view.look(self._source(session))
+            self._make_public(head)
             return head.note
 
     def tile(self, level: int, number: int, width: int = TILE) -> bytes:
@@ -252,6 +261,7 @@ class ScaleLog:
                     "no-checkpoint", f"no published checkpoint covers entry {index} yet",
                     hint="the integrator signs within seconds where one runs: genealog log integrate",
                 )  # fmt: skip
+            self._make_public(head)
             path = inclusion_path(index, head.size, self._view.reader(self._source(session), head.size))
             return TlogProof(index, path, head.note)
 
@@ -305,6 +315,12 @@ class ScaleLog:
             raise
         return head
 
+    def _make_public(self, head: Head) -> None:
+        """Publish before anybody gets the note: who committed it may have died in between."""
+        if head.note != self._published:
+            publish(self.objects, head, self._keys.verifiers)
+            self._published = head.note
+
     def _drop_integrator(self) -> None:
         if self._integrator is not None:
             self._integrator.close()
@@ -347,6 +363,7 @@ class ScaleLog:
             session.close()
             raise
         self._size = size
+        self._published = head.note if stored is not None and stored.data == head.note else b""
         return session
 
     def _grown(self, size: int) -> int:

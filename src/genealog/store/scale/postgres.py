@@ -307,7 +307,14 @@ class PostgresCoordinator:
 
     def rows(self, first: int, limit: int) -> Sequence[Row]:
         """See `Coordinator`."""
-        return self.session.rows(self._log, first, limit)
+        size = self.session.next(self._log)  # before the batches: what comes in between is no damage
+        found = self.session.rows(self._log, first, limit)
+        if not found and size > first:
+            raise StoreError(
+                "seq-damaged", f"no batch of {self._log} starts at entry {first}", expected=f"{size} entries",
+                hint="acknowledged entries are gone: restore the database; `genealog fsck` names what is there",
+            )  # fmt: skip
+        return found
 
     def commit_head(self, old: Head, new: Head) -> bool:
         """See `Coordinator`."""
