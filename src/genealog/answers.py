@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
-from genealog.core.bundle import Evidence, Opened
-from genealog.core.call import CallLeaf, EngineGroup
+from genealog.core.bundle import Disclosure, Evidence, Opened
+from genealog.core.call import GROUPS, CallLeaf, EngineGroup
 from genealog.core.canonical import decode
-from genealog.core.chain import Report, examine
+from genealog.core.chain import Hop, Report, examine
 from genealog.core.lineage import Closure, Link, Node, Way, closure
 from genealog.core.states import State
-from genealog.errors import GenealogError, MissingError
+from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
+from genealog.store.vault_erase import Eraser
 
 DEFAULT_GROUPS = ("engine", "request", "response")
+_SEALED = ("engine-sealed", "request-sealed", "response-sealed")
 _MANY = 500  # SQLite takes so many bound values without asking
 
 
@@ -34,6 +36,15 @@ class Found:
     call: str
     which: str
     how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A call's contents were erased: when, why, and where the log says so (None: it is about to)."""
+
+    at: str
+    reason: str
+    position: Position | None
 
 
 class Answers:
@@ -51,13 +62,63 @@ class Answers:
         return tuple(sorted(ranked, key=lambda item: (item.which != "response", item.how != "exact")))
 
     def why(self, call: str, *, output: bytes | None = None) -> Report:
-        """Walk back from a call to the training data, judged with the store's own trust policy."""
-        return examine(self.evidence(call), self.home.trust, output=output)
+        """Walk back from a call to the training data, judged with the store's own trust policy.
+
+        What a stranger would find sealed or not included is `missing` where the store knows that nobody has it any
+        more: erased, or never kept. That is the store's own word, and makes no hop stronger.
+        """
+        report = examine(self.evidence(call), self.home.trust, output=output)
+        gone, kept = self.erased(call), self._not_kept(call)
+        if gone is None and kept is None:
+            return report
+        return Report(tuple(_told(hop, gone, kept) for hop in report.hops))
+
+    def erased(self, call: str) -> Gone | None:
+        """Return what is known of the erasure of a call's contents, None if they are here."""
+        try:
+            self.home.vault.get_groups(call)
+        except MissingError as error:
+            if error.code != "call-erased":
+                return None
+        else:
+            return None
+        (erasure, *_) = Eraser(self.home.vault).of_call(call)
+        try:
+            position = self.ledger.at(erasure.leaf)
+        except MissingError:  # decided, and not in the log yet
+            position = None
+        return Gone(erasure.at, erasure.reason, position)
+
+    def disclose(self, call: str, *, groups: Sequence[str], output: bool = False, prompt: bool = False) -> Disclosure:
+        """Open a part of one call for somebody: its receipt, these groups, these bodies, and nothing else.
+
+        Raises: MissingError `unknown-call`, `call-erased`, `call-not-in-vault`, `body-not-kept`; MalformedError
+        `unknown-group`, `bad-option`: a body whose group is sealed could not be checked.
+        """
+        if unknown := set(groups) - set(GROUPS):
+            raise MalformedError(
+                "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
+            )
+        if (output and "response" not in groups) or (prompt and "request" not in groups) or not groups:
+            raise MalformedError(
+                "bad-option", "nobody can check a body whose group is sealed",
+                expected="--groups with response for --answer, with request for --prompt",
+            )  # fmt: skip
+        position, vault = self.ledger.call(call), self.home.vault
+        sealed = vault.get_groups(call)
+        return Disclosure(
+            receipt=self.ledger.receipt(position),
+            groups={name: _opened(*sealed[name]) for name in groups},
+            request=base64.b64encode(vault.get_body(call, "request")).decode() if prompt else None,
+            response=base64.b64encode(vault.get_body(call, "response")).decode() if output else None,
+        )
 
     def evidence(
         self, call: str, *, groups: Sequence[str] = DEFAULT_GROUPS, output: bool = True, prompt: bool = False
     ) -> Evidence:
         """Gather the receipts of the chain of a call, opening `groups`, with the answer's body and maybe the prompt's.
+
+        Of a call whose contents were erased: its receipts, and that of the tombstone.
 
         Raises: MissingError `unknown-call`.
         """
@@ -68,16 +129,15 @@ class Answers:
         engine = decode(sealed["engine"][1], EngineGroup) if "engine" in sealed else None
         for place in self._chain(leaf, engine.load if engine else None):
             places[place] = None
+        gone = self.erased(call)
+        if gone is not None and gone.position is not None:
+            places[gone.position] = None
         for place in self._keys(places):
             places[place] = None
         return Evidence(
             call=position.leaf,
             receipts=tuple(self.ledger.receipt(place) for place in places),
-            groups={
-                name: Opened(body=base64.b64encode(body).decode(), salt=salt.hex())
-                for name, (salt, body) in sealed.items()
-                if name in groups
-            },
+            groups={name: _opened(*group) for name, group in sealed.items() if name in groups},
             request=self._body(call, "request") if prompt else None,
             response=self._body(call, "response") if output else None,
         )
@@ -100,6 +160,14 @@ class Answers:
         except MissingError:
             return None
         return None if body is None else base64.b64encode(body).decode()
+
+    def _not_kept(self, call: str) -> str | None:
+        """Return why the body of an answer is not in the vault, where its row says so."""
+        try:
+            self.home.vault.get_body(call, "response")
+        except MissingError as error:
+            return error.message.partition(": ")[2] or None if error.code == "body-not-kept" else None
+        return None
 
     def _chain(self, leaf: CallLeaf, load: str | None) -> Iterable[Position]:
         """Yield the statements that the chain of a call rests on, as far as they are here."""
@@ -174,6 +242,20 @@ class Answers:
             for row in self.home.index.rows(select(table).where(table.c.digest.in_(batch))):
                 kind = row["kind"] if row["entry"] is not None else None
                 yield Node(row["digest"], kind, row["name"], row["source"])
+
+
+def _opened(salt: bytes, body: bytes) -> Opened:
+    return Opened(body=base64.b64encode(body).decode(), salt=salt.hex())
+
+
+def _told(hop: Hop, gone: Gone | None, kept: str | None) -> Hop:
+    """Say of a hop that is unchecked because something is not here that it never will be."""
+    if gone is not None and hop.code in _SEALED:
+        where = f" ({gone.position})" if gone.position else ""
+        return replace(hop, state=State.MISSING, code="erased", detail=f"erased at {gone.at}: {gone.reason}{where}")
+    if kept is not None and hop.code == "output-not-included":
+        return replace(hop, state=State.MISSING, code="body-not-kept", detail=kept)
+    return hop
 
 
 def _positions(rows: Iterable[dict[str, object]]) -> Iterable[Position]:

@@ -373,8 +373,8 @@ def _report(outcome: Outcome | None) -> EngineReport | None:
 def check_sealed(
     entries: Iterable[bytes], vault: Vault, log: str = "calls", explained: Callable[[str], bool] = lambda _: False
 ) -> Iterator[Finding]:
-    """Yield what is wrong between the call log `log` and the vault: a group that its leaf does not commit to, a leaf that
-    cannot be read; and as a warning a call that the vault does not have, unless its absence is `explained`.
+    """Yield what is wrong between the call log `log` and the vault: a group that its leaf does not commit to, a leaf
+    that cannot be read; and as a warning a call that the vault does not have, unless its absence is `explained`.
     """
     for index, entry in enumerate(entries):
         where = f"{log}:{index}"

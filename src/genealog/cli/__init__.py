@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, keep, log, prove, serve, signers, witness
+from genealog.cli import ask, erase, keep, log, prove, serve, signers, witness
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -31,18 +31,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-KEEP, SERVE, ASK, PROVE = "Keep", "Serve", "Ask", "Prove"
+KEEP, SERVE, ASK, FORGET, PROVE = "Keep", "Serve", "Ask", "Forget", "Prove"
 
 for panel, commands in (
     ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, keep.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
     (ASK, (ask.why, ask.lineage)),
-    (PROVE, (prove.receipt, prove.evidence, prove.verify, prove.fsck)),
+    (FORGET, (erase.erase,)),
+    (PROVE, (prove.receipt, prove.evidence, erase.disclose, prove.verify, prove.fsck)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
+app.add_typer(erase.hold_app, name="hold", rich_help_panel=FORGET)
+app.add_typer(erase.retention_app, name="retention", rich_help_panel=FORGET)
+app.add_typer(erase.vault_app, name="vault", rich_help_panel=FORGET)
 app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
 app.add_typer(log.app, name="log", rich_help_panel=PROVE)
 app.add_typer(witness.app, name="witness", rich_help_panel=PROVE)

@@ -11,9 +11,9 @@ import typer
 from genealog.answers import DEFAULT_GROUPS, Answers
 from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
-from genealog.core.bundle import Evidence, encode_evidence, parse_file
+from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_file
 from genealog.core.call import GROUPS, is_call_log
-from genealog.core.chain import examine, examine_receipt
+from genealog.core.chain import examine, examine_disclosure, examine_receipt
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
@@ -76,7 +76,7 @@ def evidence(
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A receipt, an evidence bundle, or a folder of files.")],
+    file: Annotated[Path, typer.Argument(help="A receipt, a disclosure, an evidence bundle, or a folder of files.")],
     trust: Annotated[
         Path | None, typer.Option(help="The trust policy: which logs you believe, as a store's trust.policy.")
     ] = None,
@@ -102,6 +102,8 @@ def verify(
     found = parse_file(_read(file))
     if isinstance(found, Evidence):
         report = examine(found, policy, output=_read(output) if output else None)
+    elif isinstance(found, Disclosure):
+        report = examine_disclosure(found, policy, output=_read(output) if output else None)
     else:
         if output is not None:
             raise MalformedError("bad-option", "a receipt holds no answer to match --output with", got=output)

@@ -5,6 +5,10 @@
 
 `request` and `response` are the bodies as they crossed the wire. A receipt proves one entry; a bundle tells a story,
 and `core.chain` judges it.
+
+A disclosure (`*.disclosure.json`) opens a part of one call and claims nothing about what answered:
+
+    {"groups": {…}, "receipt": receipt, "request"?: base64, "response"?: base64, "t": "genealog/disclosure/v1"}
 """
 
 from __future__ import annotations
@@ -50,13 +54,31 @@ class Evidence(Record, tag_field="t", tag="genealog/evidence/v1"):
                 unb64(body)
 
 
-def encode_evidence(evidence: Evidence) -> bytes:
-    """Return the bytes of a `*.genealog` file."""
+class Disclosure(Record, tag_field="t", tag="genealog/disclosure/v1"):
+    """The wire form of a part of one call: its receipt, and the groups and bodies that somebody may see."""
+
+    receipt: Receipt
+    groups: dict[str, Opened] = {}  # noqa: RUF012
+    request: str | None = None
+    response: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: MalformedError `bad-base64`."""
+        for body in (self.request, self.response):
+            if body is not None:
+                unb64(body)
+
+
+def encode_evidence(evidence: Evidence | Disclosure) -> bytes:
+    """Return the bytes of a `*.genealog` file, or of a disclosure."""
     return encode(evidence)
 
 
-def parse_file(data: bytes) -> Evidence | Receipt:
-    """Read a bundle or a receipt. Raises: MalformedError `not-json`, `not-evidence`, or those of `decode`."""
+def parse_file(data: bytes) -> Evidence | Disclosure | Receipt:
+    """Read a bundle, a disclosure or a receipt.
+
+    Raises: MalformedError `not-json`, `not-evidence`, or those of `decode`.
+    """
     try:
         kind = msgspec.json.decode(data, type=_Tagged).t
     except msgspec.ValidationError:
@@ -69,11 +91,13 @@ def parse_file(data: bytes) -> Evidence | Receipt:
         ) from None
     if kind == "genealog/evidence/v1":
         return decode(data, Evidence)
+    if kind == "genealog/disclosure/v1":
+        return decode(data, Disclosure)
     if kind == "genealog/receipt/v1":
         return parse_receipt(data)
     raise MalformedError(
         "not-evidence",
-        "neither a receipt nor an evidence bundle",
+        "neither a receipt nor a disclosure nor an evidence bundle",
         got=kind or data[:20],
         hint="registered files are compared with: genealog verify PATH --as NAME",
     )

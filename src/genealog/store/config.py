@@ -4,7 +4,8 @@ Read strictly: a key that nobody knows is refused, so that a misspelt setting ne
 section that is absent has its defaults. To add one: a Record here, a field in `Config`, a table in
 docs/reference/configuration.md. No section holds a secret: keys are files (`store.keys`).
 
-A time is text with its unit: "90s", "10m", "1h", "30d"; so is a size: "64KiB", "8MiB". Nothing here reads the clock or the environment.
+A time is text with its unit: "90s", "10m", "1h", "30d"; so is a size: "64KiB", "8MiB". Nothing here reads
+the clock or the environment.
 """
 
 from __future__ import annotations
@@ -148,6 +149,14 @@ def toml_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def parse_seconds(value: object) -> Seconds:
+    """Read a time such as "90s". Raises: ValueError, which `msgspec.convert` turns into its own."""
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('expected a time with its unit, such as "90s", "10m", "1h" or "30d"')
+    return Seconds(int(found[1]) * _UNITS[found[2]])
+
+
 def _read_special(kind: type, value: Any) -> Any:
     if kind is Bytes:
         size = _SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -156,10 +165,7 @@ def _read_special(kind: type, value: Any) -> Any:
         return Bytes(int(size[1]) << _SHIFTS[size[2]])
     if kind is not Seconds:
         raise NotImplementedError
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError('expected a time with its unit, such as "90s", "10m", "1h" or "30d"')
-    return Seconds(int(found[1]) * _UNITS[found[2]])
+    return parse_seconds(value)
 
 
 def _malformed(path: Path, got: str) -> StoreError:

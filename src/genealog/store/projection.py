@@ -7,6 +7,7 @@ problem's code, and gives no other rows: what nobody vouches for creates no line
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
 
@@ -37,24 +38,27 @@ def project_statement(connection: Connection, index: int, data: bytes) -> None:
     _project(read.body, connection, index, read)
 
 
-def project_call(connection: Connection, log: str, index: int, data: bytes) -> None:
-    """Write the row of entry `index` of the call log `log`."""
-    leaf = decode(data, CallLeaf)
-    connection.execute(
-        insert(schema.call).values(
-            log=log, id=index, leaf=leaf_hash(data).hex(), call=leaf.call, emitter=leaf.emitter, boot=leaf.boot,
-            seq=leaf.seq, spec=leaf.spec, models=",".join(leaf.models), assurance=leaf.assurance, finish=leaf.finish,
-            called_at=leaf.called_at, ended_at=leaf.ended_at,
-        )
-    )  # fmt: skip
+def project_calls(connection: Connection, log: str, start: int, entries: Iterable[bytes]) -> None:
+    """Write the rows of the entries of the call log `log` from index `start` on, in one go."""
+    rows = [_call_row(log, index, data) for index, data in enumerate(entries, start)]
+    if rows:
+        connection.execute(insert(schema.call), rows)
 
 
-def project(connection: Connection, log: str, index: int, data: bytes) -> None:
-    """Write the rows of entry `index` of `log`."""
-    if log == "registry":
+def project(connection: Connection, log: str, start: int, entries: Iterable[bytes]) -> None:
+    """Write the rows of the entries of `log` from index `start` on."""
+    if log != "registry":
+        project_calls(connection, log, start, entries)
+        return
+    for index, data in enumerate(entries, start):
         project_statement(connection, index, data)
-    else:
-        project_call(connection, log, index, data)
+
+
+def _call_row(log: str, index: int, data: bytes) -> dict[str, Any]:
+    leaf = decode(data, CallLeaf)
+    names = ("call", "emitter", "boot", "seq", "spec", "assurance", "finish", "called_at", "ended_at")
+    row = {name: getattr(leaf, name) for name in names}
+    return row | {"log": log, "id": index, "leaf": leaf_hash(data).hex(), "models": ",".join(leaf.models)}
 
 
 def _signer(connection: Connection, index: int, read: Read) -> str:

@@ -164,7 +164,11 @@ class Vault:
     def subject_digest(self, tenant: str, subject: str) -> str:
         """Return the hex digest that stands for a subject of a tenant, whether it has calls or not."""
         with self.mutex, self.transaction():
-            return self._tenant(tenant)[1].name(subject).hex()
+            return self.digest_in(tenant, subject)
+
+    def digest_in(self, tenant: str, subject: str) -> str:
+        """Return what `subject_digest` does, in a transaction of the caller."""
+        return self._tenant(tenant)[1].name(subject).hex()
 
     def told(self, erasure: int) -> str:
         """Say when and why an erasure was."""

@@ -172,6 +172,10 @@ class Eraser:
                 self._db.run(f"UPDATE {table} SET key = ? WHERE retired = ?", (bytes(KEY + 28), erasure.id))  # noqa: S608
             self._db.run("DELETE FROM subject WHERE retired = ?", (erasure.id,))
             self._db.run("DELETE FROM tenant WHERE retired = ?", (erasure.id,))
+            if "groups" in erasure.what:  # who has no calls left is forgotten, name and key
+                self._db.run(
+                    "DELETE FROM subject WHERE NOT EXISTS (SELECT 1 FROM call WHERE call.subject = subject.id)"
+                )
             if "bodies" in erasure.what:
                 self._vault.set_number("kept", self._vault.number("kept") - int(size))
             self._set(erasure.id, DECIDED, DELETED)
