@@ -43,8 +43,7 @@ class Index:
                 stop = min(size, start + _BATCH)
                 if start >= size:
                     return new
-                for index, data in enumerate(entries(start, stop), start):
-                    projection.project(connection, log, index, data)
+                projection.project(connection, log, start, entries(start, stop))
                 if seen is None:
                     connection.execute(insert(schema.progress).values(log=log, size=stop))
                 else:
