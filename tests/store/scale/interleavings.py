@@ -147,13 +147,13 @@ class _Replay:
             raise answer
         return answer
 
-    def take_over(self, *, force: bool = False) -> Head | None:
+    def take_over(self, *, force: bool = False) -> Head | None:  # noqa: ARG002
         return self._ask("take_over")
 
     def head(self) -> Head:
         return self._ask("head")
 
-    def rows(self, first: int, limit: int) -> tuple[Row, ...]:
+    def rows(self, first: int, limit: int) -> tuple[Row, ...]:  # noqa: ARG002
         return self._ask("rows", first)
 
     def commit_head(self, old: Head, new: Head) -> bool:
@@ -254,7 +254,7 @@ def _names(world: World, who: int, folder: str) -> tuple[World, Answer]:
     return world, tuple(sorted(name for name, _ in world.bucket if name.startswith(folder)))
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - what a search finds
     """A promise that does not hold."""
 
 
@@ -278,8 +278,8 @@ class Search:
         note = Remembered().sign(Checkpoint(SIGNER.name, 0, EMPTY_ROOT))
         start = World(
             next=0, rows=(), head=Head(0, EMPTY_ROOT, note, 0), lock=_FREE, bucket=frozenset({(CHECKPOINT, note)}),
-            signed=frozenset({(0, EMPTY_ROOT)}), lives=(0,) * self.integrators, left=(self.lives - 1,) * self.integrators,
-            appends=tuple(map(len, self.batches)), steals=self.steals,
+            signed=frozenset({(0, EMPTY_ROOT)}), lives=(0,) * self.integrators,
+            left=(self.lives - 1,) * self.integrators, appends=tuple(map(len, self.batches)), steals=self.steals,
         )  # fmt: skip
         # an entry is acknowledged when its append returns; what was, by state, is the tree that must come out
         seen = {start}
@@ -359,7 +359,9 @@ class Search:
         if published.root != self._edge(entries[: published.size]).root():
             raise Broken("another root is public")
         self._check_bucket(world, entries, edge)
-        behind = [entry for row in world.rows if row.stop > world.head.size for entry in split_body(row.data, row.count)]
+        behind = [
+            entry for row in world.rows if row.stop > world.head.size for entry in split_body(row.data, row.count)
+        ]
         if tuple(behind) != entries[world.head.size :]:
             raise Broken("an acknowledged entry is neither in the bucket nor in the database")
 
@@ -373,7 +375,9 @@ class Search:
             if data[: len(wanted)] != wanted or not data:
                 raise Broken(f"signed entries are not in bundle {number}")
             leaves = b"".join(map(leaf_hash, entries[number * TILE : number * TILE + width]))
-            if (names.get(tile_path(0, number, width)) or names.get(tile_path(0, number)) or b"")[: len(leaves)] != leaves:
+            if (names.get(tile_path(0, number, width)) or names.get(tile_path(0, number)) or b"")[
+                : len(leaves)
+            ] != leaves:
                 raise Broken(f"signed leaf hashes are not in tile {number}")
         if (tail := edge.tail(1)) and names.get(tile_path(1, 0, len(tail) // 32)) != tail:
             raise Broken("the tile above is not there")
@@ -402,7 +406,11 @@ class Search:
         while not isinstance(step := lives.step(node)[0], str):
             world, answer = obey(world, 999_000, step)
             node = lives.then(node, answer)
-        if step != "left" or world.head.size != len(entries) or world.head.root != tree_root(list(map(leaf_hash, entries))):
+        if (
+            step != "left"
+            or world.head.size != len(entries)
+            or world.head.root != tree_root(list(map(leaf_hash, entries)))
+        ):
             raise Broken(f"a successor ended with {step} at {world.head.size} of {len(entries)}")
         self._check(world, entries)
 

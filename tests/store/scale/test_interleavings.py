@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from interleavings import Broken, Op, Search, World, obey
 
 SMALL = [[[b"a"], [b"b", b"c"]], [[b"z"]]]

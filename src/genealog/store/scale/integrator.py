@@ -154,8 +154,9 @@ class Integrator:
         self._coordinator.let_go()
 
     def close(self) -> None:
-        """Let go, and stop the threads."""
+        """Let go, hang up, and stop the threads."""
         self.let_go()
+        self._coordinator.close()
         if self._pool is not None:
             self._pool.shutdown()
 

@@ -302,18 +302,28 @@ class ScaleLog:
     def _integrate(self, size: int) -> Head | None:
         """Integrate up to `size` if nobody else does."""
         try:
-            if self._integrator is None:
-                self._integrator = self.integrator()
-            if not self._integrator.take_over():
+            integrator = self._taken_over()
+            if integrator is None:
                 return None
-            head = self._integrator.run_to(size)
+            head = integrator.run_to(size)
             if not self._keys.all_signed(head.note):
-                head = self._integrator.sign_again()
-            self._integrator.let_go()
+                head = integrator.sign_again()
+            integrator.let_go()
         except BaseException:
             self._drop_integrator()
             raise
         return head
+
+    def _taken_over(self) -> Integrator | None:
+        if self._integrator is not None:
+            try:
+                return self._integrator if self._integrator.take_over() else None
+            except StoreError as error:
+                if error.code != "database-error":
+                    raise
+                self._drop_integrator()  # its session did not outlive the pause; nothing is done yet
+        self._integrator = self.integrator()
+        return self._integrator if self._integrator.take_over() else None
 
     def _make_public(self, head: Head) -> None:
         """Publish before anybody gets the note: who committed it may have died in between."""

@@ -82,6 +82,9 @@ class Coordinator(Protocol):
     def let_go(self) -> None:
         """Release the lock. Never raises."""
 
+    def close(self) -> None:
+        """End the session. Never raises."""
+
 
 class Objects(Protocol):
     """A folder of objects. Each operation is atomic, durable on return, and seen by everybody at once.

@@ -344,6 +344,10 @@ class PostgresCoordinator:
         except (StoreError, MissingError):
             self.session.close()
 
+    def close(self) -> None:
+        """See `Coordinator`."""
+        self.session.close()
+
 
 def lock_key(schema: str, log: str, what: str) -> int:
     """Return the number of an advisory lock: locks of PostgreSQL have no names."""
