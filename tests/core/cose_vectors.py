@@ -43,7 +43,8 @@ def consistency(old: int, new: int) -> bytes:
 
 def build(
     *, protected: dict[int | str, Cbor] | None = None, place: tuple[int, int] = (8, 5),
-    at: tuple[int, int] | None = None, path: tuple[bytes, ...] | None = None, payload: bytes | None = None, root: bytes | None = None,
+    at: tuple[int, int] | None = None, path: tuple[bytes, ...] | None = None, payload: bytes | None = None,
+    root: bytes | None = None,
     signer: Ed25519PrivateKey = PRIVATE, unprotected: dict[int | str, Cbor] | None = None,
     claims: dict[int | str, Cbor] | None = None, tag: int = 18, kind: int = -1,
 ) -> bytes:  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from genealog.answers import DEFAULT_GROUPS, Answers
+from genealog.bare import cose_receipt, examine_bare, is_bare, tlog_proof
 from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_file
@@ -30,9 +33,28 @@ index_app = typer.Typer(
 )
 
 
+class Form(StrEnum):
+    """How a receipt is written."""
+
+    json = "json"
+    tlog_proof = "tlog-proof"
+    cose = "cose"
+
+
+_ENCODED: dict[Form, Callable[[Ledger, Position], bytes]] = {
+    Form.json: lambda ledger, position: encode_receipt(ledger.receipt(position)),
+    Form.tlog_proof: tlog_proof,
+    Form.cose: cose_receipt,
+}
+
+
 def receipt(
     what: Annotated[str, typer.Argument(help="A call ID, or an entry as registry:12, calls:7 or calls-2026-11:7.")],
     o: Output,
+    form: Annotated[
+        Form, typer.Option("--format", help="json holds the entry too; tlog-proof and cose hold the proof alone.")
+    ] = Form.json,
+    entry: Annotated[Path | None, typer.Option(help="Write the entry's bytes into this file as well.")] = None,
     store: Store = None,
 ) -> None:
     """Write the receipt of one entry: its bytes, and the proof that they are in the log.
@@ -41,8 +63,12 @@ def receipt(
     """
     ledger = Ledger(Home.find(store))
     position = _entry(ledger, what)
-    _write(o, encode_receipt(ledger.receipt(position)))
+    _write(o, _ENCODED[form](ledger, position))
+    if entry is not None:
+        _write(entry, ledger.entry(position))
     out.print(f"wrote {o}: the receipt of {position}")
+    if form is not Form.json:
+        out.print(f"verify anywhere: genealog verify {o} --entry {entry or 'ENTRY'} --trust trust.policy")
 
 
 def evidence(
@@ -83,6 +109,9 @@ def verify(
     output: Annotated[
         Path | None, typer.Option(help="A file with the answer that you hold (text or whole body), to compare.")
     ] = None,
+    entry: Annotated[
+        Path | None, typer.Option(help="For a tlog-proof or a COSE receipt: the file with the entry's bytes.")
+    ] = None,
     ref: Annotated[
         str | None, typer.Option("--as", help="For files: the registered version that they should be. Needs a store.")
     ] = None,
@@ -99,8 +128,12 @@ def verify(
         _verify_files(file, ref, store, json=json)
         return
     policy = parse_trust(_read(trust)) if trust is not None else None
-    found = parse_file(_read(file))
-    if isinstance(found, Evidence):
+    data = _read(file)
+    if is_bare(data):
+        if entry is None or output is not None:
+            raise MalformedError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
+        report = examine_bare(data, _read(entry), policy)
+    elif isinstance(found := parse_file(data), Evidence):
         report = examine(found, policy, output=_read(output) if output else None)
     elif isinstance(found, Disclosure):
         report = examine_disclosure(found, policy, output=_read(output) if output else None)
