@@ -502,6 +502,9 @@ def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> l
     need(part or kind in ("genealog/receipt/v1", "genealog/evidence/v1"), "not-evidence")
     if kind == "genealog/receipt/v1":
         return Walk(policy, {"receipts": [texts(value, receipt, "timestamp")]}, None).hops
+    if part:
+        need("receipts" not in value and "call" not in value, "schema-mismatch")
+        value["receipts"] = [value.pop("receipt")]
     need(isinstance(value["receipts"], list) and value.get("groups") != {}, "schema-mismatch")
     receipts = [texts(item, receipt, "timestamp") for item in value.pop("receipts")]
     need({item["t"] for item in receipts} <= {"genealog/receipt/v1"}, "schema-mismatch")

@@ -68,7 +68,7 @@ class Answers:
         more: erased, or never kept. That is the store's own word, and makes no hop stronger.
         """
         report = examine(self.evidence(call), self.home.trust, output=output)
-        gone, kept = self.erased(call), self._not_kept(call)
+        gone, kept = self.erased(call), self.not_kept(call)
         if gone is None and kept is None:
             return report
         return Report(tuple(_told(hop, gone, kept) for hop in report.hops))
@@ -88,6 +88,14 @@ class Answers:
         except MissingError:  # decided, and not in the log yet
             position = None
         return Gone(erasure.at, erasure.reason, position)
+
+    def not_kept(self, call: str) -> str | None:
+        """Return why the body of an answer is not in the vault, where its row says so."""
+        try:
+            self.home.vault.get_body(call, "response")
+        except MissingError as error:
+            return error.message.partition(": ")[2] or None if error.code == "body-not-kept" else None
+        return None
 
     def disclose(self, call: str, *, groups: Sequence[str], output: bool = False, prompt: bool = False) -> Disclosure:
         """Open a part of one call for somebody: its receipt, these groups, these bodies, and nothing else.
@@ -160,14 +168,6 @@ class Answers:
         except MissingError:
             return None
         return None if body is None else base64.b64encode(body).decode()
-
-    def _not_kept(self, call: str) -> str | None:
-        """Return why the body of an answer is not in the vault, where its row says so."""
-        try:
-            self.home.vault.get_body(call, "response")
-        except MissingError as error:
-            return error.message.partition(": ")[2] or None if error.code == "body-not-kept" else None
-        return None
 
     def _chain(self, leaf: CallLeaf, load: str | None) -> Iterable[Position]:
         """Yield the statements that the chain of a call rests on, as far as they are here."""

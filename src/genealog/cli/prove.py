@@ -16,7 +16,8 @@ from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_file
 from genealog.core.call import GROUPS, is_call_log
-from genealog.core.chain import examine, examine_disclosure, examine_receipt
+from genealog.core.chain import examine, examine_disclosure, examine_fork, examine_receipt
+from genealog.core.fork import Fork
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
@@ -24,6 +25,7 @@ from genealog.errors import MalformedError, MissingError
 from genealog.ledger import Ledger, Position
 from genealog.registry import Registry
 from genealog.store.home import REGISTRY, Home
+from genealog.upgrading import upgrade_from_store
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 MAX_FILE = 512 * 1024 * 1024
@@ -55,18 +57,31 @@ def receipt(
         Form, typer.Option("--format", help="json holds the entry too; tlog-proof and cose hold the proof alone.")
     ] = Form.json,
     entry: Annotated[Path | None, typer.Option(help="Write the entry's bytes into this file as well.")] = None,
+    witnessed: Annotated[
+        bool, typer.Option("--witnessed", help="Under a checkpoint that witnesses have cosigned, or not at all.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Write the receipt of one entry: its bytes, and the proof that they are in the log.
 
     Example: [bold]genealog receipt calls:0 -o answer.receipt.json[/bold]
     """
-    ledger = Ledger(Home.find(store))
+    home = Home.find(store)
+    ledger = Ledger(home)
     position = _entry(ledger, what)
-    _write(o, _ENCODED[form](ledger, position))
+    grade = ""
+    if witnessed:
+        if form is Form.cose:
+            raise MalformedError("bad-option", "a COSE receipt holds no cosignatures", got="--witnessed --format cose")
+        upgraded = upgrade_from_store(ledger.receipt(position), home, home.trust)
+        whole = form is Form.json
+        write(o, encode_receipt(upgraded.receipt) if whole else upgraded.receipt.proof.encode())
+        grade = f", {upgraded.grade}"
+    else:
+        write(o, _ENCODED[form](ledger, position))
     if entry is not None:
-        _write(entry, ledger.entry(position))
-    out.print(f"wrote {o}: the receipt of {position}")
+        write(entry, ledger.entry(position))
+    out.print(f"wrote {o}: the receipt of {position}{grade}")
     if form is not Form.json:
         out.print(f"verify anywhere: genealog verify {o} --entry {entry or 'ENTRY'} --trust trust.policy")
 
@@ -95,14 +110,16 @@ def evidence(
             "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
         )
     bundle = Answers(Home.find(store)).evidence(call, groups=wanted, output=answer, prompt=prompt)
-    _write(o, encode_evidence(bundle))
+    write(o, encode_evidence(bundle))
     opened = ", ".join(sorted(bundle.groups)) or "none"
     out.print(f"wrote {o}: {len(bundle.receipts)} receipts, opened groups: {opened}")
     out.print(f"verify anywhere: genealog verify {o} --trust trust.policy")
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A receipt, a disclosure, an evidence bundle, or a folder of files.")],
+    file: Annotated[
+        Path, typer.Argument(help="A receipt, a disclosure, an evidence bundle, fork evidence, or a folder.")
+    ],
     trust: Annotated[
         Path | None, typer.Option(help="The trust policy: which logs you believe, as a store's trust.policy.")
     ] = None,
@@ -115,11 +132,16 @@ def verify(
     ref: Annotated[
         str | None, typer.Option("--as", help="For files: the registered version that they should be. Needs a store.")
     ] = None,
+    tsa_roots: Annotated[
+        Path | None, typer.Option(help="PEM certificates of the timestamp authorities that you believe.")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Exit 3 for a claim too: a source that nobody checked.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Verify evidence offline, with no store and no network; or files against a registered version.
+
+    Fork evidence is verified too: if a log has signed two heads that do not chain, it is contradicted.
 
     Exit: 0 proven, stated or claimed, 1 contradicted, 3 cannot tell. Without --trust nothing is better than unchecked.
     Example: [bold]genealog verify answer.genealog --trust trust.policy[/bold]
@@ -127,20 +149,23 @@ def verify(
     if ref is not None or file.is_dir():
         _verify_files(file, ref, store, json=json)
         return
-    policy = parse_trust(_read(trust)) if trust is not None else None
-    data = _read(file)
+    policy = parse_trust(read(trust)) if trust is not None else None
+    data, roots = read(file), read(tsa_roots) if tsa_roots is not None else None
     if is_bare(data):
         if entry is None or output is not None:
             raise MalformedError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
-        report = examine_bare(data, _read(entry), policy)
+        report = examine_bare(data, read(entry), policy)
     elif isinstance(found := parse_file(data), Evidence):
-        report = examine(found, policy, output=_read(output) if output else None)
+        report = examine(found, policy, output=read(output) if output else None, tsa_roots=roots)
     elif isinstance(found, Disclosure):
-        report = examine_disclosure(found, policy, output=_read(output) if output else None)
+        report = examine_disclosure(found, policy, output=read(output) if output else None)
     else:
         if output is not None:
-            raise MalformedError("bad-option", "a receipt holds no answer to match --output with", got=output)
-        report = examine_receipt(found, policy)
+            raise MalformedError("bad-option", "this file holds no answer to match --output with", got=output)
+        if isinstance(found, Fork):
+            report = examine_fork(found, policy)
+        else:
+            report = examine_receipt(found, policy, tsa_roots=roots)
     if json:
         print_json(report_json(report))
     else:
@@ -210,7 +235,8 @@ def _entry(ledger: Ledger, what: str) -> Position:
     return Position(log, int(number), ledger.home.log(log).leaf_hash(int(number)).hex())
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return the bytes of a file. Raises: MissingError `no-such-file`, `unreadable-file`; MalformedError `file-too-big`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE + 1)
@@ -223,7 +249,8 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Write a file. Raises: MissingError `unwritable-file`."""
     try:
         path.write_bytes(data)
     except OSError as error:

@@ -19,6 +19,7 @@ import msgspec
 
 from genealog.core.canonical import Record, decode, encode
 from genealog.core.dsse import unb64
+from genealog.core.fork import Fork, parse_fork
 from genealog.core.receipt import Receipt, parse_receipt
 from genealog.errors import MalformedError
 
@@ -74,8 +75,8 @@ def encode_evidence(evidence: Evidence | Disclosure) -> bytes:
     return encode(evidence)
 
 
-def parse_file(data: bytes) -> Evidence | Disclosure | Receipt:
-    """Read a bundle, a disclosure or a receipt.
+def parse_file(data: bytes) -> Evidence | Disclosure | Receipt | Fork:
+    """Read a bundle, a disclosure, a receipt or fork evidence.
 
     Raises: MalformedError `not-json`, `not-evidence`, or those of `decode`.
     """
@@ -95,9 +96,11 @@ def parse_file(data: bytes) -> Evidence | Disclosure | Receipt:
         return decode(data, Disclosure)
     if kind == "genealog/receipt/v1":
         return parse_receipt(data)
+    if kind == "genealog/fork/v1":
+        return parse_fork(data)
     raise MalformedError(
         "not-evidence",
-        "neither a receipt nor a disclosure nor an evidence bundle",
+        "neither a receipt nor a disclosure nor an evidence bundle nor fork evidence",
         got=kind or data[:20],
         hint="registered files are compared with: genealog verify PATH --as NAME",
     )
