@@ -51,6 +51,8 @@ def test_every_command_in_the_documents_exists_with_its_options() -> None:
         words = [word for word in shlex.split(line.replace("…", ""), comments=True) if word]
         command, words = program, words[1:]
         while words and hasattr(command, "commands"):
+            if words[0] not in command.commands and hasattr(command, "default"):
+                words.insert(0, command.default)
             assert words[0] in command.commands or words[0].startswith("-"), f"{page.name}: {line}"
             if words[0].startswith("-"):
                 break

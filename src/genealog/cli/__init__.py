@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, erase, keep, log, prove, serve, signers, witness
+from genealog.cli import ask, erase, keep, log, prove, receipts, serve, signers, witness
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -39,7 +39,7 @@ for panel, commands in (
     (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
     (ASK, (ask.why, ask.lineage)),
     (FORGET, (erase.erase,)),
-    (PROVE, (prove.receipt, prove.evidence, erase.disclose, prove.verify, prove.fsck)),
+    (PROVE, (prove.evidence, erase.disclose, prove.verify, prove.fsck)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
@@ -47,6 +47,7 @@ app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
 app.add_typer(erase.hold_app, name="hold", rich_help_panel=FORGET)
 app.add_typer(erase.retention_app, name="retention", rich_help_panel=FORGET)
 app.add_typer(erase.vault_app, name="vault", rich_help_panel=FORGET)
+app.add_typer(receipts.app, name="receipt", rich_help_panel=PROVE)
 app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
 app.add_typer(log.app, name="log", rich_help_panel=PROVE)
 app.add_typer(witness.app, name="witness", rich_help_panel=PROVE)

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from genealog.errors import MalformedError
+from genealog.store.config import parse_seconds
+
 Store = Annotated[
     Path | None,
     typer.Option(
@@ -23,3 +26,11 @@ As = Annotated[
     ),
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; it stands in the log.")]
+
+
+def seconds(text: str) -> float:
+    """Read the value of an option such as "60s" or "10m". Raises: MalformedError `bad-option`."""
+    try:
+        return float(parse_seconds(text))
+    except ValueError as error:
+        raise MalformedError("bad-option", "not a time", got=text[:40], expected=str(error)) from None

@@ -100,7 +100,15 @@ def print_report(report: Report) -> None:
 
 def _label(hop: Hop) -> Text:
     text = Text(f"{hop.role}  ", style="bold").append(f"{hop.title}  ", style="not bold").append_text(say(hop.state))
-    by = (hop.signer and f"by {hop.signer}", hop.position, short(hop.id), hop.detail, hop.code and f"[{hop.code}]")
+    grade = hop.grade if hop.depth == 0 or hop.grade != "logged" else None  # in a chain, only what is more than usual
+    by = (
+        hop.signer and f"by {hop.signer}",
+        hop.position,
+        grade,
+        short(hop.id),
+        hop.detail,
+        hop.code and f"[{hop.code}]",
+    )
     if second := " · ".join(filter(None, by)):
         text.append(f"\n{second}", style="dim not bold")
     return text
@@ -108,7 +116,7 @@ def _label(hop: Hop) -> Text:
 
 def report_json(report: Report) -> dict[str, Any]:
     """Return a report as JSON values."""
-    fields = ("depth", "role", "title", "state", "id", "signer", "position", "code", "detail")
+    fields = ("depth", "role", "title", "state", "id", "signer", "position", "grade", "code", "detail")
     hops = [{name: getattr(hop, name) for name in fields if getattr(hop, name) is not None} for hop in report.hops]
     return {"state": report.state, "weakest": hops[report.hops.index(report.weakest)], "hops": hops}
 

@@ -236,7 +236,7 @@ def _entry(ledger: Ledger, what: str) -> Position:
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of a file. Raises: MissingError `no-such-file`, `unreadable-file`; MalformedError `file-too-big`."""
+    """Return a file's bytes. Raises: MissingError `no-such-file`, `unreadable-file`; MalformedError `file-too-big`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE + 1)
