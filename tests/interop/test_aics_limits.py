@@ -44,3 +44,13 @@ def test_two_aics_tlog_writers_on_one_folder_both_succeed_with_different_trees(t
 
 def test_aics_tlog_cannot_append_other_entries_after_a_crash_before_its_head_was_published(tmp_path: Path) -> None:
     assert ask("crash_between", folder=str(tmp_path)) == "TileConflictError"
+
+
+def test_aics_tlog_ignores_ml_dsa_cosignatures_and_refuses_a_checkpoint_with_nothing_else() -> None:
+    checkpoint = Checkpoint(SIGNER.name, 1, leaf_hash(b"one"))
+    signed = sign_checkpoint(checkpoint, SIGNER)
+    line = Cosigner(SIGNER.name, MLDSA44PrivateKey.generate()).cosign(checkpoint.encode(), 5)
+    vkey = format_vkey(SIGNER.verifier)
+    assert ask("check_checkpoint", note=b64(signed + line), vkey=vkey, witnesses=[], quorum=0)["ok"]
+    alone = b64(checkpoint.encode() + b"\n" + line)
+    assert "no signature" in ask("check_checkpoint", note=alone, vkey=vkey, witnesses=[], quorum=0)["error"]
