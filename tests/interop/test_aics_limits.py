@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
+from genealog.core.checkpoint import Checkpoint, sign_checkpoint
 from genealog.core.merkle import leaf_hash, tree_root
-from genealog.core.note import parse_note
+from genealog.core.note import Cosigner, format_vkey, parse_note
 from genealog.core.tile import parse_tile_path
 from genealog.errors import GenealogError, MalformedError
+from log_samples import SIGNER
 from peers import ask, b64
 
 TEXT = "log.example/x\n1\n" + b64(bytes(32)) + "\n\n"
