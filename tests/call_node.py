@@ -14,6 +14,7 @@ from genealog.core.canonical import decode
 from genealog.core.note import NoteSigner
 from genealog.gateway.record import Call, Recorder
 from genealog.sequencer import Sequencer
+from genealog.store.disk import is_folder
 from genealog.store.log import LocalLog
 from genealog.store.spool import SpoolWriter
 from genealog.store.vault import Vault
@@ -28,7 +29,7 @@ class Node:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spool = path / "spool"
-        if not (path / "log").exists():
+        if not is_folder(path / "log"):
             LocalLog.create(path / "log", signer=SIGNER).close()
         self.log = LocalLog.open(path / "log", verifiers=[SIGNER.verifier], signers=[SIGNER])
         self.vault = Vault(path / "vault", VAULT_KEY)

@@ -2,8 +2,10 @@
 
 A scenario is traced with strace once; then it is run again once for each call that named a file of the store and for
 each fault: the call fails with EIO, fails with ENOSPC where a full disk would do that, or the process is killed with
-SIGKILL as it enters the call. A run is a fork of a warm process that strace is attached to before it begins: some 30
-milliseconds. What it acknowledges and signs goes through a socket, by sendto(2), which nothing here breaks.
+SIGKILL as it enters the call. Two kills between which nothing on the disk changed leave the same behind; of such a row
+only the first is run, unless `--every-kill` is given. A run is a fork of a warm process that strace is attached to
+before it begins: some 30 milliseconds. What it acknowledges and signs goes through a socket, by sendto(2), which
+nothing here breaks.
 
     python tests/faults.py [SCENARIO…]        runs the matrix and prints the count
 
@@ -14,6 +16,7 @@ error here, and never a case that passed.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -36,6 +39,9 @@ from genealog.errors import GenealogError
 _CALL = re.compile(r"^\d+ +([a-z_0-9]+)\((.*)")
 _CREATES = {"mkdir", "rename", "renameat", "renameat2", "link", "linkat", "write", "pwrite64", "writev", "ftruncate",
             "fallocate", "fsync", "fdatasync"}  # fmt: skip
+_CHANGES = _CREATES | {"unlink", "unlinkat", "rmdir", "fchmod", "chmod"}
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # what is broken is the call, not the disk
+_PR_SET_PTRACER = 0x59616D61
 _TRACED = "trace=%file,%desc"
 
 
@@ -59,7 +65,7 @@ class Told:
     """What a run said before its end. `acked` is what it was told is durable, `refused` the code of its error."""
 
     acked: list[Any] = field(default_factory=list)
-    signed: list[bytes] = field(default_factory=list)
+    signed: list[tuple[str, str]] = field(default_factory=list)
     refused: str | None = None
     leaked: str | None = None
     done: bool = False
@@ -101,20 +107,20 @@ class Outcome:
 
 
 class Signatures:
-    """Every text that a log key has signed, in any process of a case: never two for one origin and size."""
+    """Every text that a log key has signed, in any process of a case: never two for one key, origin and size."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[bytes, bytes], bytes] = {}
+        self._texts: dict[tuple[str, str, str], str] = {}
         self.count = 0
 
-    def add(self, text: bytes) -> None:
-        origin, size, *_ = text.split(b"\n")
+    def add(self, key: str, text: str) -> None:
+        origin, size, *_ = text.split("\n")
         self.count += 1
-        known = self._texts.setdefault((origin, size), text)
+        known = self._texts.setdefault((key, origin, size), text)
         assert known == text, f"two roots were signed for one size: {known!r} and {text!r}"
 
 
-def matrix(scenario: Scenario, folder: Path, *, only: str | None = None) -> Outcome:
+def matrix(scenario: Scenario, folder: Path, *, only: str = "", every_kill: bool = False) -> Outcome:
     """Run every case of `scenario` in `folder`. Raises: RuntimeError if strace is missing or does not see."""
     if shutil.which("strace") is None:
         raise RuntimeError("strace is not installed: without it no fault was injected and nothing was shown")
@@ -126,12 +132,12 @@ def matrix(scenario: Scenario, folder: Path, *, only: str | None = None) -> Outc
     told, trace = run.once(None)
     if told.leaked or told.refused or not told.done or not told.acked:
         raise RuntimeError(f"{scenario.name} fails without any fault: {told}")
-    faults = list(plan(trace, path))
+    faults = list(plan(trace, path, every_kill=every_kill))
     if not {"write", "fsync"} <= {fault.call for fault in faults} or len(faults) < 50:
         raise RuntimeError(f"strace does not see what {scenario.name} does: {trace[:3]}")
     outcome = Outcome(scenario.name)
     for fault in faults:
-        if only is None or only in str(fault):
+        if only in str(fault):
             case(run, fault, outcome)
     return outcome
 
@@ -143,8 +149,8 @@ def case(run: Run, fault: Fault, outcome: Outcome) -> None:
         if not any("(INJECTED)" in line for line in trace) and not (fault.error == "SIGKILL" and not told.done):
             raise RuntimeError("strace did not inject it")
         signatures = Signatures()
-        for text in told.signed:
-            signatures.add(text)
+        for key, text in told.signed:
+            signatures.add(key, text)
         assert told.leaked is None, f"an error of no known kind came out: {told.leaked}"
         with signing(signatures.add):
             run.scenario.check(run.path, told)
@@ -160,9 +166,10 @@ def case(run: Run, fault: Fault, outcome: Outcome) -> None:
     outcome.signed += signatures.count
 
 
-def plan(trace: list[str], path: Path) -> Iterator[Fault]:
+def plan(trace: list[str], path: Path, *, every_kill: bool) -> Iterator[Fault]:
     """Yield the faults for every traced call that names something below `path`."""
     seen: Counter[str] = Counter()
+    changed = True
     for line in trace:
         found = _CALL.match(line)
         if found is None:
@@ -171,14 +178,15 @@ def plan(trace: list[str], path: Path) -> Iterator[Fault]:
         seen[call] += 1
         if str(path) not in rest:
             continue
-        shown = rest.replace(str(path), "…")[:110]
-        if call == "mmap":
-            yield Fault(call, seen[call], "ENOMEM", shown)
-        else:
-            yield Fault(call, seen[call], "EIO", shown)
+        changes = call in _CHANGES or "O_CREAT" in rest or "O_TRUNC" in rest
+        errors = ["ENOMEM" if call == "mmap" else "EIO"]
         if call in _CREATES or "O_CREAT" in rest:
-            yield Fault(call, seen[call], "ENOSPC", shown)
-        yield Fault(call, seen[call], "SIGKILL", shown)
+            errors.append("ENOSPC")
+        if changes or changed or every_kill:
+            errors.append("SIGKILL")
+        changed = changes
+        for error in errors:
+            yield Fault(call, seen[call], error, rest.replace(str(path), "…")[:110])
 
 
 class Run:
@@ -205,6 +213,7 @@ class Run:
             here.close()
             _child(self.scenario, self.path, there)
         there.close()
+        here.recv(1)
         command = ["strace", "-f", "-y", "-s", "0", "-e", _TRACED, "-e", "signal=none", "-o", str(self._trace)]
         command += ["-e", fault.option] if fault else []
         with here, subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE) as strace:
@@ -228,9 +237,9 @@ class Run:
 
 
 class signing:  # noqa: N801 - used as a `with` word
-    """While entered, `observe` is called with every text that a log key signs, before the signature is used."""
+    """While entered, `observe` is called with key and text of all that a log signs, before the signature is used."""
 
-    def __init__(self, observe: Callable[[bytes], None]) -> None:
+    def __init__(self, observe: Callable[[str, str], None]) -> None:
         self._observe = observe
         self._real = NoteSigner.sign
 
@@ -238,7 +247,7 @@ class signing:  # noqa: N801 - used as a `with` word
         real, observe = self._real, self._observe
 
         def sign(signer: NoteSigner, text: bytes) -> bytes:
-            observe(text)
+            observe(signer.verifier.key_id.hex(), text.decode())
             return real(signer, text)
 
         NoteSigner.sign = sign  # type: ignore[method-assign]
@@ -254,8 +263,10 @@ def _child(scenario: Scenario, path: Path, there: socket.socket) -> None:
         there.sendall(json.dumps([what, value]).encode() + b"\n")
 
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # strace is not our ancestor
+        there.sendall(b".")
         there.recv(3)
-        with signing(lambda text: tell("signed", text.decode())):
+        with signing(lambda key, text: tell("signed", [key, text])):
             scenario.act(path, tell)
         tell("done", True)
     except GenealogError as error:
@@ -273,7 +284,7 @@ def _told(lines: list[bytes]) -> Told:
         if what == "acked":
             told.acked.append(value)
         elif what == "signed":
-            told.signed.append(value.encode())
+            told.signed.append((value[0], value[1]))
         else:
             setattr(told, what, value)
     return told
@@ -286,12 +297,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", nargs="*", help=", ".join(SCENARIOS))
     parser.add_argument("--json", action="store_true", help="one JSON object a scenario")
-    parser.add_argument("--only", metavar="TEXT", help="only the faults whose line has this in it")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only the faults whose line has this in it")
+    parser.add_argument("--every-kill", action="store_true", help="kill at calls between which nothing changes, too")
     options = parser.parse_args(arguments)
     failed = total = 0
     for name in options.scenario or SCENARIOS:
-        with tempfile.TemporaryDirectory(prefix="genealog-faults-") as folder:
-            outcome = matrix(SCENARIOS[name], Path(folder), only=options.only)
+        with tempfile.TemporaryDirectory(prefix="genealog-faults-", dir=MEMORY) as folder:
+            outcome = matrix(SCENARIOS[name], Path(folder), only=options.only, every_kill=options.every_kill)
         document = outcome.document()
         failed += len(outcome.failures)
         total += document["cases"]

@@ -49,7 +49,7 @@ def making(path: Path) -> Iterator[None]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Return whether `path` is a folder in which a store was begun and not finished. Raises: StoreError `disk-error`."""
+    """Return whether a store was begun in the folder `path` and not finished. Raises: StoreError `disk-error`."""
     with disk(f"looking at {path}"):
         return (path / MARK).exists()
 
