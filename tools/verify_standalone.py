@@ -192,8 +192,9 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
     "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
     "key": lambda body: ["sha256:" + body["keyid"]],
     "ref": lambda body: [body["to"]],
-} | dict.fromkeys(["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone"],
-                  lambda body: [record_id(body)])
+} | dict.fromkeys(
+    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone"],
+    lambda body: [record_id(body)])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
 

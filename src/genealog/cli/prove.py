@@ -109,8 +109,13 @@ def evidence(
         raise MalformedError(
             "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
         )
-    bundle = Answers(Home.find(store)).evidence(call, groups=wanted, output=answer, prompt=prompt)
+    answers = Answers(Home.find(store))
+    bundle = answers.evidence(call, groups=wanted, output=answer, prompt=prompt)
     write(o, encode_evidence(bundle))
+    if gone := answers.erased(call):
+        out.print(f"the contents of this call were erased at {gone.at}: {gone.reason}", markup=False)
+    elif answer and bundle.response is None and (why_not := answers.not_kept(call)):
+        out.print(f"the body of the answer is not in it: {why_not}", markup=False)
     opened = ", ".join(sorted(bundle.groups)) or "none"
     out.print(f"wrote {o}: {len(bundle.receipts)} receipts, opened groups: {opened}")
     out.print(f"verify anywhere: genealog verify {o} --trust trust.policy")
