@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from genealog.core.chain import Hop, Report, examine_receipt
 from genealog.core.checkpoint import parse_checkpoint_text
-from genealog.core.cose import parse_cose, sign_inclusion, verify_cose
+from genealog.core.cose import implied_root, parse_cose, sign_inclusion, verify_cose
 from genealog.core.merkle import leaf_hash, verify_inclusion
 from genealog.core.note import parse_note
 from genealog.core.proof import parse_proof
@@ -68,13 +68,12 @@ def examine_bare(data: bytes, entry: bytes, trust: Trust | None) -> Report:
     leaf = leaf_hash(entry).hex()
     where = f"{(receipt.origin or '').rpartition('/')[2]}:{receipt.numbers[1]}"
     state, code, detail = State.PROVEN, None, None
-    if trust is None:
-        state, code = State.UNCHECKED, "no-trust-policy"
-    else:
-        try:
-            if not verify_cose(data, entry, trust).placed:
-                detail = "size and index are not signed: only that the entry is under the root"
-        except GenealogError as error:
-            state = _STATES.get(error.code, State.CONTRADICTED)
-            code, detail = error.code, error.message
+    try:
+        if trust is None:
+            implied_root(receipt, entry)
+            state, code = State.UNCHECKED, "no-trust-policy"
+        elif not verify_cose(data, entry, trust).placed:
+            detail = "size and index are not signed: only that the entry is under the root"
+    except GenealogError as error:
+        state, code, detail = _STATES.get(error.code, State.CONTRADICTED), error.code, error.message
     return Report((Hop(0, "entry", "COSE receipt", state, leaf, None, where, code, detail),))

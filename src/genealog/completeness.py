@@ -378,7 +378,7 @@ def _check_links(name: str, log: Any, logs: Mapping[str, Any], anchored: Iterabl
 def _check_head(home: Home, name: str, log: Log, row: Mapping[str, Any]) -> Iterator[Finding]:
     where, head = f"registry:{row['id']}", f"{row['size']} entries with root {row['root']}"
     try:
-        signed = verify_note(row["note"].encode(), home.log_keys(name).verifiers)
+        signed = verify_note(row["note"].encode(), home.key_source(name).ever())
     except GenealogError as error:
         yield Finding("error", "anchor-unsound", where, f"the head of {name} is not signed by its key: {error.code}")
         return

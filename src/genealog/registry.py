@@ -225,6 +225,11 @@ class Registry:
                 "owner-key", "the owner's key vouches for every other: without it this store could sign nothing more",
                 hint="if it leaked, make a new store and register your versions there under a new key",
             )  # fmt: skip
+        if row.role == "log":
+            raise PolicyDenied(
+                "log-key", "the key of a log is replaced, not revoked", got=row.identity,
+                hint="genealog log rotate-key NAME, then --retire",
+            )  # fmt: skip
         body = records.Key(
             action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason
         )

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from genealog import rotation
 from genealog.cli import logs
 from genealog.cli.options import Json, Store
 from genealog.cli.output import err, out, print_json, say
@@ -17,6 +18,7 @@ from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
 from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.published import LogVerified, Told, head_in, need_trust, publish, verify_log, verify_tree
+from genealog.registry import Registry
 from genealog.store.disk import read_file
 from genealog.store.home import Home
 
@@ -95,6 +97,43 @@ def verify(
         found = verify_log(home, name or "registry", need_trust(home, policy), since=old, evidence=evidence)
     _print(found, json=json)
     raise typer.Exit(exit_status(found.state))
+
+
+@app.command("rotate-key")
+def rotate_key(
+    name: Name,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="End the overlap: only the newest key signs from here on.")
+    ] = False,
+    drop: Annotated[
+        bool,
+        typer.Option(
+            "--drop", help="With --retire: somebody may have the old key, so nobody shall believe it any more."
+        ),
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why the old key goes; it stands in the registry log.")] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Give a log its next key. Both keys sign from then on; hand the new trust.policy out, then end it with --retire.
+
+    Needs the owner's key, which states it in the registry log. Running gateways need no restart.
+    Example: [bold]genealog log rotate-key registry[/bold]
+    """
+    registry = Registry(Home.find(store))
+    if (drop or reason is not None) and not retire:
+        raise MalformedError("bad-option", "--drop and --reason end an overlap", hint="add --retire")
+    keys = rotation.retire(registry, name, reason=reason, drop=drop) if retire else rotation.begin(registry, name)
+    policy = registry.home.path / "trust.policy"
+    if json:
+        listed = [{"vkey": key.vkey, "state": key.state} for key in keys]
+        print_json({"log": registry.home.log(name).origin, "keys": listed, "trust": str(policy)})
+        return
+    for key in keys:
+        out.print(f"{key.state:>11}  {key.vkey}", markup=False)
+    out.print(f"hand out {policy} again: it {'no longer believes the old key' if drop else 'lists these keys'}")
+    if not retire:
+        out.print(f"when everybody has it: genealog log rotate-key {name} --retire")
 
 
 @contextmanager

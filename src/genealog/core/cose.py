@@ -181,6 +181,18 @@ def verify_cose(data: bytes, entry: bytes, trust: Trust) -> CoseProven:
 
 def check_inclusion(receipt: CoseReceipt, entry: bytes, keys: Sequence[Verifier]) -> CoseProven:
     """Check an inclusion receipt against keys of one log, whatever issuer it claims. Raises: as `verify_cose`."""
+    root = implied_root(receipt, entry)
+    verifier = _check_signature(receipt, root, keys)
+    size, index = receipt.numbers
+    leaf = leaf_hash(entry).hex()
+    return CoseProven(receipt.origin or verifier.name, root, size, index, leaf, receipt.at is not None)
+
+
+def implied_root(receipt: CoseReceipt, entry: bytes) -> bytes:
+    """Return the root that the receipt of `entry` leads to; whether somebody signed it is not looked at.
+
+    Raises: MalformedError `cose-malformed`; VerificationError `inclusion-proof-mismatch`, `cose-claim-mismatch`.
+    """
     if receipt.kind != _INCLUSION:
         raise _malformed("this receipt holds no inclusion proof", _NAMES[receipt.kind], "inclusion")
     leaf = leaf_hash(entry)
@@ -190,8 +202,7 @@ def check_inclusion(receipt: CoseReceipt, entry: bytes, keys: Sequence[Verifier]
         raise VerificationError(
             "cose-claim-mismatch", "the receipt is of another entry", got=leaf.hex(), expected=receipt.subject
         )
-    verifier = _check_signature(receipt, root, keys)
-    return CoseProven(receipt.origin or verifier.name, root, size, index, leaf.hex(), receipt.at is not None)
+    return root
 
 
 def check_consistency(receipt: CoseReceipt, old_root: bytes, keys: Sequence[Verifier]) -> bytes:

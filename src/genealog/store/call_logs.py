@@ -27,9 +27,10 @@ from genealog.core.call import is_call_log
 from genealog.core.note import format_vkey
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.store.config import Calls
-from genealog.store.disk import disk, replace_file, sync_folder
+from genealog.store.disk import disk, sync_folder
 from genealog.store.journal import Mark
 from genealog.store.log import LocalLog
+from genealog.store.log_keyring import edit_policy
 
 if TYPE_CHECKING:
     from genealog.store.home import Home
@@ -193,9 +194,8 @@ class CallLogs:
             home.keys.create(key, "ed25519")
         signer = home.keys.note_signer(key, origin)
         if not home.names_origin(origin):
-            policy = home.path / "trust.policy"
-            with disk("adding a log to trust.policy"):
-                replace_file(policy, policy.read_bytes() + f"log {format_vkey(signer.verifier)}\n".encode())
+            line = f"log {format_vkey(signer.verifier)}\n"
+            edit_policy(home.path, lambda text: text + line)
         log = LocalLog.create(part, signer=signer)
         log.append([], marks)
         log.close()

@@ -4,6 +4,7 @@
     keys/log-NAME.pem                         the first private key
     keys/log-NAME.2.pem                       the next one; after it .3, .4, …
     keys/retired/                             private keys that sign no more
+    # dropped log <vkey>                      in trust.policy: a key that nobody shall believe any more
 
 A private key signs if its file is in `keys/` and its vkey stands in trust.policy under the origin of the log. So either
 step of a rotation is one rename: a new trust.policy lets the next key sign, a move to `retired/` stops the last one.
@@ -12,14 +13,21 @@ A name of a log holds no dot, so that the second key of one log is never the fir
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genealog.core.note import Verifier, parse_vkey
 from genealog.errors import StoreError
+from genealog.store.disk import disk, replace_file
 from genealog.store.keys import KeyRing
 from genealog.store.log_keys import LogKeys
+
+RETIRED = "retired"
+DROPPED = "# dropped log"
 
 
 class LogKeyring:
@@ -57,24 +65,36 @@ class LogKeyring:
 
     def files(self) -> tuple[str, ...]:
         """Return the names of the private keys, oldest first, without `.pem`; also of those that do not sign yet."""
+        return tuple(name for _, name in self._numbered(self.folder))
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of all private keys that this log ever had here; the first has 1."""
+        return tuple(number for place in (self.folder, self.folder / RETIRED) for number, _ in self._numbered(place))
+
+    def ever(self) -> tuple[Verifier, ...]:
+        """Return every key that this log ever had, dropped ones too: for heads whose place another log vouches for."""
+        return (*self._verifiers(), *self._verifiers(DROPPED))
+
+    def _numbered(self, folder: Path) -> list[tuple[int, str]]:
         pattern = re.compile(rf"log-{re.escape(self.name)}(?:\.([1-9][0-9]{{0,8}}))?\.pem")
         try:
-            matches = [match for path in self.folder.iterdir() if (match := pattern.fullmatch(path.name))]
+            matches = [match for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
         except FileNotFoundError:
-            return ()
+            return []
         except OSError as error:
-            raise StoreError("key-unreadable", f"{self.folder} cannot be listed", got=error.strerror) from None
-        return tuple(m[0].removesuffix(".pem") for m in sorted(matches, key=lambda m: int(m[1] or 1)))
+            raise StoreError("key-unreadable", f"{folder} cannot be listed", got=error.strerror) from None
+        return sorted((int(match[1] or 1), match[0].removesuffix(".pem")) for match in matches)
 
-    def _verifiers(self) -> Iterator[Verifier]:
+    def _verifiers(self, keyword: str = "log") -> Iterator[Verifier]:
         try:
             text = self.policy.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise StoreError("no-log-key", "trust.policy cannot be read", got=error.strerror) from None
         for line in text.splitlines():
-            words = line.split()
-            if words[:1] == ["log"] and words[1:] and words[1].startswith(f"{self.origin}+"):
-                yield parse_vkey(words[1])
+            words, wanted = line.split(), keyword.split()
+            vkey = "".join(words[len(wanted) : len(wanted) + 1])
+            if words[: len(wanted)] == wanted and vkey.startswith(f"{self.origin}+"):
+                yield parse_vkey(vkey)
 
     def _look(self) -> tuple[int, ...]:
         found: list[int] = []
@@ -86,3 +106,31 @@ class LogKeyring:
             else:
                 found += (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         return tuple(found)
+
+
+def edit_policy(store: Path, change: Callable[[str], str]) -> None:
+    """Change the text of trust.policy as one step among everybody who does. Raises: StoreError `disk-error`.
+
+    The lock is the innermost of all: `change` takes none.
+    """
+    path = store / "trust.policy"
+    with disk("changing trust.policy"), locked_folder(store):
+        text = path.read_text(encoding="utf-8")
+        if (new := change(text)) != text:
+            replace_file(path, new.encode())
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep out whoever else locks this folder, in other processes too. Raises: StoreError `disk-error`."""
+    with disk(f"locking {folder}"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+    try:
+        yield
+    finally:
+        os.close(handle)
