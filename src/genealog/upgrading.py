@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from genealog.core.bundle import Evidence
 from genealog.core.exhibits import grade_of
 from genealog.core.fork import Fork, forked
 from genealog.core.merkle import HashReader, inclusion_path, verify_inclusion
@@ -88,6 +91,13 @@ def upgrade_from_tree(receipt: Receipt, place: str, trust: Trust, keep: Keep) ->
         return _from_files(receipt, proven, StaticTree(files), place, trust, keep)
     finally:
         files.close()
+
+
+def upgrade_evidence(evidence: Evidence, home: Home, trust: Trust) -> Evidence:
+    """Put every receipt of a bundle under the best cosigned head of this store. Raises: as `upgrade_from_store`."""
+    return replace(
+        evidence, receipts=tuple(upgrade_from_store(each, home, trust).receipt for each in evidence.receipts)
+    )
 
 
 def _from_files(receipt: Receipt, proven: Proven, tree: StaticTree, place: str, trust: Trust, keep: Keep) -> Upgraded:

@@ -25,7 +25,7 @@ from genealog.errors import MalformedError, MissingError
 from genealog.ledger import Ledger, Position
 from genealog.registry import Registry
 from genealog.store.home import REGISTRY, Home
-from genealog.upgrading import upgrade_from_store
+from genealog.upgrading import upgrade_evidence, upgrade_from_store
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 MAX_FILE = 512 * 1024 * 1024
@@ -98,6 +98,9 @@ def evidence(
     prompt: Annotated[
         bool, typer.Option("--prompt/--no-prompt", help="Put in the body of the prompt, if the vault has it.")
     ] = False,
+    witnessed: Annotated[
+        bool, typer.Option("--witnessed", help="Every receipt under a checkpoint that witnesses have cosigned.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Write the evidence of a whole chain: every receipt from the answer back to the training data.
@@ -109,8 +112,11 @@ def evidence(
         raise MalformedError(
             "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
         )
-    answers = Answers(Home.find(store))
+    home = Home.find(store)
+    answers = Answers(home)
     bundle = answers.evidence(call, groups=wanted, output=answer, prompt=prompt)
+    if witnessed:
+        bundle = upgrade_evidence(bundle, home, home.trust)
     write(o, encode_evidence(bundle))
     if gone := answers.erased(call):
         out.print(f"the contents of this call were erased at {gone.at}: {gone.reason}", markup=False)
@@ -205,7 +211,7 @@ def rebuild(store: Store = None) -> None:
     out.print(f"read {Ledger(Home.find(store)).rebuild()} entries again")
 
 
-def _verify_files(path: Path, ref: str | None, store: Path | None, *, json: bool) -> None:
+def _verify_files(path: Path, ref: str | None, store: str | None, *, json: bool) -> None:
     if not path.exists():
         raise MissingError("no-such-file", "there is nothing to verify", got=path)
     name = ref or path.resolve().name
