@@ -25,7 +25,7 @@ from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash
 from genealog.core.statement import make_statement
-from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError
+from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, VerificationError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.config import Retention
@@ -130,7 +130,7 @@ class Erasure:
         """Look at everything that would go, and at what forbids it. Changes nothing."""
         rows = [row for part in parts for row in self.eraser.select(part.chosen)]
         if not rows and not any(part.chosen.subject is not None for part in parts):
-            raise self._nothing(parts)
+            raise self.eraser.nothing(parts[0].chosen if parts else Chosen())
         holds, now = self.holds(), self.clock()
         held = Counter(hold.name for row in rows for hold in holds if hold.takes(row))
         young = [free for free in self.free_from(rows).values() if free > now]
@@ -140,13 +140,14 @@ class Erasure:
         """Destroy it, and state so in the registry log: one tombstone for each tenant. All of it or, of each, nothing.
 
         Raises: MissingError `nothing-to-erase`; PolicyDenied `held`, `retention-minimum` (unless `override` says why
-        not); StoreError `vault-busy`, and then the next command goes on with it.
+        not); VerificationError `signer-unknown`; StoreError `vault-busy`, and then the next command goes on with it.
         """
         check_reason(reason)
+        check_signer(self.ledger, signer)
         if override is not None:
             check_reason(override)
         if not parts:
-            raise self._nothing(parts)
+            raise self.eraser.nothing(parts[0].chosen if parts else Chosen())
         if override is None and any(rule.minimum for rule in self.home.config.retention):
             self.check_clock()
         self.ledger.index()
@@ -195,6 +196,7 @@ class Erasure:
         Raises: MalformedError `bad-option`; StoreError `hold-exists`.
         """
         check_reason(reason)
+        check_signer(self.ledger, signer)
         if not name or len(name) > 128 or not name.isprintable():
             raise MalformedError("bad-option", "a hold has a printable name of 1 to 128 characters", got=ascii(name))
         if not (calls or tenant is not None or subject or since or until):
@@ -218,6 +220,7 @@ class Erasure:
     def lift(self, name: str, *, reason: str, signer: Signer) -> Position:
         """Lift a hold. Raises: MissingError `unknown-hold`."""
         check_reason(reason)
+        check_signer(self.ledger, signer)
         with self.home.registry_log().exclusive():
             if name not in (known := {hold.name for hold in self.holds()}):
                 raise MissingError(
@@ -305,12 +308,18 @@ class Erasure:
                 hint="wait until then; or, where the law asks for it, --override-minimum with the reason",
             )  # fmt: skip
 
-    def _nothing(self, parts: tuple[Part, ...]) -> MissingError:
-        if parts and (calls := parts[0].chosen.calls):
-            erased = self.eraser.of_call(calls[0])
-            if erased:
-                return MissingError("nothing-to-erase", f"erased already, at {erased[0].at}", got=calls[0])
-        return MissingError("nothing-to-erase", "the vault holds nothing of this", hint="genealog ls calls")
+
+def check_signer(ledger: Ledger, signer: Signer) -> None:
+    """Refuse a signer for whom nobody would vouch: a tombstone must not stand in the log as nobody's word.
+
+    Raises: VerificationError `signer-unknown`.
+    """
+    table = schema.key
+    wanted = table.c.keyid == signer.keyid, table.c.revoked.is_(None), table.c.role.in_(("owner", "signer"))
+    if ledger.index(REGISTRY).first(select(table.c.id).where(*wanted)) is None:
+        raise VerificationError(
+            "signer-unknown", "the key that would sign is not registered as a signer", hint="genealog signer add"
+        )
 
 
 def check_reason(reason: str) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from genealog.core.canonical import timestamp
 from genealog.core.dsse import Signer
-from genealog.erasure import Erasure
+from genealog.erasure import Erasure, check_reason, check_signer
 from genealog.ledger import Position
 from genealog.store.config import Retention as Rule
 from genealog.store.home import Home
@@ -76,6 +76,8 @@ class Keeping:
 
         Raises: StoreError `clock-behind`; `vault-busy`, and then the next command goes on with it.
         """
+        check_reason(reason)
+        check_signer(self.erasure.ledger, signer)
         self.erasure.ledger.drain()
         self.erasure.check_clock()
         with self.home.registry_log().exclusive():  # nobody places a hold between the look and the decision

@@ -105,7 +105,7 @@ class Eraser:
             rows = self._rows(chosen)
             subjects = self._subjects(chosen) if not chosen.calls else []
             if not rows and not subjects:
-                raise MissingError("nothing-to-erase", "the vault holds nothing of this", hint="genealog ls calls")
+                raise self.nothing(chosen)
             body, leaf, at, reason = judge(rows)
             query = "INSERT INTO erasure(body, what, at, reason, state, leaf) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
             ((number,),) = self._db.run(query, (body, " ".join(what), at, reason, DECIDED, leaf))
@@ -115,6 +115,12 @@ class Eraser:
                 self._db.run("UPDATE tenant SET retired = ? WHERE name = ? AND retired = 0", (number, chosen.tenant))
             self._vault.grow_epoch()
             return Erasure(number, body, what, at, reason, DECIDED, leaf)
+
+    def nothing(self, chosen: Chosen) -> MissingError:
+        """Return the error that says that nothing of this is here."""
+        if chosen.calls and (before := self.of_call(chosen.calls[0])):
+            return MissingError("nothing-to-erase", f"erased already, at {before[0].at}", got=chosen.calls[0])
+        return MissingError("nothing-to-erase", "the vault holds nothing of this", hint="genealog ls calls")
 
     def unfinished(self) -> list[Erasure]:
         """Return every erasure that is not told yet, in order."""
