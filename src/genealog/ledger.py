@@ -24,7 +24,7 @@ from genealog.core.receipt import Receipt, make_receipt
 from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
-from genealog.store import log_fsck, schema
+from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
@@ -196,8 +196,7 @@ class Ledger:
         """
         findings: list[Finding] = []
         for name in (REGISTRY, *sorted(self.home.call_log_names())):
-            verifiers = self.home.log_keys(name).verifiers
-            found = log_fsck.fsck(self.home.path / "logs" / name, verifiers=verifiers, repair=repair)
+            found = self.home.fsck_log(name, repair=repair)
             findings += [replace(item, where=f"logs/{name}/{item.where}") for item in found]
         for prove in (self._statements, self._anchors, self._groups, self._chains, self._gaps):
             if any(finding.severity == "error" for finding in findings):

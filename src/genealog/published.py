@@ -23,7 +23,6 @@ from genealog.ledger import Ledger
 from genealog.remote import RemoteFiles
 from genealog.store.continuity import Continuity, compare_heads
 from genealog.store.home import REGISTRY, Home
-from genealog.store.log_fsck import fsck
 from genealog.store.log_state import verify_note
 from genealog.store.static_export import Exported, export_tree, log_reader, policy_lines
 from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree
@@ -119,7 +118,7 @@ def verify_log(home: Home, name: str, trust: Trust, *, since: bytes | None = Non
     note = log.checkpoint()
     head = verify_note(note, home.log_keys(name).verifiers)
     if since is None:
-        wrong = fsck(home.path / "logs" / name, verifiers=home.log_keys(name).verifiers)
+        wrong = home.fsck_log(name)
         for finding in wrong:
             if finding.severity == "error":
                 what = f"{finding.where}: {finding.message}"

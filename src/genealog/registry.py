@@ -25,6 +25,7 @@ from genealog.errors import MalformedError, MissingError, PolicyDenied, Verifica
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home
+from genealog.store.scale.url import StoreUrl
 
 Progress = Callable[[int, int], None]
 _PREFIX = re.compile(r"(gl[frw]1:)?[0-9a-f]{8,64}")
@@ -83,7 +84,7 @@ class Registry:
         self.ledger = Ledger(home)
 
     @classmethod
-    def init(cls, path: Path, *, origin: str | None = None, identity: str = "owner") -> Registry:
+    def init(cls, path: Path | StoreUrl, *, origin: str | None = None, identity: str = "owner") -> Registry:
         """Make a store, and put its owner's and its engine's keys in the log."""
 
         def introduce(home: Home) -> None:

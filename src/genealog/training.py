@@ -96,7 +96,7 @@ def run(
     Raises: MissingError `unknown-artifact` or `no-store` before the body runs; what the body raises goes on upwards,
     after the end statement said `failed`.
     """
-    home = store if isinstance(store, Home) else Home.find(Path(store) if store else None)
+    home = store if isinstance(store, Home) else Home.find(store or None)
     registry = Registry(home)
     given = [(role, registry.resolve(ref)) for role, refs in (inputs or {}).items() for ref in _refs(refs)]
     script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None

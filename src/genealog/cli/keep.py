@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from sqlalchemy import select
 
 from genealog.cli.options import As, Json, Store
@@ -16,7 +17,7 @@ from genealog.deploy import Deployments
 from genealog.errors import MissingError
 from genealog.registry import Registry, Version
 from genealog.store import schema
-from genealog.store.home import NAME, Home
+from genealog.store.home import NAME, Home, as_place
 
 Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
 
@@ -33,8 +34,11 @@ class Listing(StrEnum):
 
 def init(
     path: Annotated[
-        Path | None,
-        typer.Argument(help=f"The folder that becomes the store. Default: $GENEALOG_STORE, else {NAME} here."),
+        str | None,
+        typer.Argument(
+            help=f"The folder that becomes the store, or its URL. Default: $GENEALOG_STORE, else {NAME} here.",
+            metavar="DIR|URL",
+        ),
     ] = None,
     origin: Annotated[
         str | None, typer.Option(help="A name for your logs, such as models.example.org. Default: a random one.")
@@ -45,18 +49,21 @@ def init(
     """Make a store: keys, two logs, a vault, a trust policy to hand out.
 
     Other commands find a store called .genealog here or in a folder above, as git finds its own.
+    A store that several machines share is a URL: postgresql://user@host/db?objects=s3://bucket/prefix
 
     Example: [bold]genealog init --origin models.example.org --identity "Jane Doe <jane@example.org>"[/bold]
     """
-    path = path or Path(os.environ.get("GENEALOG_STORE") or NAME)
-    registry = Registry.init(path, origin=origin, identity=identity)
-    name = registry.home.config.origin
+    registry = Registry.init(
+        as_place(path or os.environ.get("GENEALOG_STORE") or NAME), origin=origin, identity=identity
+    )
+    home = registry.home
+    name, shown = home.config.origin, str(home.remote.url.shown if home.remote is not None else home.path)
     if json:
-        print_json({"store": str(path), "origin": name, "trust": str(path / "trust.policy")})
+        print_json({"store": shown, "origin": name, "trust": str(home.path / "trust.policy")})
         return
-    out.print(f"made {path} for the logs [bold]{name}/registry[/bold] and [bold]{name}/calls[/bold]")
-    out.print(f"  {path / 'trust.policy'}  hand this to whoever shall verify you")
-    out.print(f"  {path / 'keys'}/  private keys: back them up, show them to nobody")
+    out.print(f"made {escape(shown)} for the logs [bold]{name}/registry[/bold] and [bold]{name}/calls[/bold]")
+    out.print(f"  {home.path / 'trust.policy'}  hand this to whoever shall verify you")
+    out.print(f"  {home.path / 'keys'}/  private keys: back them up, show them to nobody")
     out.print("next: genealog add PATH --kind model --name NAME")
 
 

@@ -175,7 +175,7 @@ def _print(found: LogVerified, *, json: bool) -> None:
         out.print(f"  evidence: {found.fork}")
 
 
-def _home(store: Path | None) -> Home | None:
+def _home(store: str | None) -> Home | None:
     try:
         return Home.find(store)
     except MissingError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +10,12 @@ from genealog.errors import MalformedError
 from genealog.store.config import parse_seconds
 
 Store = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--store", help="The store to use. Default: $GENEALOG_STORE, then .genealog here or above.", metavar="DIR"
+        "--store",
+        help="The store to use: a folder, or postgresql://user@host/db?objects=s3://bucket/prefix. "
+        "Default: $GENEALOG_STORE, then .genealog here or above.",
+        metavar="DIR|URL",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

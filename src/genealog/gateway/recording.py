@@ -38,15 +38,16 @@ class Entry:
 class Recording:
     """Opens calls on record. Used by one event loop."""
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: Path, kind: str = "gateway", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
+        self._kind = kind
         self._clock = clock
         self._tried = clock()
         self._looked = float("-inf")
         self._begin()
 
     def _begin(self) -> None:
-        self._spool = SpoolWriter(self._directory, "gateway")
+        self._spool = SpoolWriter(self._directory, self._kind)
         self._recorder = Recorder(self._spool.emitter, self._spool.boot, self._spool.write)
 
     @property

@@ -63,7 +63,7 @@ class _Server(uvicorn.Server):
 async def gateway(store: Path, *, max_body: int) -> AsyncIterator[Gateway]:
     """Open the application over a store. Raises: what opening the store and the spool raises."""
     home = Home.open(store)
-    recording = Recording(home.spool_dir)
+    recording = Recording(home.spool_dir, home.emitter_kind)
     directory = Directory(lambda: StoreSource(Home.open(store)))
     try:
         await directory.start()

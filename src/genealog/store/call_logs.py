@@ -24,13 +24,15 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from genealog.core.call import is_call_log
-from genealog.core.note import format_vkey
+from genealog.core.note import NoteSigner, format_vkey
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.store.config import Calls
 from genealog.store.disk import disk, sync_folder
 from genealog.store.journal import Mark
 from genealog.store.log import LocalLog
 from genealog.store.log_keyring import edit_policy
+from genealog.store.log_keys import LogKeys
+from genealog.store.port import Log
 
 if TYPE_CHECKING:
     from genealog.store.home import Home
@@ -61,13 +63,13 @@ class CallLogs:
         before = {name: previous_of(self._home.log(name)) for name in self._home.call_log_names()}
         return tuple(sorted(before, key=lambda name: _age(name, before)))
 
-    def current(self) -> LocalLog:
+    def current(self) -> Log:
         """Return the log that takes the next call, as far as this process knows; `exclusive` finds out."""
         if self._current is None:
             self._current = self._resolve()
         return self._home.log(self._current)
 
-    def refresh(self) -> LocalLog:
+    def refresh(self) -> Log:
         """Return the log that takes the next call now. Raises: StoreError `log-missing` if it is gone."""
         while True:
             log = self.current()
@@ -92,8 +94,9 @@ class CallLogs:
             self._go_on(successor)
 
     def marks(self) -> Mapping[str, Mark]:
-        """Return the newest mark of every emitter."""
-        return emitter_marks(self.current())
+        """Return the newest mark of every emitter of this machine."""
+        marks, remote = emitter_marks(self.current()), self._home.remote
+        return marks if remote is None else {name: mark for name, mark in marks.items() if remote.owns(name)}
 
     def append(self, entries: Sequence[bytes], marks: Mapping[str, Mark]) -> range:
         """Append to the current log, inside `exclusive`."""
@@ -140,7 +143,7 @@ class CallLogs:
 
     # Rotation
 
-    def _due(self, log: LocalLog) -> str | None:
+    def _due(self, log: Log) -> str | None:
         """Return the name under which the next call belongs, None if that is where it goes already."""
         base = _name(log).partition("_")[0]
         if _wanted(self._home.config.calls, base, self.clock()) is None:
@@ -148,7 +151,7 @@ class CallLogs:
         self._home.reload()  # somebody else may have changed the settings, and rotated by them
         return _wanted(self._home.config.calls, base, self.clock())
 
-    def _rotate(self, old: LocalLog, wanted: str) -> str:
+    def _rotate(self, old: Log, wanted: str) -> str:
         """Close `old` and go on under a name that is free. The caller holds its lock. Returns the name."""
         marks = {**emitter_marks(old), PREVIOUS: Mark(_name(old), old.size, old.root())}
         names = self._home.call_log_names()
@@ -181,6 +184,8 @@ class CallLogs:
         """
         home, part = self._home, self._home.path / "logs" / f"{name}{_PART}"
         key, origin = f"log-{name}", f"{home.config.origin}/{name}"
+        if home.remote is not None:
+            return self._build_shared(name, marks)
         with disk(f"making the log {name}"):
             began = part.is_dir()
             if not began and (home.keys.has(key) or home.names_origin(origin)):
@@ -190,12 +195,7 @@ class CallLogs:
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
             part.mkdir(exist_ok=True)
             sync_folder(part.parent)
-        if not home.keys.has(key):
-            home.keys.create(key, "ed25519")
-        signer = home.keys.note_signer(key, origin)
-        if not home.names_origin(origin):
-            line = f"log {format_vkey(signer.verifier)}\n"
-            edit_policy(home.path, lambda text: text + line)
+        signer = self._key_for(name)
         log = LocalLog.create(part, signer=signer)
         log.append([], marks)
         log.close()
@@ -204,25 +204,46 @@ class CallLogs:
             sync_folder(part.parent)
         return True
 
+    def _build_shared(self, name: str, marks: Mapping[str, Mark]) -> bool:
+        """As `_build`, in a shared store: one transaction makes log and marks. False if another machine has its key."""
+        home = self._home
+        mine = home.keys.has(f"log-{name}")
+        if home.remote is None or (home.names_origin(f"{home.config.origin}/{name}") and not mine):
+            return False
+        signer = self._key_for(name)
+        home.remote.create_log(name, LogKeys((signer.verifier,), (signer,)), marks=marks).close()
+        return True
 
-def next_of(log: LocalLog) -> str | None:
+    def _key_for(self, name: str) -> NoteSigner:
+        """Return the key of a log, made and put into trust.policy if need be."""
+        home, key, origin = self._home, f"log-{name}", f"{self._home.config.origin}/{name}"
+        if not home.keys.has(key):
+            home.keys.create(key, "ed25519")
+        signer = home.keys.note_signer(key, origin)
+        if not home.names_origin(origin):
+            line = f"log {format_vkey(signer.verifier)}\n"
+            edit_policy(home.path, lambda text: text + line)
+        return signer
+
+
+def next_of(log: Log) -> str | None:
     """Return the name of the log that goes on where this one is closed, None while it is open."""
     mark = log.marks().get(NEXT)
     return mark.boot if mark else None
 
 
-def previous_of(log: LocalLog) -> str | None:
+def previous_of(log: Log) -> str | None:
     """Return the name of the log that this one goes on from, None for the first."""
     mark = log.marks().get(PREVIOUS)
     return mark.boot if mark else None
 
 
-def emitter_marks(log: LocalLog) -> dict[str, Mark]:
+def emitter_marks(log: Log) -> dict[str, Mark]:
     """Return the marks of emitters, without the two that join logs."""
     return {name: mark for name, mark in log.marks().items() if name not in (NEXT, PREVIOUS)}
 
 
-def _name(log: LocalLog) -> str:
+def _name(log: Log) -> str:
     return log.origin.rpartition("/")[2]
 
 

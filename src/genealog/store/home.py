@@ -13,6 +13,9 @@
       locations.json   where this machine keeps an artifact's files   a convenience
 
 Found as git finds its own: `--store`, then `GENEALOG_STORE`, then upwards from the current folder.
+
+A store may also be a URL, `postgresql://…?objects=s3://…`: then logs, settings, policy and objects are shared there,
+and the folder is this machine's node folder (`remote`), with keys, spool, vault, index and locations.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from genealog.core.call import is_call_log
 from genealog.core.note import format_vkey
@@ -31,14 +36,18 @@ from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import read_config, toml_text
-from genealog.store.disk import disk, replace_file, write_whole
+from genealog.store.disk import disk, write_whole
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
+from genealog.store.log_fsck import Finding, fsck
 from genealog.store.log_keyring import LogKeyring
 from genealog.store.log_keys import LogKeys
 from genealog.store.making import MARK, is_unfinished, making
 from genealog.store.objects import Objects
+from genealog.store.port import Log
+from genealog.store.remote import SHARED, Remote, RemoteBodies, write_shared
+from genealog.store.scale.url import StoreUrl, is_store_url, parse_store_url
 from genealog.store.vault import Vault
 from genealog.store.vault_open import open_vault
 
@@ -52,14 +61,15 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.remote = Remote.load(path)
         self.reload()
         self.keys = KeyRing(path / "keys")
-        self._logs: dict[str, LocalLog] = {}
+        self._logs: dict[str, Log] = {}
 
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | StoreUrl,
         *,
         origin: str | None = None,
         identity: str = "owner",
@@ -72,13 +82,20 @@ class Home:
         origin = origin or f"genealog-{secrets.token_hex(4)}.local"
         if any(c.isspace() or c == "+" or not c.isprintable() or c in "\"'\\" for c in origin):
             raise StoreError("bad-origin", "an origin is a name without spaces, quotes and '+'", got=origin)
-        with making(path):
+        remote = Remote.prepare(path) if isinstance(path, StoreUrl) else None
+        path = path.node_folder if isinstance(path, StoreUrl) else path
+        with making(path), remote.taken_back((REGISTRY, CALLS)) if remote else nullcontext():
+            if remote is not None:
+                remote.save()
             keys = KeyRing(path / "keys")
             policy = []
             for log in (REGISTRY, CALLS):
                 keys.create(f"log-{log}", "ed25519")
                 signer = keys.note_signer(f"log-{log}", f"{origin}/{log}")
-                LocalLog.create(path / "logs" / log, signer=signer).close()
+                if remote is None:
+                    LocalLog.create(path / "logs" / log, signer=signer).close()
+                else:
+                    remote.create_log(log, LogKeys((signer.verifier,), (signer,))).close()
                 policy.append(f"log {format_vkey(signer.verifier)}\n")
             keys.create("owner")
             keys.create("engine")
@@ -92,6 +109,9 @@ class Home:
                 f'[identities.owner]\nname = {toml_text(identity)}\nkey = "owner"\n'
             )
             write_whole(path / "genealog.toml", text.encode())
+            if remote is not None:
+                for name in SHARED:
+                    remote.push(name, None, (path / name).read_bytes())
             home = cls(path)
             try:
                 first(home)
@@ -101,11 +121,13 @@ class Home:
         return home
 
     @classmethod
-    def open(cls, path: Path) -> Home:
-        """Open the store at `path`.
+    def open(cls, path: Path | StoreUrl) -> Home:
+        """Open the store at `path`; this machine becomes a node of a shared store if it was none.
 
         Raises: MissingError `no-store`; StoreError `store-unfinished`, `config-malformed`, `disk-error`.
         """
+        if isinstance(path, StoreUrl):
+            path = Remote.join(path)
         if is_unfinished(path):
             raise StoreError(
                 "store-unfinished",
@@ -117,15 +139,18 @@ class Home:
             found = (path / "genealog.toml").is_file()
         if not found:
             raise MissingError("no-store", f"there is no store at {path}", hint="genealog init")
-        return cls(path)
+        home = cls(path)
+        if home.remote is not None and home.config.vault.database is None:
+            home.keys.ensure_vault_key()  # this machine's own vault
+        return home
 
     @classmethod
-    def find(cls, path: Path | None = None) -> Home:
-        """Open `path`, else `GENEALOG_STORE`, else the first `.genealog` from here upwards."""
+    def find(cls, path: Path | str | None = None) -> Home:
+        """Open `path` (a folder or the URL of a store), else `GENEALOG_STORE`, else the first `.genealog` upwards."""
         if path is not None:
-            return cls.open(path)
+            return cls.open(as_place(path))
         if env := os.environ.get("GENEALOG_STORE"):
-            return cls.open(Path(env))
+            return cls.open(as_place(env))
         here = Path.cwd()
         for folder in (here, *here.parents):
             if (folder / NAME / "genealog.toml").is_file():
@@ -137,6 +162,11 @@ class Home:
         """Where capturing processes leave their calls."""
         return self.path / "spool"
 
+    @property
+    def emitter_kind(self) -> str:
+        """How the gateways of this machine are called: `gateway`, and in a shared store the node's name with it."""
+        return "gateway" if self.remote is None else f"gateway-{self.remote.node}"
+
     @cached_property
     def trust(self) -> Trust:
         """The store's own trust policy: its own log keys."""
@@ -144,6 +174,8 @@ class Home:
 
     def forget_trust(self) -> None:
         """Read the trust policy again when it is next asked for: a log or a key has come."""
+        if self.remote is not None:
+            self.remote.pull()
         self.__dict__.pop("trust", None)
 
     def names_origin(self, origin: str) -> bool:
@@ -153,6 +185,8 @@ class Home:
 
     def reload(self) -> None:
         """Read `genealog.toml` again."""
+        if self.remote is not None:
+            self.remote.pull()
         self.config = read_config(self.path / "genealog.toml")
 
     @cached_property
@@ -161,8 +195,10 @@ class Home:
         return CallLogs(self)
 
     @cached_property
-    def objects(self) -> Objects:
+    def objects(self) -> Objects | RemoteBodies:
         """Content-addressed bodies."""
+        if self.remote is not None:
+            return self.remote.bodies
         return Objects(self.path / "objects")
 
     @cached_property
@@ -175,7 +211,7 @@ class Home:
         """The projection, as it is on disk; `ledger.index` brings it up to date."""
         return Index(self.path / "index.sqlite")
 
-    def log(self, name: str) -> LocalLog:
+    def log(self, name: str) -> Log:
         """Return the log `registry` or a call log, open for append where its key is here, else read-only.
 
         Raises: MissingError `no-log`; StoreError as `LocalLog.open`.
@@ -185,21 +221,37 @@ class Home:
                 raise MissingError("no-log", "there is no such log", got=ascii(name)[1:-1][:80])
             source = self.key_source(name)
             keys = source.read()
-            self._logs[name] = LocalLog.open(
-                self.path / "logs" / name, verifiers=keys.verifiers, signers=keys.signers, renew=source
-            )
+            if self.remote is not None:
+                self._logs[name] = self.remote.open_log(name, keys, source)
+            else:
+                self._logs[name] = LocalLog.open(
+                    self.path / "logs" / name, verifiers=keys.verifiers, signers=keys.signers, renew=source
+                )
         return self._logs[name]
 
-    def registry_log(self) -> LocalLog:
+    def fsck_log(self, name: str, *, repair: bool = False) -> tuple[Finding, ...]:
+        """Prove a log again from its bytes (`log_fsck`, `scale.fsck`). Raises: as those."""
+        keys = self.log_keys(name)
+        if self.remote is not None:
+            return self.remote.fsck(name, keys, repair=repair)
+        return fsck(self.path / "logs" / name, verifiers=keys.verifiers, repair=repair)
+
+    def write(self, name: Literal["genealog.toml", "trust.policy"], data: bytes) -> None:
+        """Replace a file that is shared with the other machines of the store. Raises: StoreError `config-conflict`."""
+        write_shared(self.path, name, data)
+
+    def registry_log(self) -> Log:
         """The registry log."""
         return self.log(REGISTRY)
 
-    def call_log(self) -> LocalLog:
+    def call_log(self) -> Log:
         """The call log that takes the next call, as far as this process knows."""
         return self.calls.current()
 
     def call_log_names(self) -> frozenset[str]:
         """Return the names of the call logs that have a folder. Raises: StoreError `disk-error`."""
+        if self.remote is not None:
+            return frozenset(name for name in self.remote.log_names() if is_call_log(name))
         with disk("listing the logs"):
             folder = self.path / "logs"
             return frozenset(path.name for path in folder.iterdir() if is_call_log(path.name) and path.is_dir())
@@ -235,8 +287,7 @@ class Home:
         self.check_label(label)
         config = self.path / "genealog.toml"
         section = f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n"
-        with disk("writing genealog.toml"):
-            replace_file(config, config.read_bytes() + section.encode())
+        self.write("genealog.toml", config.read_bytes() + section.encode())
         self.reload()
 
     def close(self) -> None:
@@ -263,3 +314,8 @@ class Home:
     def key_source(self, log: str) -> LogKeyring:
         """Return what tells a process that has a log open that its keys changed."""
         return LogKeyring(self.path, log, f"{self.config.origin}/{log}")
+
+
+def as_place(text: Path | str) -> Path | StoreUrl:
+    """Return the folder or the URL of a store. Raises: MalformedError `bad-store-url`."""
+    return parse_store_url(text) if isinstance(text, str) and is_store_url(text) else Path(text)

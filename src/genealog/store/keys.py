@@ -76,6 +76,12 @@ class KeyRing:
         """Make the 32-byte key that wraps the vault's data keys."""
         self._write("vault.key", os.urandom(32).hex().encode() + b"\n")
 
+    def ensure_vault_key(self) -> None:
+        """As `create_vault_key`, unless there is one."""
+        if not (self.path / "vault.key").exists():
+            with suppress(StoreError):  # another process of this machine was quicker
+                self.create_vault_key()
+
     def signer(self, name: str) -> KeySigner:
         """Return the signer called `name`.
 

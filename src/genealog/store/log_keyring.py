@@ -22,9 +22,10 @@ from pathlib import Path
 
 from genealog.core.note import Verifier, parse_vkey
 from genealog.errors import StoreError
-from genealog.store.disk import disk, replace_file
+from genealog.store.disk import disk
 from genealog.store.keys import KeyRing
 from genealog.store.log_keys import LogKeys
+from genealog.store.remote import write_shared
 
 RETIRED = "retired"
 DROPPED = "# dropped log"
@@ -117,7 +118,7 @@ def edit_policy(store: Path, change: Callable[[str], str]) -> None:
     with disk("changing trust.policy"), locked_folder(store):
         text = path.read_text(encoding="utf-8")
         if (new := change(text)) != text:
-            replace_file(path, new.encode())
+            write_shared(store, "trust.policy", new.encode())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from genealog.store.disk import close_quietly, disk, sync_folder
 
 MARK = "init.unfinished"
 _MADE = (
-    "genealog.toml", "trust.policy", ".gitignore", "keys", "logs", "objects", "vault", "spool",
+    "genealog.toml", "trust.policy", ".gitignore", "remote.json", "keys", "logs", "objects", "vault", "spool",
     "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "locations.json",
 )  # fmt: skip
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, StoreError
-from genealog.store.disk import disk, read_file, replace_file
+from genealog.store.disk import read_file
+from genealog.store.remote import write_shared
 
 
 def add_witness(path: Path, name: str, vkey: str, url: str) -> Trust:
@@ -50,6 +51,5 @@ def _lines(path: Path) -> list[str]:
 def _write(path: Path, lines: list[str]) -> Trust:
     data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
     trust = parse_trust(data)
-    with disk("writing the trust policy"):
-        replace_file(path, data)
+    write_shared(path.parent, "trust.policy", data)
     return trust

@@ -70,9 +70,16 @@ class ScaleLog:
 
     @classmethod
     def create(
-        cls, name: str, *, keys: LogKeys, connect: Callable[[], Session], objects: Objects, closed: str | None = None
+        cls,
+        name: str,
+        *,
+        keys: LogKeys,
+        connect: Callable[[], Session],
+        objects: Objects,
+        marks: Mapping[str, Mark] = _NO_MARKS,
+        closed: str | None = None,
     ) -> ScaleLog:
-        """Make an empty log, signed as such, and open it; with `closed`, so that nobody may append to it yet.
+        """Make a log without entries, signed as such, and open it; with `closed`, so that nobody may append to it yet.
 
         Raises: StoreError `log-exists`, `read-only` without a key.
         """
@@ -83,10 +90,8 @@ class ScaleLog:
             if objects.get(CHECKPOINT) is not None:
                 raise StoreError("log-exists", f"the bucket holds a log {name} already", hint="use another prefix")
             note = keys.sign(Checkpoint(keys.origin, 0, EMPTY_ROOT))
-            if not session.create_log(name, Head(0, EMPTY_ROOT, note, 0)):
+            if not session.create_log(name, Head(0, EMPTY_ROOT, note, 0), marks, closed):
                 raise StoreError("log-exists", f"there is a log {name} already", hint="open it")
-            if closed is not None:
-                session.set_closed(name, closed)
         finally:
             session.close()
         log = cls.open(name, keys=keys, connect=connect, objects=objects)

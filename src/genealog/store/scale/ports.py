@@ -67,7 +67,7 @@ class Coordinator(Protocol):
     def rows(self, first: int, limit: int) -> Sequence[Row]:
         """Return batches from index `first` on, in order and without holes, until `limit` entries or 64 MiB are full.
 
-        At least one if there is one. Raises: StoreError `seq-damaged` if the log has more entries and none starts there.
+        At least one if there is one. Raises: StoreError `seq-damaged` if there are more entries and none starts there.
         """
 
     def commit_head(self, old: Head, new: Head) -> bool:

@@ -78,7 +78,7 @@ _PATIENCE_S = 30  # how long the integrator's session may be silent before the s
 class Session:
     """One connection to the database. Not thread-safe; not to be used after a fork."""
 
-    def __init__(self, conninfo: str, schema: str) -> None:
+    def __init__(self, conninfo: str, schema: str, *, password: str | None = None) -> None:
         try:
             import psycopg
         except ImportError:
@@ -87,9 +87,10 @@ class Session:
                 got="no psycopg", hint="pip install 'genealog[scale]'",
             ) from None  # fmt: skip
         self.schema = schema
+        secret: dict[str, Any] = {} if password is None else {"password": password}
         with database("connecting"):
             self._connection: Connection[Any] = psycopg.connect(
-                conninfo, autocommit=True, application_name="genealog", connect_timeout=10
+                conninfo, autocommit=True, application_name="genealog", connect_timeout=10, **secret
             )
         try:
             self._set_up()
@@ -138,13 +139,16 @@ class Session:
         """Tell whether there is a store in this schema."""
         return bool(self.run("SELECT 1 WHERE to_regclass('coord') IS NOT NULL"))
 
-    def create_log(self, log: str, head: Head) -> bool:
-        """Insert an empty log; False if there is one of that name."""
-        made = self.run(
-            "WITH made AS (INSERT INTO coord (log, next, epoch) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING RETURNING log)"
-            " INSERT INTO head SELECT log, %s, %b, %b, 0 FROM made RETURNING log",
-            (log, head.size, head.root, head.note),
-        )
+    def create_log(self, log: str, head: Head, marks: Mapping[str, Mark], closed: str | None) -> bool:
+        """Insert an empty log, all or nothing; False if there is one of that name."""
+        with database("making a log"), self._connection.transaction():
+            made = self.run(
+                "INSERT INTO coord (log, next, epoch) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING RETURNING log", (log,)
+            )
+            if made:
+                self.run("INSERT INTO head VALUES (%s, %s, %b, %b, 0)", (log, head.size, head.root, head.note))
+                self.append(log, 0, b"", marks)
+                self.run("UPDATE coord SET closed = %s WHERE log = %s", (closed, log))
         return bool(made)
 
     def append(self, log: str, count: int, data: bytes, marks: Mapping[str, Mark]) -> int | None:
