@@ -36,7 +36,7 @@ from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import read_config, toml_text
-from genealog.store.disk import disk, write_whole
+from genealog.store.disk import disk, read_file, write_whole
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
@@ -285,9 +285,9 @@ class Home:
     def add_identity(self, label: str, name: str, key: str) -> None:
         """Write a signer identity into `genealog.toml`. Raises: as `check_label`."""
         self.check_label(label)
-        config = self.path / "genealog.toml"
+        before = read_file(self.path / "genealog.toml") or b""
         section = f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n"
-        self.write("genealog.toml", config.read_bytes() + section.encode())
+        self.write("genealog.toml", before + section.encode())
         self.reload()
 
     def close(self) -> None:
