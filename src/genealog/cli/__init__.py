@@ -18,6 +18,7 @@ from genealog.cli import ask, erase, keep, log, prove, receipts, serve, signers,
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
+from genealog.cli.mirror import mirror
 from genealog.cli.output import print_error
 from genealog.errors import GenealogError, MalformedError, StoreError
 
@@ -39,7 +40,7 @@ for panel, commands in (
     (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
     (ASK, (ask.why, ask.lineage)),
     (FORGET, (erase.erase,)),
-    (PROVE, (prove.evidence, erase.disclose, prove.verify, prove.fsck)),
+    (PROVE, (prove.evidence, erase.disclose, prove.verify, prove.fsck, mirror)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
