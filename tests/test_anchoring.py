@@ -241,6 +241,18 @@ def test_where_nobody_lives_there_is_one_last_heartbeat(home: Home, ledger: Ledg
     )  # fmt: skip
 
 
+def test_nobody_speaks_for_the_emitters_of_another_machine(
+    home: Home, ledger: Ledger, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.call()
+    ledger.drain()
+    theirs = Beat(emitter="gateway-b-0", boot="00000001-00000000", live=True)
+    ledger.declare([(Heartbeat(log="calls", size=0, at="2026-11-05T12:00:00.000Z", emitters=(theirs,)), "calls:0")])
+    monkeypatch.setattr(Home, "owns", lambda _, emitter: emitter == "gateway-0")
+    heartbeat(ledger, now=NOW)
+    assert [beat.emitter for beat in beats(home)[-1].emitters] == ["gateway-0"]
+
+
 def test_a_heartbeat_finds_the_last_call_in_an_older_log(home: Home, ledger: Ledger, writer: Writer) -> None:
     writer.call()
     writer.call()

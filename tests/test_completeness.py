@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from call_node import Writer
 from call_samples import chain, leaf
+from genealog import completeness
 from genealog.anchoring import heartbeat
 from genealog.cli import app
 from genealog.completeness import Completeness, Hole, find_holes
@@ -184,6 +185,21 @@ def test_a_call_that_runs_is_open_and_no_gap(home: Home) -> None:
     assert found.boots[0].line.unknown == 1
 
 
+def test_what_may_run_on_another_machine_is_unclear(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(home.spool_dir)
+    running = writer.call(close=False)
+    writer.call()
+    look(home)
+    other = SpoolReader(home.spool_dir / "nowhere")
+    monkeypatch.setattr(Home, "owns", lambda _home, _emitter: False)
+    monkeypatch.setattr(completeness, "SpoolReader", lambda _: other)
+    found = find_holes(home, Ledger(home).index(REGISTRY), now=NOW)
+    assert told(found) == [("unclear", "call-missing", 1, 1)]
+    assert ([boot.state for boot in found.boots], found.exit_status) == (["elsewhere"], 3)
+    running.close(finish="complete")
+    writer.close()
+
+
 # Heartbeats
 
 
@@ -253,6 +269,20 @@ def test_a_silent_time_is_told(home: Home) -> None:
     beat(home, 80, live=False)
     assert silent(home, 200) == [(at[21], at[60])]
     assert len(look(home, now=NOW + timedelta(minutes=75), since=at[70]).holes) == 0
+
+
+def test_each_machine_has_heartbeats_of_its_own(home: Home) -> None:
+    def stands(minutes: int, emitter: str) -> None:
+        body = Beat(emitter=emitter, boot="00000001-00000000", live=True)
+        at = timestamp(NOW + timedelta(minutes=minutes))
+        Ledger(home).declare([(Heartbeat(log="calls", size=0, at=at, emitters=(body,)), "calls:0")])
+
+    for minutes in (0, 10, 20, 30):
+        stands(minutes, "gateway-a-0")
+        if minutes in (0, 30):
+            stands(minutes + 1, "gateway-b-0")
+    found = look(home, now=NOW + timedelta(minutes=35))
+    assert [(hole.kind, hole.emitter) for hole in found.holes] == [("silent", "gateway-b-0")]
 
 
 def test_without_a_heartbeat_it_is_said_that_a_tail_would_not_be_missed(home: Home) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 
 from genealog.completeness import root_of
 from genealog.core import records
@@ -68,7 +68,7 @@ def heartbeat(ledger: Ledger, *, now: datetime) -> tuple[Position, ...]:
     live = {emitter for emitter in reader.emitters() if reader.is_live(emitter)}
     current = home.calls.refresh()
     with home.registry_log().exclusive():
-        last = {row["emitter"]: row for row in _last_beats(ledger)}
+        last = _last_beats(ledger)
         told = sorted(live | {emitter for emitter, row in last.items() if row["live"]})
         found = (_beat(home, reader, emitter, live, last.get(emitter)) for emitter in told)
         beats = [beat for beat in found if beat is not None]
@@ -153,13 +153,14 @@ class Keeper:
         """Set the clocks by what the registry log says, so that a process that is often started again is in time."""
         ledger, calls, now = self._ledger, self._ledger.home.config.calls, self._clock()
         current = ledger.home.call_log()
-        head, beat = _heads(ledger).get(_name(current)), next(iter(_last_beats(ledger)), None)
+        head = _heads(ledger).get(_name(current))
         since = head["at"] if head else None
         if head is None and current.size:
             since = decode(current.entry(0), CallLeaf).called_at
         ticks = self._ticks()
         self._anchor_due = ticks + _left(since, calls.anchor_every, now)
-        self._beat_due = ticks + _left(beat["at"] if beat else None, calls.heartbeat_every, now)
+        beaten = max((row["at"] for row in _last_beats(ledger).values()), default=None)
+        self._beat_due = ticks + _left(beaten, calls.heartbeat_every, now)
         self._log = current.origin if previous_of(current) is None or head is not None else None
 
     def _try(self, action: Callable[[], object]) -> None:
@@ -226,11 +227,12 @@ def _check_grown(call_log: Log, name: str, last: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _last_beats(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return the beats of the newest heartbeat, which may be several statements of one time."""
+def _last_beats(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Return the newest beat of every emitter of this machine: for others, their machine speaks."""
     table = schema.beat
-    newest = select(table.c.at).order_by(table.c.id.desc()).limit(1).scalar_subquery()
-    return ledger.index(REGISTRY).rows(select(table).where(table.c.at == newest).order_by(table.c.id))
+    newest = select(table.c.emitter, func.max(table.c.id)).group_by(table.c.emitter)
+    rows = ledger.index(REGISTRY).rows(select(table).where(tuple_(table.c.emitter, table.c.id).in_(newest)))
+    return {row["emitter"]: row for row in rows if ledger.home.owns(row["emitter"])}
 
 
 def _beat(

@@ -70,10 +70,12 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One boot of an emitter: `live` while its process runs, `closed` once all of it is sequenced, else `over`."""
+    """One boot of an emitter: `live` while its process runs, `closed` once all of it is sequenced, else `over`, or
+    `elsewhere` where another machine of this store has its spool.
+    """
 
     line: Line
-    state: Literal["live", "closed", "over"]
+    state: Literal["live", "closed", "over", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def find_holes(
     whole = not leaves.missing
     holes = [
         *(Hole("log-missing", "unclear", "", "", f"the call log {name} is not here") for name in leaves.missing),
-        *_numbers(report, running, losses),
+        *_numbers(report, running, losses, _elsewhere(home)),
         *_links(report, whole=whole),
         *_tails(report, beats, whole=whole),
         *(hole for hole, _ in losses),
@@ -172,9 +174,16 @@ def _running(reader: SpoolReader) -> set[tuple[str, str, int]]:
     return found
 
 
+def _elsewhere(home: Home) -> set[tuple[str, str]]:
+    """Return emitter and boot of what is not over on other machines of this store: their spools are not here."""
+    marks = emitter_marks(home.call_log()).items()
+    return {(name, m.boot) for name, m in marks if m.high_water != BOOT_CLOSED and not home.owns(name)}
+
+
 def _numbers(
-    report: ChainReport, running: set[tuple[str, str, int]], losses: Sequence[tuple[Hole, str]]
-) -> Iterator[Hole]:
+    report: ChainReport, running: set[tuple[str, str, int]], losses: Sequence[tuple[Hole, str]],
+    elsewhere: set[tuple[str, str]],
+) -> Iterator[Hole]:  # fmt: skip
     for item in report.missing:
         stated = next(
             (hole.stated for hole, _ in losses if (hole.emitter, hole.boot) == (item.emitter, item.boot)), None
@@ -182,9 +191,11 @@ def _numbers(
         for first, last, is_open in _parts(item, running):
             count = "call" if first == last else "calls"
             numbers = str(first) if first == last else f"{first} to {last}"
+            state: State = "open" if is_open else "unclear" if (item.emitter, item.boot) in elsewhere else "gap"
+            what = {"open": "still running", "unclear": "not on record; may run on another machine"}
             yield Hole(
-                "call-missing", "open" if is_open else "gap", item.emitter, item.boot,
-                f"{count} {numbers} still running" if is_open else f"{count} {numbers} not on record",
+                "call-missing", state, item.emitter, item.boot,
+                f"{count} {numbers} {what.get(state, 'not on record')}",
                 first, last, item.after, item.before, _time(item.after), _time(item.before),
                 None if is_open else stated,
             )  # fmt: skip
@@ -255,19 +266,16 @@ def _tails(report: ChainReport, beats: Iterable[Mapping[str, Any]], *, whole: bo
 
 def _silent(beats: Iterable[Mapping[str, Any]], every: int, now: datetime) -> Iterator[Hole]:
     """Yield the times in which an emitter was open and no heartbeat told of it."""
-    told: dict[int, tuple[str, list[Mapping[str, Any]]]] = {}
+    told: dict[str, list[Mapping[str, Any]]] = {}
     for row in beats:
-        told.setdefault(row["id"], (row["at"], []))[1].append(row)
-    moments = [*told.values(), (timestamp(now), [])]
+        told.setdefault(row["emitter"], []).append(row)
     allowed = timedelta(seconds=TARDY * every)
-    for (at, rows), (then, _) in pairwise(moments):
-        length = parse_timestamp(then) - parse_timestamp(at)
-        if length <= allowed:
-            continue
-        for row in rows:
-            if row["live"]:
+    for emitter, rows in told.items():
+        for row, then in pairwise([*rows, {"at": timestamp(now)}]):
+            length = parse_timestamp(then["at"]) - parse_timestamp(row["at"])
+            if row["live"] and length > allowed:
                 what = f"no heartbeat for {int(length.total_seconds())} s while it was open"
-                yield Hole("silent", "unclear", row["emitter"], row["boot"], what, since=at, until=then)
+                yield Hole("silent", "unclear", emitter, row["boot"], what, since=row["at"], until=then["at"])
 
 
 def _losses(reader: SpoolReader, index: Index) -> list[tuple[Hole, str]]:
@@ -307,8 +315,12 @@ def _boots(home: Home, reader: SpoolReader, report: ChainReport) -> Iterator[Boo
     marks = emitter_marks(home.call_log())
     for line in report.lines:
         mark = marks.get(line.emitter)
-        here = mark is not None and mark.boot == line.boot and mark.high_water != BOOT_CLOSED
-        yield Boot(line, "closed" if not here else "live" if reader.is_live(line.emitter) else "over")
+        if mark is None or mark.boot != line.boot or mark.high_water == BOOT_CLOSED:
+            yield Boot(line, "closed")
+        elif not home.owns(line.emitter):
+            yield Boot(line, "elsewhere")
+        else:
+            yield Boot(line, "live" if reader.is_live(line.emitter) else "over")
 
 
 def _time(seen: Seen | None) -> str | None:

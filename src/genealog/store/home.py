@@ -256,6 +256,10 @@ class Home:
             folder = self.path / "logs"
             return frozenset(path.name for path in folder.iterdir() if is_call_log(path.name) and path.is_dir())
 
+    def owns(self, emitter: str) -> bool:
+        """Say whether an emitter is of this machine: whether its spool is here."""
+        return self.remote is None or self.remote.owns(emitter)
+
     def location(self, artifact: str) -> Path | None:
         """Return where this machine last saw the files of `artifact`. A hint, never evidence."""
         path = self._locations().get(artifact)
