@@ -579,8 +579,8 @@ def test_what_does_not_fit_between_log_and_vault_is_found(node: Node, writer: Wr
     source = f"gateway-0/{writer.spool.boot}"
     forged = groups | {"who": (groups["who"][0], b'{"principal":"nobody"}')}
     node.vault.put_calls([VaultCall(call=calls[0].id, source=f"{source}/1", tenant="acme", groups=forged)])
-    node.vault._db.execute("DELETE FROM call WHERE call = ?", (calls[1].id,))
-    node.vault._db.execute("UPDATE call SET group_usage = zeroblob(60) WHERE call = ?", (calls[2].id,))
+    node.vault.db.run("DELETE FROM call WHERE call = ?", (calls[1].id,))
+    node.vault.db.run("UPDATE call SET group_usage = zeroblob(60) WHERE call = ?", (calls[2].id,))
     node.log.append([b"{}"])
     found = [(item.severity, item.code, item.where) for item in check_sealed(node.log.entries(), node.vault)]
     assert found == [
