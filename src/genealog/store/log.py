@@ -38,6 +38,7 @@ from genealog.store.journal import Mark, encode_frame
 from genealog.store.log_keys import KeySource, LogKeys, renewed
 from genealog.store.log_lock import LogLock
 from genealog.store.log_state import make_state, save_state
+from genealog.store.log_sync import BackgroundSync
 from genealog.store.log_view import LogView
 from genealog.store.segments import set_aside
 
@@ -45,6 +46,7 @@ __all__ = ["LocalLog", "Mark"]
 
 SAVE_EVERY = 0.25  # seconds, at least, between two savings of the state under load
 SAVE_SHARE = 20  # and at least so many times as long as a saving took
+_WORTH_A_THREAD = 64  # entries; fewer are hashed sooner than another thread wakes up
 _NO_MARKS: Mapping[str, Mark] = {}
 
 
@@ -66,6 +68,7 @@ class LocalLog:
         self._lock = LogLock(path / "lock", exclusive=self._writes)
         self._view = LogView(path, keys.verifiers)
         self._output: tuple[int, int] | None = None  # segment, descriptor
+        self._background = BackgroundSync()
         self._wrote_last = False
         self._save_due = 0.0
 
@@ -293,8 +296,12 @@ class LocalLog:
         handle, fresh = self._open_output(segment)
         try:
             write_once(handle, frame)
-            with self._view.tree.growing(entries):
+            if len(entries) < _WORTH_A_THREAD:
                 os.fdatasync(handle)
+                self._view.tree.grow(entries)
+            else:
+                with self._background.syncing(handle):
+                    self._view.tree.grow(entries)
             if fresh:
                 sync_folder(self._view.segments.folder)
         except BaseException:
@@ -395,6 +402,7 @@ class LocalLog:
             self._output = None
 
     def _release(self) -> None:
+        self._background.close()
         self._close_output()
         self._view.close()
         self._lock.release()

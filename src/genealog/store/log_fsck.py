@@ -124,7 +124,6 @@ class _Check:
                 tree.save()
             if tree.size >= self.state.size:
                 break
-        tree.close()
         save_state(self.path, self.state)
         self.findings = [
             Finding("warning", f.code, f.where, f"{f.message}; repaired") if f.code in _DERIVED else f

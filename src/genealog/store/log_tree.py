@@ -12,9 +12,7 @@ are in memory, are made again from the journal after a crash, and whatever a fil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from genealog.core.merkle import leaf_hash
@@ -24,7 +22,6 @@ from genealog.store.disk import disk, sync_folder, write_at
 
 _FILE = 65_536  # hashes in a file
 _HASH = 32
-_WORTH_A_THREAD = 64  # entries; handing over fewer costs more than hashing them
 _WAITING = 1024  # filled tiles (8 MiB) after which `full` asks for a save
 
 
@@ -35,7 +32,6 @@ class LogTree:
         self._folder = folder / "tile"
         self._waiting: dict[tuple[int, int], bytes] = {}
         self._named: set[Path] = set()  # files whose names this object has made durable
-        self._pool = ThreadPoolExecutor(1, "genealog-tree")  # starts its thread when first used
         self._start(RightEdge())
 
     @property
@@ -64,19 +60,6 @@ class LogTree:
         """Add entries."""
         for tile in self._edge.extend([leaf_hash(entry) for entry in entries]):
             self._waiting[tile.level, tile.number] = tile.data
-
-    @contextmanager
-    def growing(self, entries: Sequence[bytes]) -> Iterator[None]:
-        """Add entries while the body waits for the disk. If the body fails, the tree is of no more use."""
-        if len(entries) < _WORTH_A_THREAD:
-            yield
-            self.grow(entries)
-            return
-        growth = self._pool.submit(self.grow, entries)
-        try:
-            yield
-        finally:
-            growth.result()
 
     def root(self) -> bytes:
         """Return the root of the whole tree."""
@@ -110,10 +93,6 @@ class LogTree:
         """Drop from memory the tiles that a tree of `size` leaves fills: another process has saved them."""
         for level, number in [key for key in self._waiting if (key[1] + 1) * TILE <= size >> 8 * key[0]]:
             del self._waiting[level, number]
-
-    def close(self) -> None:
-        """Stop the thread."""
-        self._pool.shutdown()
 
     def _start(self, edge: RightEdge) -> None:
         self._edge = edge

@@ -108,9 +108,8 @@ class LogView:
             raise MissingError("no-such-entry", f"{self.origin} has no entry {index}", expected=f"< {self.tip.size}")
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """Let go of files."""
         self.segments.close()
-        self.tree.close()
 
     def _check_leaf(self, index: int, entry: bytes) -> None:
         if (found := leaf_hash(entry)) != (expected := self.tree.read(0, index)):
@@ -124,7 +123,8 @@ class LogView:
 
     def _check_head(self, name: str, size: int, root: bytes) -> None:
         if size > self.tip.size:
-            raise self._rolled_back(name, f"{self.tip.size} entries in the journal", f"{size} entries")
+            signed = f"{size} entries, root {root.hex()}"
+            raise self._rolled_back(name, f"{self.tip.size} entries in the journal", signed)
         if (found := root_at(size, self.tree.read)) != root:
             raise StoreError(
                 "log-altered",
