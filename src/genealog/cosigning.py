@@ -34,8 +34,8 @@ from genealog.errors import GenealogError, MissingError, StoreError, UpstreamErr
 from genealog.remote import Remote, Reply
 from genealog.store.heads import Exchange, Heads, satisfies
 from genealog.store.home import REGISTRY, Home
-from genealog.store.log_reader import log_reader
 from genealog.store.port import Log
+from genealog.store.static_export import log_reader
 
 EVERY = 60.0  # seconds between two rounds
 AT_LEAST = 10.0  # seconds between two visits of one witness, whatever else is asked for
@@ -258,7 +258,7 @@ class Collector:
         if seen is not None:
             note, head = seen
             size = shown.checkpoint.size
-            read = log_reader(shown.log)
+            read = log_reader(shown.log, size)
             nodes = prefix_path(head.size, size, read) if 0 < head.size < size else None
             try:
                 fork = make_fork(
@@ -285,7 +285,7 @@ class Collector:
             if (
                 held is not None
                 and held[1].size <= size
-                and root_at(held[1].size, log_reader(shown.log)) == held[1].root
+                and root_at(held[1].size, log_reader(shown.log, size)) == held[1].root
             ):
                 return UpstreamError("witness-failed", "the witness saw a newer checkpoint meanwhile", got=seen)
             if held is not None:

@@ -101,7 +101,7 @@ class Remote:
         try:
             connection.request(
                 method,
-                f"{self._prefix}/{path}",
+                f"{self._prefix}/{path}" if path else self._prefix or "/",
                 body,
                 {"accept-encoding": "gzip", "user-agent": "genealog"} | dict(headers or {}),
             )

@@ -14,6 +14,7 @@ import typer
 from genealog.cli.extras import require
 from genealog.cli.options import Json, Store, seconds
 from genealog.cli.output import out, print_json, print_table
+from genealog.cli.prove import read
 from genealog.core.note import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44
 from genealog.cosigning import Asked, Collector, log_names, outcomes
 from genealog.remote import Remote
@@ -184,3 +185,35 @@ def _show(asked: Iterable[Asked], *, json: bool) -> None:
         print_json([{name: getattr(each, name) for name in fields} for each in asked])
         return
     print_table(("log", "witness", "said", "size", "why"), list(outcomes(asked)), empty="no log has an entry yet")
+
+
+@app.command()
+def timestamp(
+    tsa: Annotated[str, typer.Option(help="The URL of an RFC 3161 timestamp authority.")],
+    log: Annotated[list[str] | None, typer.Option(help="Only this log; may be given again. Default: all.")] = None,
+    tsa_roots: Annotated[
+        Path | None, typer.Option(help="Its root certificates (PEM), to check the reply by before it is kept.")
+    ] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Have an outside authority state when the newest checkpoints existed, and keep its word for receipts.
+
+    Stamped is the SHA-256 of the checkpoint's text, without signatures: nothing else leaves this machine.
+
+    Example: [bold]genealog witness timestamp --tsa https://tsa.example.org --log registry[/bold]
+    """
+    require("witness")
+    from genealog.timestamping import stamp_log
+
+    home = Home.find(store)
+    roots = read(tsa_roots) if tsa_roots is not None else None
+    names = [name for name in log_names(home) if home.log(name).size] if log is None else log
+    done = [stamp_log(home, name, tsa, roots=roots) for name in names]
+    if json:
+        rows = [(each.log, each.size, each.stamp.at, each.stamp.authority, each.checked) for each in done]
+        print_json([dict(zip(("log", "size", "at", "authority", "checked"), row, strict=True)) for row in rows])
+        return
+    for each in done:
+        doubt = "" if each.checked else " (its certificate is unchecked: --tsa-roots)"
+        out.print(f"{each.log} {each.size}: {each.stamp.at} by {each.stamp.authority}{doubt}")

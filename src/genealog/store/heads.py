@@ -2,7 +2,6 @@
 
     heads/
       witnesses.json                   what was last heard of each witness: hints, may be deleted
-      forks/*.fork                     evidence that a log signed two histories
       exchanges/*.json                 what a witness refused, word for word
       <log>/00000000000000000021.note  the checkpoint of size 21 with every cosignature so far
       <log>/00000000000000000021.tsr   an RFC 3161 token over the text of that checkpoint
@@ -51,10 +50,11 @@ class Exchange(Record):
 
 
 class Heads:
-    """The folder `heads` of a store. Several processes may use it at once."""
+    """The folder `heads` of a store; fork evidence goes into `forks` beside it. Several processes may use it at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._forks = folder.parent / "forks"
 
     def sizes(self, log: str) -> list[int]:
         """Return the sizes that there are notes of, biggest first."""
@@ -78,7 +78,7 @@ class Heads:
         """Keep a log's signed note with checked cosignature lines, durably; return it with all that are known.
 
         `where` says where it came from, should it contradict what is here.
-        Raises: VerificationError `log-forked` with the evidence kept in `forks`; StoreError `disk-error`.
+        Raises: VerificationError `log-forked` with the evidence kept; StoreError `disk-error`.
         """
         size = parse_checkpoint_text(parse_note(note).text).size
         with self._locked():
@@ -119,11 +119,11 @@ class Heads:
 
     def keep_fork(self, fork: Fork) -> Path:
         """Keep fork evidence; return its file."""
-        return keep_fork(self.folder / "forks", fork)
+        return keep_fork(self._forks, fork)
 
     def forks(self) -> list[Path]:
         """Return the fork evidence that is kept here."""
-        return sorted((self.folder / "forks").glob("*" + SUFFIX))
+        return sorted(self._forks.glob("*" + SUFFIX))
 
     def keep_exchange(self, exchange: Exchange) -> Path | None:
         """Keep an exchange with a witness; None if there are too many already."""
@@ -177,3 +177,17 @@ def satisfies(trust: Trust, note: bytes) -> bool:
         return bool(trust.open_checkpoint(note).cosigned_at)
     except GenealogError:
         return False
+
+
+def newest_cosigned(heads: Heads, trust: Trust, logs: Iterable[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return, by (log, witness), the biggest size that is kept with its cosignature, and when it cosigned."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for log in logs:
+        for note in heads.notes(log):
+            try:
+                opened = trust.open_head(note)
+            except GenealogError:
+                continue
+            for witness, at in opened.cosigned_at.items():
+                found.setdefault((log, witness), (opened.checkpoint.size, at))
+    return found
