@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from genealog.answers import Answers
 from genealog.cli.options import As, Json, Store
@@ -184,7 +185,7 @@ def rules(store: Store = None, json: Json = False) -> None:
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(columns, rows, empty="no rules: add [[retention]] to genealog.toml")
+        print_table(columns, rows, empty="no rules: genealog.toml has no retention section")
 
 
 @retention_app.command("plan")
@@ -250,7 +251,7 @@ def _said(text: str, value: dict[str, Any], *, json: bool) -> None:
     if json:
         print_json(value)
     else:
-        out.print(text)
+        out.print(text, markup=False)
 
 
 def _asked(question: str) -> bool:
@@ -268,7 +269,7 @@ def _show(plan: Plan, overridden: bool) -> None:
     rows = [(tenant or '""', calls, size) for tenant, (calls, size) in sorted(counts.items())]
     print_table(("tenant", "calls", "bytes of bodies"), rows, empty="no calls")
     for name, count in sorted(plan.held.items()):
-        out.print(f"[bold red]held[/bold red] {count} calls by the hold {name}: nothing will be erased")
+        out.print(f"[bold red]held[/bold red] {count} calls by the hold {escape(name)}: nothing will be erased")
     if plan.young and not overridden:
         out.print(f"[bold red]too young[/bold red] {plan.young} calls; the last is free from {plan.free}")
 
@@ -286,7 +287,7 @@ def _show_due(plan: DuePlan) -> None:
     ]
     print_table(("deletes", "calls", "bytes of bodies", "rules", "ended before"), rows, empty="nothing is due")
     for name, count in sorted(plan.held.items()):
-        out.print(f"{count} calls past their maximum stay: the hold {name}")
+        out.print(f"{count} calls past their maximum stay: the hold {escape(name)}")
     if plan.young:
         out.print(f"{plan.young} calls past their maximum stay: another rule's minimum is longer")
 
