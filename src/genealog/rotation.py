@@ -1,7 +1,8 @@
 """Give a log its next key, with an overlap in which both sign, and later retire the old one.
 
     next     keys/log-NAME.2.pem  →  key/v1 in the registry log  →  `log` line in trust.policy      both sign from here
-    retire   key/v1 `revoke` in the registry log  →  keys/log-NAME.pem moves to keys/retired/       the new one signs
+    retire   key/v1 `revoke` in the registry log  →  `# retired` line in trust.policy        only the new one signs
+             →  keys/log-NAME.pem moves to keys/retired/
     drop     the old line of trust.policy becomes a comment               what only the old key signed is not believed
 
 Each step can be done again: a rotation that was killed goes on where it stopped, and until its last step the log signs
@@ -28,7 +29,7 @@ from genealog.errors import StoreError
 from genealog.registry import Registry
 from genealog.store.disk import disk, sync_folder
 from genealog.store.home import Home
-from genealog.store.log_keyring import DROPPED, RETIRED, LogKeyring, edit_policy, locked_folder
+from genealog.store.log_keyring import AWAY, DROPPED, RETIRED, LogKeyring, edit_policy, locked_folder
 from genealog.store.log_keys import LogKeys
 
 _ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 §4: what stands before the 32 bytes
@@ -59,6 +60,7 @@ def begin(registry: Registry, name: str) -> tuple[LogKey, ...]:
     log = home.log(name)
     with locked_folder(home.keys.path):
         source = home.key_source(name)
+        _tidy(home, source)
         keys = source.read()
         if not keys.signers:
             raise StoreError("read-only", "this log's key is not here, so it cannot vouch for the next one")
@@ -97,8 +99,8 @@ def retire(registry: Registry, name: str, *, reason: str | None = None, drop: bo
         log.checkpoint()  # the head on disk carries the new signature before the old key goes
         for verifier in former:
             _state(registry, verifier, "revoke", reason or ("dropped" if drop else "retired"))
-        for signer in old:
-            _move(home, source, signer.verifier)
+        _edit(home, lambda text: _retired(text, former))
+        _tidy(home, source)
         if drop:
             _edit(home, lambda text: _without_keys(text, former))
     log.checkpoint()
@@ -137,11 +139,12 @@ def _state(registry: Registry, verifier: Verifier, action: Literal["add", "revok
     registry.append(body, signer=registry.home.keys.signer("owner"), name=verifier.name)
 
 
-def _move(home: Home, source: LogKeyring, verifier: Verifier) -> None:
-    """Take a private key out of use: one rename."""
+def _tidy(home: Home, source: LogKeyring) -> None:
+    """Put the private keys that sign no more out of the way."""
+    retired = source.retired()
     for file in source.files():
-        if home.keys.note_signer(file, source.origin).verifier == verifier:
-            folder = source.folder / RETIRED
+        if home.keys.note_signer(file, source.origin).verifier in retired:
+            folder = source.folder / AWAY
             with disk(f"retiring {file}.pem"):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 (source.folder / f"{file}.pem").rename(folder / f"{file}.pem")
@@ -165,9 +168,22 @@ def _with_key(text: str, verifier: Verifier, origin: str) -> str:
     return "".join((*lines[: ours[-1] + 1], f"log {vkey}{url}\n", *lines[ours[-1] + 1 :]))
 
 
+def _retired(text: str, verifiers: list[Verifier]) -> str:
+    """Put a comment above the lines of keys that says that they sign no more."""
+    vkeys = {format_vkey(verifier) for verifier in verifiers}
+    lines: list[str] = []
+    for line in text.splitlines(keepends=True):
+        words = line.split()
+        note = f"{RETIRED} {words[1]}\n" if words[:1] == ["log"] and words[1] in vkeys else ""
+        lines += [note, line] if note and note not in text else [line]
+    return "".join(lines)
+
+
 def _without_keys(text: str, verifiers: list[Verifier]) -> str:
     """Make the lines of keys a comment that `LogKeyring.ever` still reads."""
     vkeys = {format_vkey(verifier) for verifier in verifiers}
+    for vkey in vkeys:
+        text = text.replace(f"{RETIRED} {vkey}\n", "")
     return "".join(
         f"{DROPPED} {line.split()[1]}\n" if line.split()[:1] == ["log"] and line.split()[1] in vkeys else line
         for line in text.splitlines(keepends=True)

@@ -161,3 +161,25 @@ def test_a_store_without_the_private_key_reads(tmp_path: Path) -> None:
         home.registry_log().append([b"{}"])
     assert caught.value.code == "read-only"
     home.close()
+
+
+def test_a_comment_in_the_policy_retires_a_key_wherever_its_file_lies(tmp_path: Path) -> None:
+    """All machines of a store share the policy; each has key files of its own."""
+    home = Home.create(tmp_path / "store", origin="example.org")
+    source = home.key_source(REGISTRY)
+    (first,) = source.read().verifiers
+    home.keys.create(f"log-{REGISTRY}.2", "ed25519")
+    second = home.keys.note_signer(f"log-{REGISTRY}.2", f"example.org/{REGISTRY}").verifier
+    policy = home.path / "trust.policy"
+    text = policy.read_text()
+    policy.write_text(f"# retired log {format_vkey(first)}\nlog {format_vkey(second)}\n{text}")
+    keys = source.read()
+    assert [signer.verifier for signer in keys.signers] == [second]
+    assert keys.verifiers == (second, first)
+    (home.path / "keys" / f"log-{REGISTRY}.2.pem").unlink()  # a machine that has the old key only
+    assert source.read().signers == ()
+    policy.write_text(f"# dropped log {format_vkey(first)}\nlog {format_vkey(second)}\n")
+    with pytest.raises(StoreError) as caught:
+        source.read()
+    assert caught.value.code == "wrong-key"
+    assert source.ever() == (second, first)

@@ -4,10 +4,11 @@
     keys/log-NAME.pem                         the first private key
     keys/log-NAME.2.pem                       the next one; after it .3, .4, …
     keys/retired/                             private keys that sign no more
-    # dropped log <vkey>                      in trust.policy: a key that nobody shall believe any more
+    # retired log <vkey>                      in trust.policy: a key that verifies and signs no more
+    # dropped log <vkey>                      a key that nobody shall believe any more; its `log` line is gone
 
-A private key signs if its file is in `keys/` and its vkey stands in trust.policy under the origin of the log. So either
-step of a rotation is one rename: a new trust.policy lets the next key sign, a move to `retired/` stops the last one.
+A private key signs if its file is in `keys/`, its vkey stands in trust.policy under the origin of the log, and no
+comment there retires it. So each step of a rotation is one change of trust.policy, which all machines of a store share.
 A name of a log holds no dot, so that the second key of one log is never the first of another.
 """
 
@@ -27,8 +28,9 @@ from genealog.store.keys import KeyRing
 from genealog.store.log_keys import LogKeys
 from genealog.store.remote import write_shared
 
-RETIRED = "retired"
+RETIRED = "# retired log"
 DROPPED = "# dropped log"
+AWAY = "retired"  # the folder below `keys`
 
 
 class LogKeyring:
@@ -56,8 +58,10 @@ class LogKeyring:
             raise StoreError("no-log-key", f"trust.policy names no key for {self.origin}")
         ring = KeyRing(self.folder)
         there = [ring.note_signer(name, self.origin) for name in self.files()]
-        signers = tuple(signer for signer in there if signer.verifier in verifiers)
-        if there and not signers:
+        retired = set(self._verifiers(RETIRED))
+        known = [signer for signer in there if signer.verifier in verifiers]
+        signers = tuple(signer for signer in known if signer.verifier not in retired)
+        if there and not known:
             what = f"no key in keys/ is one that trust.policy names for {self.origin}"
             raise StoreError("wrong-key", what, hint="restore trust.policy, or the key file")
         keys = LogKeys(verifiers, signers)
@@ -70,11 +74,15 @@ class LogKeyring:
 
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all private keys that this log ever had here; the first has 1."""
-        return tuple(number for place in (self.folder, self.folder / RETIRED) for number, _ in self._numbered(place))
+        return tuple(number for place in (self.folder, self.folder / AWAY) for number, _ in self._numbered(place))
 
     def ever(self) -> tuple[Verifier, ...]:
         """Return every key that this log ever had, dropped ones too: for heads whose place another log vouches for."""
         return (*self._verifiers(), *self._verifiers(DROPPED))
+
+    def retired(self) -> tuple[Verifier, ...]:
+        """Return the keys that trust.policy says to be verify-only."""
+        return tuple(self._verifiers(RETIRED))
 
     def _numbered(self, folder: Path) -> list[tuple[int, str]]:
         pattern = re.compile(rf"log-{re.escape(self.name)}(?:\.([1-9][0-9]{{0,8}}))?\.pem")
