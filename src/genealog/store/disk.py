@@ -62,12 +62,12 @@ def write_at(path: Path, pieces: Iterable[tuple[int, bytes]]) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Put `data` at `path` so that a reader sees the old bytes or the new ones. Durable on return if `sync`.
+    """Put `data` at `path` so that a reader sees the old bytes or the new ones, after a power cut too.
 
-    Only one process may do so at a time. Raises: OSError.
+    `sync`: it is the new ones for sure on return. Only one process may do so at a time. Raises: OSError.
     """
     temporary = path.with_name(path.name + ".tmp")
-    write_whole(temporary, data, sync=sync)
+    write_whole(temporary, data)
     os.replace(temporary, path)  # noqa: PTH105 - every system call that tests make fail goes through `os`
     if sync:
         sync_folder(path.parent)
