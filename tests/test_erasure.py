@@ -215,6 +215,30 @@ def test_killed_at_any_step_the_next_run_ends_it(store: Store, monkeypatch: pyte
     assert codes(store) == []
 
 
+def test_what_was_decided_is_not_shown_though_its_bytes_cannot_be_destroyed_yet(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, other = store.call("Ann likes tea", subject="ann"), store.call("Bob")
+
+    def busy(*_: object) -> None:
+        raise StoreError("vault-busy", "somebody reads")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Eraser, "destroy", busy)
+        with pytest.raises(StoreError, match="vault-busy"):
+            store.erase(subject="ann")
+        assert Answers(store.home).find("Ann likes tea") == ()
+        assert Answers(store.home).why(call).hops[0].code == "erased"
+        assert store.here(call, other) == [False, True]
+        with pytest.raises(MissingError, match="her wish"):
+            store.home.vault.get_body(call, "response")
+        assert codes(store) == ["erasure-unfinished", "call-erased"]
+        assert tombstones(store) == []
+    Ledger(store.home).drain()
+    assert codes(store) == []
+    assert len(tombstones(store)) == 1
+
+
 ERASER = """
 import sys
 from pathlib import Path

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Literal
 
 from sqlalchemy import func, select
@@ -103,8 +104,12 @@ class Erasure:
     def __init__(self, home: Home, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.home = home
         self.ledger = Ledger(home)
-        self.eraser = Eraser(home.vault)
         self.clock = clock
+
+    @cached_property
+    def eraser(self) -> Eraser:
+        """What erases in the vault. Whoever looks at holds needs no vault."""
+        return Eraser(self.home.vault)
 
     def parts(
         self, *, subject: str | None = None, tenant: str | None = None, call: str | None = None

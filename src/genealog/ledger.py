@@ -8,6 +8,7 @@ in the registry log at once, where somebody can sign.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash
 from genealog.core.receipt import Receipt, make_receipt
 from genealog.core.statement import make_statement
-from genealog.errors import GenealogError, MissingError
+from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
@@ -69,7 +70,8 @@ class Ledger:
         if done.appended:
             self.home.call_log().checkpoint()
         self.state_losses()
-        self.finish_erasures()
+        with suppress(StoreError):  # the vault is busy, or its objects are out of reach: the next one goes on
+            self.finish_erasures()
         return done
 
     def finish_erasures(self) -> tuple[Position, ...]:

@@ -103,7 +103,9 @@ class Vault:
                     rows.append(self._row_of(item, kept))
                     kept += rows[-1][4]
                     before[item.call] = (source, rows[-1][4], rows[-1][6])
-                texts += [(mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()]
+                    texts += [
+                        (mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()
+                    ]
             self.db.many(_PUT, rows)
             texts.sort()  # neighbours in the index are written together
             self.db.many(_PUT_TEXT, texts)
@@ -131,6 +133,8 @@ class Vault:
         if name not in BODIES:
             raise MalformedError("no-such-body", "a call has no such body", got=name, expected=", ".join(BODIES))
         key, notes, (value,) = self._row(call, [f"body_{name}"])
+        if number := self._decided(call, "bodies"):
+            value, notes = None, f"bodies!{number}"
         words = note_words(notes)
         if value is None and f"{name}@" in words and self.outside is not None:
             found = self.outside.get(words[f"{name}@"])
@@ -158,7 +162,8 @@ class Vault:
             for how, mac in self._macs(text.encode("utf-8", "surrogatepass")).items():
                 query = "SELECT call, which FROM text WHERE mac = ? ORDER BY call, which"
                 for call, which in self.db.run(query, (mac,)):
-                    found.setdefault((call, which), how)
+                    if not self._decided(call, "texts"):
+                        found.setdefault((call, which), how)
         return [(call, which, how) for (call, which), how in found.items()]
 
     def subject_digest(self, tenant: str, subject: str) -> str:
@@ -322,7 +327,7 @@ class Vault:
         with self.reading():
             query = f"SELECT subject, share, notes, {', '.join(columns)} FROM call WHERE call = ?"  # noqa: S608
             rows = self.db.run(query, (call,))
-            if not rows:
+            if not rows or self._decided(call, "groups"):
                 raise self._gone(call)
             subject, share, notes, *values = rows[0]
             keys = self.db.run(_KEY_OF, (subject,))
@@ -335,6 +340,11 @@ class Vault:
             except InvalidTag:
                 raise VerificationError("vault-row-altered", f"the key of call {call} was altered") from None
             return CallKey(subject_key, call, bytes(share)), notes, [v if v is None else bytes(v) for v in values]
+
+    def _decided(self, call: str, part: str) -> int:
+        """Return the erasure that was decided to destroy this and has not done so yet, else 0: it is not shown."""
+        query = "SELECT id, what FROM erasure JOIN erased ON erasure = id WHERE call = ? AND state = 0"
+        return next((number for number, what in self.db.run(query, (call,)) if part in what.split()), 0)
 
     def _gone(self, call: str) -> MissingError:
         query = "SELECT erasure FROM erased WHERE call = ? ORDER BY erasure DESC LIMIT 1"

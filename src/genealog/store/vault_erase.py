@@ -170,6 +170,7 @@ class Eraser:
             ((size,),) = self._db.run(f"SELECT coalesce(sum(size), 0) FROM call WHERE call IN {mine}", (erasure.id,))  # noqa: S608
             if "texts" in erasure.what:
                 self._db.run(f"DELETE FROM text WHERE call IN {mine}", (erasure.id,))  # noqa: S608
+            subjects = self._db.run(f"SELECT DISTINCT subject FROM call WHERE call IN {mine}", (erasure.id,))  # noqa: S608
             if "groups" in erasure.what:
                 self._db.run(f"DELETE FROM call WHERE call IN {mine}", (erasure.id,))  # noqa: S608
             else:
@@ -178,10 +179,8 @@ class Eraser:
                 self._db.run(f"UPDATE {table} SET key = ? WHERE retired = ?", (bytes(KEY + 28), erasure.id))  # noqa: S608
             self._db.run("DELETE FROM subject WHERE retired = ?", (erasure.id,))
             self._db.run("DELETE FROM tenant WHERE retired = ?", (erasure.id,))
-            if "groups" in erasure.what:  # who has no calls left is forgotten, name and key
-                self._db.run(
-                    "DELETE FROM subject WHERE NOT EXISTS (SELECT 1 FROM call WHERE call.subject = subject.id)"
-                )
+            left = "NOT EXISTS (SELECT 1 FROM call WHERE call.subject = subject.id)"  # forget who has no calls left
+            self._db.many(f"DELETE FROM subject WHERE id = ? AND {left}", subjects)  # noqa: S608
             if "bodies" in erasure.what:
                 self._vault.set_number("kept", self._vault.number("kept") - int(size))
             self._set(erasure.id, DECIDED, DELETED)

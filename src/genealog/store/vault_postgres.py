@@ -55,10 +55,15 @@ class PostgresSql:
 
     def scrub(self) -> None:
         """Rewrite the tables that hold keys; vacuum the others, so that their space is used again."""
-        for table in ("subject", "tenant"):
-            self.run(f"VACUUM FULL {table}")
-        for table in ("call", "text"):
-            self.run(f"VACUUM {table}")
+        with self._errors():
+            try:
+                for statement in ("VACUUM FULL subject", "VACUUM FULL tenant", "VACUUM call", "VACUUM text"):
+                    self._open().execute(statement)
+            except psycopg.errors.LockNotAvailable:
+                raise StoreError(
+                    "vault-busy", "another session reads the vault, so its tables could not be written anew",
+                    hint="run the command again when that session is done: it goes on where it was",
+                ) from None  # fmt: skip
 
     def close(self) -> None:
         """Close the connection."""
@@ -73,6 +78,7 @@ class PostgresSql:
             connection: psycopg.Connection[Any] = psycopg.connect(self._url, autocommit=True, connect_timeout=30)
             name = psycopg.sql.Identifier(self._schema)
             connection.execute("SET client_min_messages = warning")
+            connection.execute("SET lock_timeout = '30s'")
             connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
             connection.execute(psycopg.sql.SQL("SET search_path = {}").format(name))
             self._connection = connection
