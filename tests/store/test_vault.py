@@ -282,7 +282,7 @@ def test_big_bodies_lie_outside_under_random_names_and_encrypted(place: Place, t
     assert vault.get_body(call(1).call, "response") == b"small"
     names = list(outside.names("bodies"))
     assert len(names) == 2
-    assert all(re.fullmatch(r"bodies/[0-9a-f]{2}/[0-9a-f]{30}", name) for name in names)
+    assert all(re.fullmatch(r"bodies/[0-9a-f]{16}/[0-9a-f]{32}", name) for name in names)
     assert all(b"big body" not in (tmp_path / "outside" / name).read_bytes() for name in names)
     assert call(1).call not in str(names)
     vault.put_calls([call(1, bodies={"request": big})])  # again after a crash: the object from before is gone

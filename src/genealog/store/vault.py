@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ Keys = Callable[[], Sequence[bytes]]
 
 _SALT = 32
 _CACHED = 10_000  # subjects whose keys stay in memory between batches
+_AT_ONCE = 16  # objects that are put outside at the same time
 _MANY = 500  # values in one IN (…)
 _FIELDS = ("call", "source", "subject", "at", "size", "share", "notes", *COLUMNS)
 # The same call again (after a crash between vault and log) replaces itself; another call may not take its place.
@@ -81,6 +83,8 @@ class Vault:
         self.limits = limits
         self.outside = outside
         self._subjects: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._waiting: dict[str, bytes] = {}
+        self._folder = ""
         self.db = open_sql(place, schema)
         try:
             self._learn(prepare(self.db, candidates))
@@ -95,6 +99,7 @@ class Vault:
             before = self._before([item.call for item in calls])
             kept = self.number("kept")
             rows, texts, left = [], [], []
+            self._waiting = {}
             for item in calls:
                 source, size, notes = before.get(item.call, (item.source, 0, ""))
                 if source == item.source:
@@ -106,6 +111,7 @@ class Vault:
                     texts += [
                         (mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()
                     ]
+            self._put_outside()  # durable before the rows that name them
             self.db.many(_PUT, rows)
             texts.sort()  # neighbours in the index are written together
             self.db.many(_PUT_TEXT, texts)
@@ -271,19 +277,29 @@ class Vault:
                 column = key.close(f"body_{name}", body, nonce)
                 size += len(body)
                 if self.outside is not None and limits.inline is not None and len(body) > limits.inline:
-                    words.append(f"{name}@{self._put_outside(column)}")
+                    words.append(f"{name}@{self._later(column)}")
                     column = None
             bodies.append(column)
         at = int(parse_timestamp(item.ended_at).timestamp() * 1000) if item.ended_at else milliseconds_of(item.call)
         return (item.call, item.source, subject, at, size, share, " ".join(words), *groups, *bodies)
 
-    def _put_outside(self, value: bytes) -> str:
-        assert self.outside is not None  # noqa: S101 - whoever calls has looked
-        digits = secrets.token_hex(16)
-        name = f"bodies/{digits[:2]}/{digits[2:]}"
-        if not self.outside.put_new(name, value):
-            raise StoreError("vault-unusable", "an object outside has the name of a new one", got=name)
+    def _later(self, value: bytes) -> str:
+        """Name an object that is put outside with the others of this batch."""
+        if not self._waiting:
+            self._folder = f"bodies/{secrets.token_hex(8)}"
+        name = f"{self._folder}/{secrets.token_hex(16)}"
+        self._waiting[name] = value
         return name
+
+    def _put_outside(self) -> None:
+        """Put what waits, many at a time: one after the other, each would wait for the disk or the network alone."""
+        if not self._waiting or self.outside is None:
+            return
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            created = list(pool.map(self.outside.put_new, self._waiting.keys(), self._waiting.values()))
+        self._waiting = {}
+        if not all(created):
+            raise StoreError("vault-unusable", "an object outside has the name of a new one", got=self._folder)
 
     def _before(self, calls: Sequence[str]) -> dict[str, tuple[str, int, str]]:
         """Return source, size and notes of those of `calls` that are there already."""
