@@ -80,7 +80,7 @@ def test_logged_then_witnessed(world: World) -> None:
     new = upgrade(world, old)
     assert (new.better, new.quorum) == (True, True)
     assert new.grade == judged(world, new.receipt)[2]
-    assert re.fullmatch(r"witnessed by a at 20\d\d-[-0-9T:]+Z, b at 20\d\d-[-0-9T:]+Z", new.grade)
+    assert re.fullmatch(r"witnessed by a at 20\d\d-[-0-9T:]+\.000Z, b at 20\d\d-[-0-9T:]+\.000Z", new.grade)
     assert verify_receipt(new.receipt, world.home.trust).checkpoint.size == 6
     assert (check_receipt(new.receipt).entry, new.receipt.origin) == (check_receipt(old).entry, old.origin)
     again = upgrade(world, new.receipt)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from genealog.core import records
 from genealog.core.call import CallLeaf, is_call_log
-from genealog.core.canonical import Record, decode
+from genealog.core.canonical import Record, decode, timestamp
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
 from genealog.core.receipt import Receipt, check_receipt, entry_of
@@ -159,7 +159,7 @@ def _time(seconds: int) -> str:
     """Spell a POSIX time; one beyond the calendar stays a number."""
     if seconds > _LAST_SECOND:
         return str(seconds)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def _parse(item: Exhibit, entry: bytes, log: str) -> None:

@@ -50,7 +50,7 @@ class Exchange(Record):
 
 
 class Heads:
-    """The folder `heads` of a store; fork evidence goes into `forks` beside it. Several processes may use it at once."""
+    """The folder `heads` of a store, and `forks` beside it, for evidence. Several processes may use it at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
