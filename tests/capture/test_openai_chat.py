@@ -354,3 +354,19 @@ def test_what_the_openai_client_sends_is_read() -> None:
     assert facts.parts[0].sha256 == sha("caf\u00e9?")
     assert facts.sampler == {"temperature": "0.2", "seed": "9223372036854775807", "seed_source": "client"}
     assert read_response(answer()).texts == (said.choices[0].message.content,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject"),
+    [
+        ('"user": "ann"', "ann"),
+        ('"user": "old", "safety_identifier": "ann"', "ann"),
+        ('"user": "ann", "safety_identifier": ""', "ann"),
+        ('"user": "ann", "safety_identifier": null', "ann"),
+        ('"user": 7', None),
+        ('"user": {"id": "ann"}', None),
+        ('"model": "m"', None),
+    ],
+)
+def test_whom_a_call_is_about(fields: str, subject: str | None) -> None:
+    assert read_request(f'{{"messages": [], {fields}}}'.encode()).subject == subject

@@ -64,6 +64,12 @@ def test_what_is_on_record() -> None:
     assert who(kept(headers)) == {"department": "risé", "project": "café"}
 
 
+def test_a_subject_is_never_cut() -> None:
+    long = b"jane@" + b"x" * 1000
+    assert who(kept([(b"genealog-subject", long)])) == {"subject": long.decode()}
+    assert len(who(kept([(b"genealog-tenant", long)]))["tenant"]) == 256
+
+
 def test_a_request_tells_which_gateways_it_came_through() -> None:
     first = to_upstream([], CALL, MARK, streaming=False)["Genealog-Via"]
     second = to_upstream([(b"genealog-via", first.encode())], CALL, "4a", streaming=False)["Genealog-Via"]

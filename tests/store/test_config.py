@@ -15,6 +15,8 @@ from documents import ROOT
 from genealog.core.canonical import Record
 from genealog.errors import StoreError
 from genealog.store.config import Calls, Config, Seconds, read_config, toml_text
+from genealog.store.keys import KeyRing
+from genealog.store.vault_open import open_vault
 
 BASE = '[store]\nformat = 1\norigin = "x"\n[identities]\n[identities.owner]\nname = "a"\nkey = "owner"\n'
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
@@ -41,6 +43,30 @@ def test_a_time_has_a_unit(tmp_path: Path, text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size"), [("0B", 0), ("7B", 7), ("64KiB", 65_536), ("8MiB", 1 << 23), ("1GiB", 1 << 30), ("2TiB", 2 << 40)]
+)
+def test_a_size_has_a_unit(tmp_path: Path, text: str, size: int) -> None:
+    assert read(tmp_path, f'{BASE}[vault]\nmax_total = "{text}"\n').vault.max_total == size
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://jane:secret@db/x",
+        "mysql://db/x",
+        "postgresql://db/x?password=secret",
+        "vault.sqlite",
+        "postgres://[x",
+    ],
+)
+def test_a_vault_is_no_place_for_a_password(tmp_path: Path, url: str) -> None:
+    settings = read(tmp_path, f'{BASE}[vault]\ndatabase = "{url}"\n').vault
+    with pytest.raises(StoreError, match="config-malformed") as caught:
+        open_vault(tmp_path, settings, KeyRing(tmp_path / "keys"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         (BASE + "[call]\n", "unknown field `call`"),
@@ -52,6 +78,10 @@ def test_a_time_has_a_unit(tmp_path: Path, text: str, seconds: int) -> None:
         (BASE + "[calls]\nanchor_every = 60\n", "a time with its unit"),
         (BASE + '[calls]\nanchor_every = "0s"\n', "a time with its unit"),
         (BASE + '[calls]\nanchor_every = "1 h"\n', "a time with its unit"),
+        (BASE + '[vault]\nmax_body = "8 MiB"\n', "a size with its unit"),
+        (BASE + "[vault]\nmax_total = 8\n", "a size with its unit"),
+        (BASE + '[vault]\nschema = "a b"\n', "in [vault.schema]"),
+        (BASE + "[retention]\n", "in [retention]"),
         (BASE + "color = 1\n", "unknown field `color` in [identities"),
         ('signer = "owner"\n' + BASE, "outside of [identities]"),
         (BASE.replace('"x"', "7"), "in [store.origin]"),
