@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from genealog import rotation
-from genealog.cli import logs
+from genealog.cli import log_shared, logs
 from genealog.cli.options import Json, Store
 from genealog.cli.output import err, out, print_json, say
 from genealog.core.states import State, exit_status
@@ -24,6 +24,7 @@ from genealog.store.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="The logs of a store: publish them, hold them to what they signed.")
 logs.register(app)
+log_shared.register(app)
 
 Name = Annotated[str, typer.Argument(help="The log: registry, calls, or another call log's name.", metavar="NAME")]
 
@@ -131,7 +132,7 @@ def rotate_key(
         return
     for key in keys:
         out.print(f"{key.state:>11}  {key.vkey}", markup=False)
-    out.print(f"hand out {policy} again: it {'no longer believes the old key' if drop else 'lists these keys'}")
+    out.print(f"hand out trust.policy again: it {'no longer believes the old key' if drop else 'lists these keys'}")
     if not retire:
         out.print(f"when everybody has it: genealog log rotate-key {name} --retire")
 
