@@ -54,7 +54,7 @@ class World:
         self.ports[name] = self.stack.enter_context(running(state))
         for line in state.trust_lines:
             _, label, vkey = line.split()
-            add_witness(self.trust_file, label.replace(".example", ""), vkey, f"http://127.0.0.1:{self.ports[name]}")
+            add_witness(self.home.path, label.replace(".example", ""), vkey, f"http://127.0.0.1:{self.ports[name]}")
         return state
 
     def quorum(self, *lines: str) -> None:
@@ -135,7 +135,7 @@ def test_a_dead_and_a_slow_witness_delay_nobody_and_stop_nothing(world: World) -
         closed.close()
         for name, url in (("slow", slow), ("dead", dead)):
             other = WitnessState.create(world.path / name, name=f"{name}.example")
-            add_witness(world.trust_file, name, other.trust_lines[0].split()[2], url)
+            add_witness(world.home.path, name, other.trust_lines[0].split()[2], url)
             other.close()
         heard: list[Asked] = []
         stop, first = threading.Event(), threading.Event()
@@ -162,7 +162,7 @@ def test_a_dead_and_a_slow_witness_delay_nobody_and_stop_nothing(world: World) -
 
 def test_a_witness_that_failed_is_left_alone_for_longer_and_longer(world: World) -> None:
     other = WitnessState.create(world.path / "dead", name="dead.example")
-    add_witness(world.trust_file, "dead", other.trust_lines[0].split()[2], "http://127.0.0.1:1")
+    add_witness(world.home.path, "dead", other.trust_lines[0].split()[2], "http://127.0.0.1:1")
     other.close()
     world.append(b"one")
     waits = []
@@ -197,7 +197,7 @@ def test_a_witness_that_signs_garbage_is_reported_and_nothing_is_kept(world: Wor
     with server(
         lambda handler: (handler.rfile.read(int(handler.headers["content-length"])), answer(handler, garbage))
     ) as url:
-        add_witness(world.trust_file, "w", other.trust_lines[0].split()[2], url)
+        add_witness(world.home.path, "w", other.trust_lines[0].split()[2], url)
         asked = world.collect()["w", REGISTRY]
     other.close()
     assert (asked.said, asked.code) == ("wrong", "witness-cosignature-invalid")
@@ -217,7 +217,7 @@ def test_a_cosignature_of_another_checkpoint_is_not_one(world: World) -> None:
     with server(
         lambda handler: (handler.rfile.read(int(handler.headers["content-length"])), answer(handler, line))
     ) as url:
-        add_witness(world.trust_file, "w", other.trust_lines[0].split()[2], url)
+        add_witness(world.home.path, "w", other.trust_lines[0].split()[2], url)
         assert world.collect()["w", REGISTRY].said == "wrong"
     other.close()
 
@@ -266,7 +266,7 @@ def test_a_witness_that_refuses_a_head_that_chains_is_wrong_and_the_exchange_is_
         answer(handler, b"no", 404 if handler.command == "GET" else 422)
 
     with server(handle) as url:
-        add_witness(world.trust_file, "w", other.trust_lines[0].split()[2], url)
+        add_witness(world.home.path, "w", other.trust_lines[0].split()[2], url)
         asked = world.collect()["w", REGISTRY]
     other.close()
     assert (asked.said, asked.code) == ("wrong", "witness-refused")
@@ -317,10 +317,11 @@ def test_the_trust_file_keeps_its_order_and_never_breaks(world: World) -> None:
     state = WitnessState.create(world.path / "w", name="w.example")
     vkey = state.trust_lines[0].split()[2]
     state.close()
-    add_witness(world.trust_file, "w", vkey, "https://w.example/")
+    add_witness(world.home.path, "w", vkey, "https://w.example/")
     world.quorum("group g any w", "quorum g")
-    trust = add_witness(world.trust_file, "w", vkey, "https://other.example/")
-    assert trust.urls["w"] == "https://other.example/"
+    add_witness(world.home.path, "w", vkey, "https://other.example/")
+    world.home.forget_trust()
+    assert world.home.trust.urls["w"] == "https://other.example/"
     before = world.trust_file.read_bytes()
     assert [line.split()[0] for line in before.decode().splitlines()] == ["log", "log", "witness", "group", "quorum"]
     another = format_vkey(world.home.log_keys(REGISTRY).verifiers[0])
@@ -331,7 +332,7 @@ def test_the_trust_file_keeps_its_order_and_never_breaks(world: World) -> None:
         ("v w", vkey, "https://x/"),
     ):
         with pytest.raises(GenealogError):
-            add_witness(world.trust_file, name, key, url)
+            add_witness(world.home.path, name, key, url)
     assert world.trust_file.read_bytes() == before
 
 

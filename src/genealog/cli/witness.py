@@ -104,8 +104,8 @@ def add(
     """
     home = Home.find(store)
     Remote(url)
-    trust = add_witness(home.path / "trust.policy", name, vkey, url)
-    quorum = trust.quorum or "none: no receipt needs a witness yet"
+    add_witness(home.path, name, vkey, url)
+    quorum = home.trust.quorum or "none: no receipt needs a witness yet"
     out.print(f"{name} is in {home.path / 'trust.policy'} (quorum {quorum})")
 
 

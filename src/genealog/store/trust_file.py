@@ -1,4 +1,4 @@
-"""Change the trust policy of a store: one line at a time, the whole file or nothing.
+"""Put a witness into the trust policy of a store.
 
 A line that uses a name has to stand below the one that defines it, so a new witness goes above the first group. What
 would not be a trust file is never written. Comments and order stay.
@@ -8,21 +8,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genealog.core.trust import Trust, parse_trust
+from genealog.core.trust import parse_trust
 from genealog.errors import MalformedError, StoreError
-from genealog.store.disk import read_file
-from genealog.store.remote import write_shared
+from genealog.store.log_keyring import edit_policy
 
 
-def add_witness(path: Path, name: str, vkey: str, url: str) -> Trust:
-    """Add a witness to the trust file at `path`, or give one that stands there with this key another URL.
+def add_witness(store: Path, name: str, vkey: str, url: str) -> None:
+    """Add a witness to the trust policy of the store at `store`, or give one that is there with this key another URL.
 
-    Raises: MalformedError `trust-malformed`, `bad-witness-line`; StoreError `no-log-key`, `witness-known`.
+    Raises: MalformedError `trust-malformed`, `bad-witness-line`; StoreError `witness-known`, `disk-error`.
     """
-    lines = _lines(path)
     for word in (name, vkey, url):
         if not word or any(letter.isspace() for letter in word) or word.startswith("#"):
             raise MalformedError("bad-witness-line", "a name, a vkey and a URL have no spaces", got=ascii(word)[:80])
+
+    def change(text: str) -> str:
+        parse_trust(text.encode())
+        new = "\n".join([*_with(text.split("\n")[:-1], name, vkey, url), ""])
+        parse_trust(new.encode())
+        return new
+
+    edit_policy(store, change)
+
+
+def _with(lines: list[str], name: str, vkey: str, url: str) -> list[str]:
     new = f"witness {name} {vkey} {url}"
     for number, line in enumerate(lines):
         words = line.split()
@@ -32,24 +41,7 @@ def add_witness(path: Path, name: str, vkey: str, url: str) -> Trust:
                     "witness-known", f"the trust policy has another key for {name}", got=vkey, expected=words[2],
                     hint="choose another name; remove the old line only if you stop believing that key",
                 )  # fmt: skip
-            lines[number] = new
-            break
-    else:
-        places = (number for number, line in enumerate(lines) if line.split()[:1] in (["group"], ["quorum"]))
-        lines.insert(next(places, len(lines)), new)
-    return _write(path, lines)
-
-
-def _lines(path: Path) -> list[str]:
-    data = read_file(path)
-    if data is None:
-        raise StoreError("no-log-key", "trust.policy cannot be read", got="no such file")
-    parse_trust(data)
-    return data.decode("utf-8", "surrogateescape").split("\n")[:-1]
-
-
-def _write(path: Path, lines: list[str]) -> Trust:
-    data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
-    trust = parse_trust(data)
-    write_shared(path.parent, "trust.policy", data)
-    return trust
+            return [*lines[:number], new, *lines[number + 1 :]]
+    places = (number for number, line in enumerate(lines) if line.split()[:1] in (["group"], ["quorum"]))
+    place = next(places, len(lines))
+    return [*lines[:place], new, *lines[place:]]
