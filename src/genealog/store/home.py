@@ -9,6 +9,8 @@
       objects/         manifests and other bodies, by SHA-256         the truth
       vault/           salts, sealed groups, bodies, encrypted        the truth, erasable
       spool/           calls not sequenced yet                        the truth, for a moment
+      heads/           what witnesses have cosigned of the logs       keep it
+      forks/           evidence that a log signed two histories       keep it
       index.sqlite     a projection of the logs                       may be deleted
       locations.json   where this machine keeps an artifact's files   a convenience
 
