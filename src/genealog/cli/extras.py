@@ -10,6 +10,7 @@ EXTRAS = {
     "gateway": ("aiohttp", "httptools", "uvicorn"),
     "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),
+    "scale": ("obstore", "psycopg"),
     "demo": ("aiohttp", "gguf", "openai", "peft", "torch", "transformers", "uvicorn"),
 }
 

@@ -5,6 +5,7 @@
     state                              how far everything got, signed (`log_state`)
     checkpoint                         the published signed note, a copy
     lock                               whoever holds its flock may append (`log_lock`)
+    closed                             why nobody may append any more: it moved (`copying`)
     torn/                              what interrupted appends left, kept as evidence
 
 An append is: take the lock, read what others appended, one write(2), one fdatasync(2), return. From then on the
@@ -15,6 +16,8 @@ because nobody knows what the disk holds; opening the log again finds out.
 Opening reads `state`, the open tiles and the frames behind `state`; it sets aside the remains of an append that never
 returned, and refuses to start when something that was acknowledged is gone or altered.
 It does not check old segments: `log_fsck` does. NFS is not supported, because its locks lie.
+
+Long because the order of an append, a save and their failures has to be read in one place.
 """
 
 from __future__ import annotations
@@ -33,11 +36,19 @@ from genealog.core.note import NoteSigner, Verifier
 from genealog.core.proof import TlogProof
 from genealog.core.tile import TILE
 from genealog.errors import MissingError, StoreError
-from genealog.store.disk import close_quietly, disk, is_folder, sync_folder, write_once
+from genealog.store.disk import (
+    close_quietly,
+    disk,
+    is_folder,
+    read_file,
+    replace_file,
+    sync_folder,
+    write_once,
+)
 from genealog.store.journal import Mark, encode_frame
 from genealog.store.log_keys import KeySource, LogKeys, renewed
 from genealog.store.log_lock import LogLock
-from genealog.store.log_state import make_state, save_state
+from genealog.store.log_state import make_state, save_state, verify_note
 from genealog.store.log_sync import BackgroundSync
 from genealog.store.log_view import LogView
 from genealog.store.segments import set_aside
@@ -70,6 +81,7 @@ class LocalLog:
         self._output: tuple[int, int] | None = None  # segment, descriptor
         self._background = BackgroundSync()
         self._wrote_last = False
+        self._filling = False
         self._save_due = 0.0
 
     @classmethod
@@ -131,6 +143,11 @@ class LocalLog:
         `entry-too-big`, `batch-too-big` (> 65,536 entries or 64 MiB), `bad-mark`.
         """
         with self.exclusive():
+            if (entries or marks) and not self._filling and (why := self._closed_now()) is not None:
+                raise StoreError(
+                    "log-moved", f"{self.origin} takes no entries here", got=why,
+                    hint="use the store that it was moved to",
+                )  # fmt: skip
             view, tip = self._view, self._view.tip
             stop = tip.size + len(entries)
             if entries or marks:
@@ -256,6 +273,48 @@ class LocalLog:
             if saved is None or saved.size <= index:
                 raise MissingError("no-checkpoint", f"no published checkpoint covers entry {index} yet")
             return TlogProof(index, inclusion_path(index, saved.size, self._view.tree.read), saved.note.encode())
+
+    def closed_for(self) -> str | None:
+        """Return why nobody may append (it moved, or comes from elsewhere), None if everybody may."""
+        with self._reading():
+            return self._closed_now()
+
+    def close_for(self, why: str | None) -> None:
+        """Keep everybody from appending from now on, in every process; None lets them again. Durable on return."""
+        with self.exclusive(), disk("closing the log"):
+            if why is not None:
+                replace_file(self.path / "closed", why.encode())
+            else:
+                (self.path / "closed").unlink(missing_ok=True)
+                sync_folder(self.path)
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Let this object append although the log is closed: for whoever moves it here."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+    def adopt(self, note: bytes) -> None:
+        """Make `note` the published head. It is of exactly this size and root, and may bear more signatures.
+
+        Raises: StoreError `log-altered` if it is of another tree; VerificationError if our keys have not signed it.
+        """
+        with self.exclusive():
+            self._save()
+            view, found = self._view, verify_note(note, self._keys.verifiers)
+            if found != view.checkpoint():
+                raise StoreError("log-altered", "the note is of another tree", got=found.size, expected=view.tip.size)
+            with self._fatal("saving the state of the log"):
+                state = make_state(view.tip, found.root, view.marks, note, writer=self._writer)
+                save_state(self.path, state)
+            view.saved = state
+
+    def _closed_now(self) -> str | None:
+        data = read_file(self.path / "closed")
+        return None if data is None else data.decode("utf-8", "replace")
 
     def close(self) -> None:
         """Save the state if there is something new, and let go of the files. Closing twice is fine."""

@@ -61,6 +61,7 @@ class ScaleLog:
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._depth = 0
+        self._filling = False
         self._closed = False
         self._session: Session | None = None
         self._integrator: Integrator | None = None
@@ -137,7 +138,7 @@ class ScaleLog:
         with self._using() as session:
             if not entries and not marks:
                 return range(self._size, self._size)
-            first = session.append(self.name, len(entries), data, marks)
+            first = session.append(self.name, len(entries), data, marks, fill=self._filling)
             if first is None:
                 raise moved(self.origin, session.closed(self.name))
             self._size = max(self._size, first + len(entries))
@@ -287,6 +288,32 @@ class ScaleLog:
         """Return why nobody may append, None if everybody may."""
         with self._using() as session:
             return session.closed(self.name)
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Let this object append although the log is closed: for whoever moves it here."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+    def adopt(self, note: bytes) -> None:
+        """Make `note` the head and publish it. It is of exactly this size and root, and may bear more signatures.
+
+        Raises: StoreError `log-altered` if it is of another tree, `integrator-behind` if another machine integrates.
+        """
+        with self._using() as session:
+            size = self._grown(session.next(self.name))
+            integrator = self._taken_over()
+            if integrator is None:
+                raise StoreError("integrator-behind", f"another process integrates {self.origin}", hint="stop it first")
+            try:
+                integrator.run_to(size)
+                integrator.adopt(note)
+            finally:
+                integrator.let_go()
+            self._view.look(self._source(session))
 
     def close(self) -> None:
         """Hang up. Closing twice is fine. What is not signed yet is signed by the next integrator."""

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from genealog.errors import MalformedError
 
@@ -79,7 +79,8 @@ def parse_store_url(text: str) -> StoreUrl:
         raise _malformed("schema= is not a lower-case name")
     user, at, place = parts.netloc.rpartition("@")
     netloc = f"{user.partition(':')[0]}{at}{place}"
-    database = urlunsplit(("postgresql", netloc, parts.path, urlencode(given, quote_via=quote), ""))
+    query = urlencode(given, quote_via=quote)
+    database = f"postgresql://{netloc}{parts.path}{'?' + query if query else ''}"
     return StoreUrl(database, objects, schema, secret)
 
 
