@@ -36,7 +36,7 @@ from typing import Any, Protocol
 from genealog.core.note import NoteSigner
 from genealog.errors import GenealogError
 
-_CALL = re.compile(r"^\d+ +([a-z_0-9]+)\((.*)")
+_CALL = re.compile(r"^(\d+) +([a-z_0-9]+)\((.*)")
 _CREATES = {"mkdir", "rename", "renameat", "renameat2", "link", "linkat", "write", "pwrite64", "writev", "ftruncate",
             "fallocate", "fsync", "fdatasync"}  # fmt: skip
 _CHANGES = _CREATES | {"unlink", "unlinkat", "rmdir", "fchmod", "chmod"}
@@ -168,16 +168,19 @@ def case(run: Run, fault: Fault, outcome: Outcome) -> None:
 
 def plan(trace: list[str], path: Path, *, every_kill: bool) -> Iterator[Fault]:
     """Yield the faults for every traced call that names something below `path`."""
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
+    planned: set[tuple[str, int]] = set()
     changed = True
     for line in trace:
         found = _CALL.match(line)
         if found is None:
             continue
-        call, rest = found[1], found[2]
-        seen[call] += 1
-        if str(path) not in rest:
+        thread, call, rest = found.groups()
+        seen[thread, call] += 1
+        number = seen[thread, call]
+        if str(path) not in rest or (call, number) in planned:  # strace counts by thread: the first to come is hit
             continue
+        planned.add((call, number))
         changes = call in _CHANGES or "O_CREAT" in rest or "O_TRUNC" in rest
         errors = ["ENOMEM" if call == "mmap" else "EIO"]
         if call in _CREATES or "O_CREAT" in rest:
@@ -186,7 +189,7 @@ def plan(trace: list[str], path: Path, *, every_kill: bool) -> Iterator[Fault]:
             errors.append("SIGKILL")
         changed = changes
         for error in errors:
-            yield Fault(call, seen[call], error, rest.replace(str(path), "…")[:110])
+            yield Fault(call, number, error, rest.replace(str(path), "…")[:110])
 
 
 class Run:

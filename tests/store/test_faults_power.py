@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,10 +15,12 @@ from fault_scenarios import SCENARIOS
 from faults import Signatures, Told, signing
 from power import Disk, lay_out, record, say
 
+CUTS = {"append": 230, "fill": 220, "torn": 52}
+
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize(("name", "floor"), [("append", 230), ("fill", 220), ("torn", 50)])
+@pytest.mark.parametrize(("name", "floor"), CUTS.items())
 def test_a_power_cut_anywhere_loses_nothing_acknowledged(tmp_path: Path, name: str, floor: int) -> None:
     cases, told = cut_everywhere(name, tmp_path)
     print(f"{name}: {cases.total()} cuts, {dict(cases)}")
@@ -75,3 +78,10 @@ def note(told: Told, what: str, value: Any) -> None:
         told.done = True
     else:
         getattr(told, what).append(value)
+
+
+def test_the_page_on_durability_counts_no_more_cuts_than_are_made() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "durability.md").read_text()
+    found = re.search(r"more than ([0-9,]+) cuts", page)
+    assert found is not None
+    assert int(found[1].replace(",", "")) <= sum(CUTS.values())

@@ -90,10 +90,11 @@ class Pipe:
     def acknowledge(self, index: int, entry: bytes) -> None:
         self._write(self.writing, struct.pack(">QB", index, len(entry)) + entry)
 
-    def read(self) -> dict[int, bytes]:
+    def read(self, data: bytes = b"") -> dict[int, bytes]:
+        """Return what was told, after the child has ended. `data` was read before."""
         os.close(self.writing)
         with os.fdopen(self.reading, "rb") as stream:
-            data = stream.read()
+            data += stream.read()
         found: dict[int, bytes] = {}
         while data:
             index, length = struct.unpack_from(">QB", data)
@@ -124,6 +125,37 @@ def test_a_process_killed_at_a_random_moment_loses_nothing_acknowledged(path: Pa
         os.kill(pid, signal.SIGKILL)
     assert [status(pid) for pid in pids] == [-signal.SIGKILL] * 2
     check(path, pipe.read())
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_one_of_many_processes_is_killed_again_and_again_and_the_others_do_not_mind(path: Path, processes: int) -> None:
+    steady = list(range(1, processes))
+    pids = [child(lambda name=name: append_named(path, name, 40)) for name in steady]
+    acknowledged: dict[int, bytes] = {}
+    for life in range(12):
+        pipe = Pipe()
+        victim = child(lambda life=life, pipe=pipe: append_named(path, 100 + life, 10**6, pipe.acknowledge))
+        rolls = random.Random(life)
+        while len(data := os.read(pipe.reading, 9)) < 9 * (life % 2):  # it is appending: every other time
+            pass
+        time.sleep(rolls.uniform(0, 0.02))  # the moment is the point
+        os.kill(victim, signal.SIGKILL)
+        assert status(victim) == -signal.SIGKILL
+        acknowledged |= pipe.read(data)
+    assert [status(pid) for pid in pids] == [0] * len(steady)
+    assert errors(path) == []
+    with reopen(path) as log:
+        entries = list(log.entries())
+        assert {index: entries[index] for index in acknowledged} == acknowledged
+        assert len(entries) == len(set(entries))
+        for name in [*steady, *range(100, 112)]:
+            mine = [entry for entry in entries if entry.startswith(b"%d " % name)]
+            assert mine == [b"%d %d" % (name, i) for i in range(len(mine))]
+            mark = log.marks().get(f"emitter-{name}")
+            assert (mark.high_water if mark else 0) == len(mine)
+            assert name >= 100 or len(mine) >= 40
+    assert len(acknowledged) > 12
+    assert set(codes(path)) <= {"torn-kept"}
 
 
 def die_at(number: int, *, after: bool) -> None:
