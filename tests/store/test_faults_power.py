@@ -15,7 +15,7 @@ from fault_scenarios import SCENARIOS
 from faults import Signatures, Told, signing
 from power import Disk, lay_out, record, say
 
-CUTS = {"append": 230, "fill": 220, "torn": 52}
+CUTS = {"append": 230, "fill": 200, "torn": 52}
 
 pytestmark = pytest.mark.faults
 
