@@ -169,7 +169,9 @@ class Ledger:
 
     def at(self, leaf: str) -> Position:
         """Return the place of the registry entry with this hex leaf hash. Raises: MissingError `unknown-entry`."""
-        row = self.index(REGISTRY).first(select(schema.entry.c.id).where(schema.entry.c.leaf == leaf))
+        row = self.index(REGISTRY).first(
+            select(schema.entry.c.id).where(schema.entry.c.leaf == leaf).order_by(schema.entry.c.id)
+        )
         if row is None:
             raise MissingError("unknown-entry", "no registry entry has this leaf hash", got=leaf)
         return Position(REGISTRY, row["id"], leaf)

@@ -25,8 +25,9 @@ from genealog.store import schema
 
 
 def project_statement(connection: Connection, index: int, data: bytes) -> None:
-    """Write the rows of registry entry `index`."""
+    """Write the rows of registry entry `index`. The same bytes again, as after a retry, state nothing new."""
     row: dict[str, Any] = {"id": index, "leaf": leaf_hash(data).hex()}
+    repeated = connection.scalar(select(schema.entry.c.id).where(schema.entry.c.leaf == row["leaf"])) is not None
     try:
         read = read_statement(data)
         row |= {"predicate": records.TYPES[type(read.body)], "name": read.subjects[0].name, "keyid": read.keyids[0]}
@@ -35,7 +36,8 @@ def project_statement(connection: Connection, index: int, data: bytes) -> None:
         connection.execute(insert(schema.entry).values(**row, problem=error.code))
         return
     connection.execute(insert(schema.entry).values(**row))
-    _project(read.body, connection, index, read)
+    if not repeated:
+        _project(read.body, connection, index, read)
 
 
 def project_calls(connection: Connection, log: str, start: int, entries: Iterable[bytes]) -> None:

@@ -30,7 +30,7 @@ progress = _table("progress", Column("log", String(64), primary_key=True), Colum
 entry = _table(
     "entry",
     Column("id", Integer, primary_key=True, autoincrement=False),  # the index in the registry log
-    _text("leaf", nullable=False, unique=True),
+    _text("leaf", nullable=False, index=True),  # an entry may be there twice: then the first one counts
     _text("predicate"),
     _text("name"),
     _text("keyid"),
