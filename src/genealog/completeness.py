@@ -143,7 +143,8 @@ class _Leaves:
         self._logs = [home.log(name) for name in self.names]
         self._sizes = [log.refresh() for log in self._logs]
         links = [link for log in self._logs for link in (previous_of(log), next_of(log)) if link is not None]
-        self.missing = tuple(dict.fromkeys(link for link in links if link not in self.names))
+        here = home.call_log_names()  # listed last: a log that came meanwhile is not missing
+        self.missing = tuple(dict.fromkeys(link for link in links if link not in here))
 
     def __iter__(self) -> Iterator[CallLeaf]:
         for log, size in zip(self._logs, self._sizes, strict=True):
@@ -372,19 +373,22 @@ def check_anchors(home: Home, index: Index) -> Iterator[Finding]:
         yield Finding("error", "log-missing", "logs", "there is no call log")
     for name, log in logs.items():
         log.refresh()
-        yield from _check_links(name, log, logs, anchored=heads.keys())
+        yield from _check_links(home, name, log, anchored=heads.keys())
         for row in heads.get(name, ()):
             yield from _check_head(home, name, log, row)
 
 
-def _check_links(name: str, log: Any, logs: Mapping[str, Any], anchored: Iterable[str]) -> Iterator[Finding]:
-    previous, following = previous_of(log), next_of(log)
-    for link in (previous, following):
-        if link is not None and link not in logs and link not in anchored:
+def _check_links(home: Home, name: str, log: Log, anchored: Iterable[str]) -> Iterator[Finding]:
+    previous, here = previous_of(log), home.call_log_names()  # listed last: a log that came meanwhile is not missing
+    for link in (previous, next_of(log)):
+        if link is not None and link not in here and link not in anchored:
             yield Finding("error", "log-missing", f"logs/{link}", f"{name} is joined to a log that is not here")
-    if previous is not None and previous in logs and log.size and next_of(logs[previous]) != name:
-        what = f"{name} goes on from it, but it has not come to its end"
-        yield Finding("error", "log-rolled-back", f"logs/{previous}", what)
+    if previous is not None and previous in here and log.size:
+        before = home.log(previous)
+        before.refresh()
+        if next_of(before) != name:
+            what = f"{name} goes on from it, but it has not come to its end"
+            yield Finding("error", "log-rolled-back", f"logs/{previous}", what)
 
 
 def _check_head(home: Home, name: str, log: Log, row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -258,6 +261,56 @@ def test_no_call_is_lost_or_doubled_by_a_kill_at_any_step_of_a_rotation(tmp_path
     sound(home, calls)
     home.close()
     writer.close()
+
+
+def test_processes_that_drain_at_once_share_every_rotation(tmp_path: Path) -> None:
+    home = Registry.init(tmp_path / "store").home
+    split(home, "month")
+    path, at = home.path, tmp_path / "month"
+    at.write_text("0")
+    home.close()
+
+    def drain() -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                mine = Home.open(path)
+                mine.calls.clock = lambda: month(int(at.read_text() or 0))()  # noqa: PLW0108 - it is read each time
+                sequencer = Ledger(mine).sequencer()
+                while True:
+                    sequencer.run_once()
+            except Exception:  # noqa: BLE001 - told to the test
+                (tmp_path / f"{os.getpid()}.failed").write_text(traceback.format_exc())
+            finally:
+                os._exit(1)
+        return child
+
+    children = [drain() for _ in range(3)]
+    writer = Writer(path / "spool")
+    calls = set()
+    choice = random.Random(1)
+    try:
+        for number in range(1, 25):
+            calls |= {writer.call().id for _ in range(choice.randrange(1, 6))}
+            at.write_text(str(number + choice.randrange(2)))  # clocks go on, and back a little
+            if number % 3 == 0:
+                children.append(drain())
+                os.kill(children[0], signal.SIGKILL)
+                os.waitpid(children.pop(0), 0)
+            time.sleep(choice.random() / 20)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    writer.close()
+    assert [failed.read_text() for failed in tmp_path.glob("*.failed")] == []
+    home = Home.open(path)
+    Ledger(home).drain()
+    names = [name.partition("_")[0] for name in home.calls.names()]
+    assert names == sorted(names)
+    assert len(names) > 3
+    sound(home, calls)
+    home.close()
 
 
 # What is lost or put back

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ class CallLogs:
         self.clock = clock
         self._home = home
         self._current: str | None = None
+        self._failed: GenealogError | None = None
 
     def names(self) -> tuple[str, ...]:
         """Return the call logs that are here, oldest first. One that was prepared and never used may be among them."""
@@ -112,34 +114,26 @@ class CallLogs:
         self._home.forget_trust()
 
     def _resolve(self) -> str:
-        """Find the current log among all: the one that is in use and has no successor."""
-        found: dict[str, tuple[str | None, str | None, int]] = {}
-        failed: GenealogError | None = None
-        for name in self._home.call_log_names():
+        """Find the current log among all; look again while others go on, for logs are not read in one instant."""
+        before = None
+        while (found := self._look()) != before:
+            if (current := found.current()) is not None:
+                return current
+            before = found
+        raise found.problem()
+
+    def _look(self) -> _Found:
+        logs: dict[str, tuple[str | None, str | None, int]] = {}
+        failed: dict[str, str] = {}
+        for name in sorted(self._home.call_log_names()):
             try:
                 log = self._home.log(name)
-                found[name] = previous_of(log), next_of(log), log.size
-            except GenealogError as error:  # one old log that is damaged shall not keep calls from being recorded
-                failed = failed or error
-        named = {successor for _, successor, _ in found.values()}
-        open_ends = [
-            name
-            for name, (previous, successor, size) in found.items()
-            if successor is None and (previous is None or size or name in named)
-        ]
-        if len(open_ends) == 1 and (failed is None or found[open_ends[0]][0] is None or found[open_ends[0]][2]):
-            return open_ends[0]
-        if len(open_ends) > 1:
-            raise StoreError(
-                "log-rolled-back", "two call logs take calls", got=" and ".join(sorted(open_ends)), expected="one",
-                hint="an older copy of one was put back: restore the newer one; genealog fsck shows which",
-            )  # fmt: skip
-        if failed is not None:
-            raise failed
-        if found:
-            missing = ", ".join(sorted(name for name in named - found.keys() if name)) or "the newest call log"
-            raise StoreError("log-missing", f"the call log goes on in {missing}, which is not here")
-        raise MissingError("no-log", "this store has no call log", hint="restore logs/ from a backup")
+                log.refresh()
+                logs[name] = previous_of(log), next_of(log), log.size
+            except (StoreError, MissingError) as error:  # a damaged old log shall not keep calls from being recorded
+                failed[name] = error.code
+                self._failed = error
+        return _Found(logs, failed, self._failed)
 
     # Rotation
 
@@ -224,6 +218,48 @@ class CallLogs:
             line = f"log {format_vkey(signer.verifier)}\n"
             edit_policy(home.path, lambda text: text + line)
         return signer
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The call logs at a moment: of each the log before it, the log behind it, and its size; and which do not open."""
+
+    logs: Mapping[str, tuple[str | None, str | None, int]]
+    failed: Mapping[str, str]
+    error: GenealogError | None = field(compare=False)
+
+    def ends(self) -> list[str]:
+        """Return the logs that are in use and have no successor."""
+        named = {successor for _, successor, _ in self.logs.values()}
+        return [
+            name
+            for name, (previous, successor, size) in self.logs.items()
+            if successor is None and (previous is None or size or name in named)
+        ]
+
+    def current(self) -> str | None:
+        """Return the one log that takes calls, None where that cannot be told."""
+        match self.ends():
+            case [name] if not self.failed or self.logs[name][0] is None or self.logs[name][2]:
+                return name
+        return None
+
+    def problem(self) -> GenealogError:
+        """Return what keeps calls from being put into any log."""
+        if len(ends := self.ends()) > 1:
+            return StoreError(
+                "log-rolled-back", "two call logs take calls", got=" and ".join(ends), expected="one",
+                hint="an older copy of one was put back: restore the newer one; genealog fsck shows which",
+            )  # fmt: skip
+        if self.failed and self.error is not None:
+            return self.error
+        if not self.logs:
+            return MissingError("no-log", "this store has no call log", hint="restore logs/ from a backup")
+        lost = sorted({name for _, name, _ in self.logs.values() if name and name not in self.logs})
+        return StoreError(
+            "log-missing", f"the call log goes on in {' and '.join(lost) or 'another one'}, which is not here",
+            hint="restore its folder from a backup: calls appended elsewhere would fork the chain",
+        )  # fmt: skip
 
 
 def next_of(log: Log) -> str | None:
