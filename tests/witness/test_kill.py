@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import signal
 import threading
 from pathlib import Path
 
@@ -50,3 +51,12 @@ def test_killed_at_any_moment_it_never_cosigns_two_histories(tmp_path: Path) -> 
     assert head is not None
     assert head.size >= max(given)
     kept.close()
+
+
+def test_asked_to_end_it_ends_well(tmp_path: Path) -> None:
+    make_witness(tmp_path / "w", HONEST).close()
+    with process(tmp_path / "w") as (running, port):
+        assert post(port, HONEST.body(0, 3))[0] == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
+    assert not (tmp_path / "w" / "witness.sqlite-wal").exists(), "the state was closed"

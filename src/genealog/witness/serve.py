@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genealog.errors import MalformedError, StoreError
@@ -34,6 +36,17 @@ def serve(
                 async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                     await super().startup(sockets)
                     announce(url)
+
+                @contextmanager
+                def capture_signals(self) -> Iterator[None]:
+                    """Take the signals, and do not raise them again at the end: the state is to be closed."""
+                    taken = (signal.SIGTERM, signal.SIGINT)
+                    before = {number: signal.signal(number, self.handle_exit) for number in taken}
+                    try:
+                        yield
+                    finally:
+                        for number, handler in before.items():
+                            signal.signal(number, handler)
 
             config = uvicorn.Config(
                 app,
