@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.cose_vectors import (
+
+from cose_vectors import (
     ENTRIES,
     FILE,
     LEAVES,
@@ -23,7 +24,6 @@ from tests.core.cose_vectors import (
     good,
     read,
 )
-
 from genealog.core.cose import (
     AT,
     check_consistency,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.log_samples import SIGNER, VERIFIER, batch, make_log
 
 from genealog.core.checkpoint import Checkpoint
 from genealog.core.note import NoteSigner, format_vkey, open_note, parse_note
@@ -16,6 +15,7 @@ from genealog.store.log import LocalLog
 from genealog.store.log_fsck import fsck
 from genealog.store.log_keys import LogKeys, renewed
 from genealog.store.log_state import verify_note
+from log_samples import SIGNER, VERIFIER, batch, make_log
 
 NEXT = NoteSigner(SIGNER.name, Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = NoteSigner("log.example/other", Ed25519PrivateKey.from_private_bytes(bytes(range(2, 34))))

@@ -27,6 +27,7 @@ from genealog.core.merkle import HashReader
 from genealog.core.note import Verifier, format_vkey, parse_note
 from genealog.core.states import State
 from genealog.core.tile import TILE, RightEdge, TileReader, entries_path, tile_path
+from genealog.core.witness import merge_cosignatures
 from genealog.errors import GenealogError, StoreError
 from genealog.store.continuity import compare_heads
 from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
@@ -63,12 +64,14 @@ def export_tree(
     prune: bool = False,
     told: Callable[[int, int], None] | None = None,
     evidence: Callable[[Fork], object] | None = None,
+    cosigned: Callable[[int], bytes | None] | None = None,
 ) -> Exported:
     """Bring the tree in `folder` up to the log's signed head.
 
     `policy` holds the lines of the trust file besides the log's own; `whole` looks at files below the published head
     too; `prune` deletes partial tiles whose full tile is there; `told` hears (entries done, entries to do); `evidence`
-    gets the fork when the published head and the log do not chain.
+    gets the fork when the published head and the log do not chain; `cosigned` gives the note of a size that witnesses
+    have signed too, so that their cosignatures are published.
     Raises: StoreError `export-ahead`, `export-forked`, `export-differs`, `export-foreign`, `disk-error`; what the log
     raises; and as `StaticView` where the published tree is read.
     """
@@ -87,7 +90,8 @@ def export_tree(
                 told(done - start, head.size - start)
         writer.flush()
         _beside(folder, verifiers, policy, url)
-        if published is None or old is None or old.size < head.size or not _carries(published, note):
+        note = _joined(note, cosigned(head.size) if cosigned is not None else None, published)
+        if note != published:
             replace_file(folder / "checkpoint", note)
         pruned = _prune(folder) if prune else 0
         before = None if old is None else old.size
@@ -232,10 +236,11 @@ def _check_continues(
         )  # fmt: skip
 
 
-def _carries(published: bytes, note: bytes) -> bool:
-    """Tell whether every line of `note` is in what is published, which may carry cosignatures besides."""
-    there, ours = parse_note(published), parse_note(note)
-    return there.text == ours.text and set(ours.signatures) <= set(there.signatures)
+def _joined(note: bytes, *others: bytes | None) -> bytes:
+    """Return `note` with the signatures that others of the same text carry."""
+    text = parse_note(note).text
+    same = [other for other in others if other is not None and parse_note(other).text == text]
+    return merge_cosignatures(note, [other[len(text) + 1 :] for other in same])
 
 
 def _beside(folder: Path, verifiers: Sequence[Verifier], policy: str, url: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Good and bad COSE receipts from fixed keys: `python -m tests.core.cose_vectors` writes tests/vectors/cose.json."""
+"""Good and bad COSE receipts from fixed keys: `python -m cose_vectors` writes tests/vectors/cose.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genealog.core.cose import AT, sign_consistency, sign_inclusion, signed_byte
 from genealog.core.merkle import consistency_path, inclusion_path, leaf_hash, root_at, tree_root
 from genealog.core.note import NoteSigner, format_vkey
 
-FILE = Path(__file__).parent.parent / "vectors" / "cose.json"
+FILE = Path(__file__).parent / "vectors" / "cose.json"
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VERIFIER = NoteSigner("log.example/genealog", PRIVATE).verifier
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
