@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,7 @@ def test_a_reader_in_between_keeps_the_log_from_being_emptied_and_is_named(tmp_p
     vault = place.open()
     full(vault)
     vault.db.connection.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
+    vault.db.patience = 0.1  # type: ignore[attr-defined]
     reader = SqliteSql(tmp_path / "vault" / "vault.sqlite")
     reader.run("BEGIN")
     reader.run("SELECT * FROM call")
@@ -369,3 +372,63 @@ def test_an_altered_tenant_key_stops_a_rotation(place: Place, ring: KeyRing) -> 
 
 def test_the_time_of_a_call_is_read_from_its_id() -> None:
     assert milliseconds_of(call_id(1_767_323_045_678, bytes(10))) == 1_767_323_045_678
+
+
+# Several processes
+
+WRITER = """
+import sys
+from pathlib import Path
+from genealog.store.keys import KeyRing
+from genealog.store.vault import Vault
+from vault_samples import call
+
+where = sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1])
+vault = Vault(where, KeyRing(Path(sys.argv[3])).vault_keys, schema=sys.argv[2])
+number = 0
+while True:
+    batch = [call(number * 3 + at, subject=f"s{at}") for at in range(3)]
+    vault.put_calls(batch)
+    number += 1
+    print(*[item.call for item in batch], flush=True)
+"""
+
+
+def test_a_process_goes_on_writing_while_others_erase_and_rotate(place: Place, ring: KeyRing) -> None:
+    vault = place.open(ring.vault_keys)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(place.where), place.schema, str(ring.path)],
+        stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert writer.stdout is not None
+    said: list[str] = []
+
+    def erase_what_comes(chosen: Chosen) -> None:
+        while not Eraser(vault).select(chosen):  # the writer may not have come again since the last time
+            said.extend(writer.stdout.readline().split())  # type: ignore[union-attr]
+        erase(vault, chosen)
+
+    try:
+        for _ in range(4):
+            erase_what_comes(Chosen("acme"))
+            rotate(vault, ring)
+            erase_what_comes(Chosen("acme", "s0"))
+    finally:
+        writer.kill()
+        lines = writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait()
+    said += [call for line in lines if line.endswith("\n") for call in line.split()]
+    erased = {call for erasure in Eraser(vault).all() for (call,) in calls_of(vault, erasure.id)}
+    assert len(erased) > 12
+    for each in said:
+        if each in erased:
+            with pytest.raises(MissingError, match="call-erased"):
+                vault.get_groups(each)
+        else:
+            assert vault.get_groups(each) == dict(call().groups)
+    assert len(said) > len(erased & set(said)) > 12
+
+
+def calls_of(vault: Vault, erasure: int) -> list[Any]:
+    return vault.db.run("SELECT call FROM erased WHERE erasure = ?", (erasure,))

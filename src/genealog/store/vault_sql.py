@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ class SqliteSql:
 
     def __init__(self, path: Path) -> None:
         self.label = path.name
+        self.patience = 30.0  # seconds in which `scrub` waits for others
         self.words = {"blob": "BLOB", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "tail": " WITHOUT ROWID"}
         with self._errors():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,8 +95,11 @@ class SqliteSql:
 
     def scrub(self) -> None:
         """Copy the write-ahead log into the file, where deleted bytes are zeros by now, and cut it to nothing."""
-        ((busy, *_),) = self.run("PRAGMA wal_checkpoint(TRUNCATE)")
-        if busy:
+        deadline = time.monotonic() + self.patience
+        while self.run("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:  # a busy writer is gone in a moment, and comes again
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
             raise StoreError(
                 "vault-busy", "another process reads the vault, so the bytes that were deleted are still in its log",
                 hint="run the command again when that process is done: it goes on where it was",

@@ -241,6 +241,8 @@ class Below:
 def _attributes(path: str) -> dict[str, str]:
     if path.endswith("checkpoint"):
         return {"Content-Type": _TEXT, "Cache-Control": "no-cache"}
+    if path.startswith("bodies/"):  # of a vault: nobody in between may keep what can be erased
+        return {"Content-Type": _BYTES, "Cache-Control": "no-store"}
     return {"Content-Type": _BYTES, "Cache-Control": "public, max-age=31536000, immutable"}
 
 
