@@ -280,4 +280,11 @@ def write_shared(folder: Path, name: Literal["genealog.toml", "trust.policy"], d
         replace_file(folder / name, data)
 
 
-_ABANDON = ("DELETE FROM store", "DELETE FROM seq", "DELETE FROM mark", "DELETE FROM head", "DELETE FROM coord")
+_ABANDON = (
+    "DELETE FROM store",
+    "DELETE FROM seq",
+    "DELETE FROM batch",
+    "DELETE FROM mark",
+    "DELETE FROM head",
+    "DELETE FROM coord",
+)

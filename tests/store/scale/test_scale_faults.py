@@ -397,7 +397,7 @@ def test_fsck_finds_damage_in_the_database(place: Place) -> None:
         log.append(batch(100, 110))
         log.append(batch(110, 120))
     session = place.connect()
-    session.run("UPDATE seq SET data = data || '\\x00' WHERE first = 110")
+    session.run("UPDATE batch SET data = data || '\\x00' WHERE id = (SELECT batch FROM seq WHERE first = 110)")
     assert findings(place) == ["error seq-damaged seq"]
     with place.open() as log:
         assert code_of(lambda: log.entry(115)) == "seq-damaged"
@@ -426,7 +426,7 @@ def test_partial_tiles_go_when_the_full_ones_are_there(place: Place, tmp_path: P
         assert not list((folder / "0/000.p").iterdir())
         assert (folder / "entries/001.p/44").exists()
         session = place.connect()
-        assert session.run("SELECT count(*) FROM seq") == [(0,)]
+        assert session.run("SELECT count(*) FROM seq") == session.run("SELECT count(*) FROM batch") == [(0,)]
         session.close()
         integrator.close()
     assert findings(place) == []

@@ -30,10 +30,11 @@ _TABLES: LiteralString = """
 CREATE TABLE IF NOT EXISTS store (name text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS coord (
     log text PRIMARY KEY, next bigint NOT NULL, epoch bigint NOT NULL, closed text);
+CREATE TABLE IF NOT EXISTS batch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, data bytea NOT NULL);
+ALTER TABLE batch ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE TABLE IF NOT EXISTS seq (
-    log text NOT NULL, first bigint NOT NULL, n integer NOT NULL, data bytea NOT NULL, digest bytea NOT NULL,
+    log text NOT NULL, first bigint NOT NULL, n integer NOT NULL, batch bigint NOT NULL, digest bytea NOT NULL,
     PRIMARY KEY (log, first));
-ALTER TABLE seq ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE TABLE IF NOT EXISTS mark (
     log text NOT NULL, emitter text NOT NULL, boot text NOT NULL, high_water numeric(20) NOT NULL, leaf bytea NOT NULL,
     PRIMARY KEY (log, emitter));
@@ -41,13 +42,16 @@ CREATE TABLE IF NOT EXISTS head (
     log text PRIMARY KEY, size bigint NOT NULL, root bytea NOT NULL, note bytea NOT NULL, epoch bigint NOT NULL);
 """
 # One statement is one transaction and one round trip. The row of `coord` is locked until the commit is durable, so
-# ranges are assigned in the order in which they become durable, and there are no holes.
+# ranges are assigned in the order in which they become durable, and there are no holes. The bytes are written before
+# that lock is taken, which is why they have a table of their own: four writers would wait for each other's bytes.
 _APPEND: LiteralString = """
-WITH range AS (
-    UPDATE coord SET next = next + %(n)s WHERE log = %(log)s AND (closed IS NULL OR %(fill)s)
-    RETURNING next - %(n)s AS first
-), batch AS (
-    INSERT INTO seq (log, first, n, data, digest) SELECT %(log)s, first, %(n)s, %(data)b, %(digest)b FROM range
+WITH written AS (
+    INSERT INTO batch (data) SELECT %(data)b WHERE %(n)s > 0 RETURNING id
+), range AS (
+    UPDATE coord SET next = next + %(n)s FROM (SELECT max(id) AS id FROM written) AS bytes
+    WHERE log = %(log)s AND (closed IS NULL OR %(fill)s) RETURNING next - %(n)s AS first, bytes.id
+), placed AS (
+    INSERT INTO seq (log, first, n, batch, digest) SELECT %(log)s, first, %(n)s, id, %(digest)b FROM range
     WHERE %(n)s > 0
 )"""
 _MARKS: LiteralString = """, marks AS (
@@ -57,7 +61,7 @@ _MARKS: LiteralString = """, marks AS (
     ON CONFLICT (log, emitter)
     DO UPDATE SET boot = excluded.boot, high_water = excluded.high_water, leaf = excluded.leaf
 )"""
-_FIRST: LiteralString = " SELECT first FROM range"
+_FIRST: LiteralString = " SELECT (SELECT first FROM range), (SELECT max(id) FROM written)"
 # A node that is paused or cut off must lose its locks in a minute and not in the two hours of TCP.
 _SETTINGS: dict[str, str] = {
     "tcp_keepalives_idle": "10",
@@ -166,8 +170,11 @@ class Session:
             arguments["boots"] = [mark.boot for mark in marks.values()]
             arguments["waters"] = [str(mark.high_water) for mark in marks.values()]
             arguments["leaves"] = [mark.leaf for mark in marks.values()]
-        rows = self.run(query + _FIRST, arguments)
-        return rows[0][0] if rows else None
+        first, batch = self.run(query + _FIRST, arguments)[0]
+        if first is None:
+            self.run("DELETE FROM batch WHERE id = %s", (batch,))
+            return None
+        return int(first)
 
     def next(self, log: str) -> int:
         """Return the number of entries. Raises: MissingError `no-log`."""
@@ -199,8 +206,9 @@ class Session:
         """
         found: list[Row] = []
         query: LiteralString = (
-            "SELECT first, n, data, digest FROM seq WHERE log = %s AND first >= coalesce((SELECT max(first) FROM seq"
-            " WHERE log = %s AND first <= %s), %s) AND first < %s ORDER BY first LIMIT 64"
+            "SELECT first, n, data, digest FROM seq JOIN batch ON batch.id = seq.batch WHERE log = %s AND first >="
+            " coalesce((SELECT max(first) FROM seq WHERE log = %s AND first <= %s), %s) AND first < %s"
+            " ORDER BY first LIMIT 64"
         )
         start, size = first, 0
         while True:
@@ -336,8 +344,9 @@ class PostgresCoordinator:
     def forget_rows(self, below: int) -> None:
         """See `Coordinator`."""
         self.session.run(
-            "DELETE FROM seq WHERE log = %(log)s AND first + n <= %(below)s"
-            " AND %(below)s <= (SELECT size FROM head WHERE log = %(log)s)",
+            "WITH gone AS (DELETE FROM seq WHERE log = %(log)s AND first + n <= %(below)s"
+            " AND %(below)s <= (SELECT size FROM head WHERE log = %(log)s) RETURNING batch)"
+            " DELETE FROM batch USING gone WHERE id = gone.batch",
             {"log": self._log, "below": below},
         )
 
