@@ -79,12 +79,12 @@ def test_a_person_is_erased_and_the_log_stays_whole(store: Store) -> None:
 
 
 def test_no_key_or_text_of_the_person_is_left_in_any_byte(store: Store) -> None:
-    store.call("Ann likes tea", subject="ann")
+    call = store.call("Ann likes tea", subject="ann")
     store.call("Bob likes coffee", subject="bob")
     Ledger(store.home).drain()
     db = store.home.vault.db
     keys = [key for (key,) in db.run("SELECT key FROM subject ORDER BY id")]
-    texts = [mac for (mac,) in db.run("SELECT mac FROM text WHERE call = (SELECT min(call) FROM call)")]
+    texts = [mac for (mac,) in db.run("SELECT mac FROM text WHERE call = ?", (call,))]
     assert len(keys) == 2
     assert len(texts) >= 4
     db.scrub()
