@@ -17,7 +17,7 @@ from genealog.core.fork import Fork, make_fork
 from genealog.core.merkle import HashReader, consistency_path, prefix_path, root_at, verify_consistency
 from genealog.core.note import parse_note
 from genealog.core.states import State
-from genealog.errors import VerificationError
+from genealog.errors import MissingError, VerificationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ def compare_heads(
     """Compare two signed heads of one log. `read` is over the tree of `new`, checked against its root.
 
     `read_old`, over the tree of `old`, tells a fork from a lost tail where the new tree is the smaller one. `seen` says
-    where each head was seen, for the evidence. Raises: VerificationError `origin-mismatch`; MalformedError.
+    where each head was seen, for the evidence. Raises: VerificationError `origin-mismatch`, `tree-altered` (the hashes
+    do not lead to the head they belong to, so they show nothing); MalformedError.
     """
     first, second = _head(old), _head(new)
     if first.origin != second.origin:
@@ -57,7 +58,10 @@ def compare_heads(
         return Continuity(first, second, State.MISSING, "log-behind")
     if small.size < big.size and root_at(small.size, nodes) != small.root:
         proof = prefix_path(small.size, big.size, nodes) if small.size else None
-        fork = make_fork(old, new, proof, seen=seen)
+        try:
+            fork = make_fork(old, new, proof, seen=seen)
+        except MissingError:
+            raise _damaged(big) from None
         return Continuity(first, second, State.CONTRADICTED, "log-forked", fork=fork)
     if small.size == big.size and small.root != big.root:
         fork = make_fork(old, new, seen=seen)
@@ -65,8 +69,18 @@ def compare_heads(
     if small is second and small.size < big.size:
         return Continuity(first, second, State.MISSING, "log-behind")
     proof = consistency_path(small.size, big.size, nodes)
-    verify_consistency(small.size, small.root, big.size, big.root, proof)
+    try:
+        verify_consistency(small.size, small.root, big.size, big.root, proof)
+    except VerificationError:
+        raise _damaged(big) from None
     return Continuity(first, second, State.PROVEN, proof=proof)
+
+
+def _damaged(head: Checkpoint) -> VerificationError:
+    return VerificationError(
+        "tree-altered", f"the hashes kept for size {head.size} do not lead to the root that was signed",
+        expected=head.root.hex(), hint="this shows damage, not a fork: `genealog fsck --repair` makes hashes again",
+    )  # fmt: skip
 
 
 def _head(note: bytes) -> Checkpoint:

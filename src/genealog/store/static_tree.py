@@ -28,6 +28,7 @@ from genealog.store.journal import split_body
 
 MAX_BUNDLE = TILE * (2 + 65_535)  # bytes
 _HASH = 32
+_RECENT = 16  # full tiles kept as they came: an entry and its proof want the same one
 
 
 class Files(Protocol):
@@ -98,6 +99,7 @@ class StaticView:
     def __init__(self, files: Files, head: Checkpoint) -> None:
         self.files = files
         self.head = head
+        self._recent: dict[tuple[int, int], bytes] = {}
         tails: list[bytes] = []
         while count := head.size >> 8 * len(tails):
             level = len(tails)
@@ -161,10 +163,15 @@ class StaticView:
 
     def _full(self, level: int, number: int) -> bytes:
         """Fetch a full tile and check that its root is the hash that the tile above has for it."""
+        if (kept := self._recent.get((level, number))) is not None:
+            return kept
         data = self._hashes(level, number, TILE)
         root = tree_root([data[i : i + _HASH] for i in range(0, TILE_BYTES, _HASH)])
         if root != (expected := self.read(8 * (level + 1), number)):
             raise _altered(tile_path(level, number), root, expected)
+        self._recent[level, number] = data
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
         return data
 
     def _hashes(self, level: int, number: int, width: int) -> bytes:
