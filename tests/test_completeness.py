@@ -1,4 +1,7 @@
-"""What is missing is found, from leaves, heartbeats and spools; what still runs is not missing."""
+"""What is missing is found, from leaves, heartbeats and spools; what still runs is not missing.
+
+Long because each kind of hole has its own way to come about.
+"""
 
 from __future__ import annotations
 
