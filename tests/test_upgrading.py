@@ -172,14 +172,14 @@ def test_from_published_files(world: World, tmp_path: Path) -> None:
     world.append(*(b'{"n":%d}' % number for number in range(300)))
     old = receipt(world, 260)
     world.append(b'{"n":300}')
-    world.collect()
     www = tmp_path / "www"
     publish(world.home, REGISTRY, www)
     kept: list[Any] = []
     with pytest.raises(GenealogError) as error:
         upgrade_from_tree(old, str(www), world.home.trust, kept.append)  # type: ignore[arg-type]
     assert error.value.code == "not-witnessed"
-    (www / "checkpoint").write_bytes(Heads(world.home.path / "heads").note(REGISTRY, 301) or b"")
+    world.collect()
+    publish(world.home, REGISTRY, www)
     new = upgrade_from_tree(old, str(www), world.home.trust, kept.append)  # type: ignore[arg-type]
     assert new.better
     assert verify_receipt(new.receipt, world.home.trust).checkpoint.size == 301
@@ -278,3 +278,11 @@ def test_every_receipt_of_a_bundle_is_upgraded(world: World) -> None:
     after = examine_receipts(upgrade_evidence(evidence, world.home, world.home.trust).receipts, world.home.trust)
     assert {item.code for item in before.all} == {"quorum-not-met"}
     assert "quorum-not-met" not in {item.code for item in after.all}
+    world.append(ENTRIES[9])
+    longer = replace(evidence, receipts=(*evidence.receipts, receipt(world, 9)))
+    with pytest.raises(GenealogError) as error:
+        upgrade_evidence(longer, world.home, world.home.trust)
+    assert error.value.code == "not-witnessed"
+    partly = upgrade_evidence(longer, world.home, world.home.trust, all_of_it=False)
+    codes = [item.code for item in examine_receipts(partly.receipts, world.home.trust).all]
+    assert codes.count("quorum-not-met") == 1

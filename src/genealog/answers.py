@@ -23,6 +23,7 @@ from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 from genealog.store.vault_erase import Eraser
+from genealog.upgrading import upgrade_evidence
 
 DEFAULT_GROUPS = ("engine", "request", "response")
 _SEALED = ("engine-sealed", "request-sealed", "response-sealed")
@@ -67,7 +68,10 @@ class Answers:
         What a stranger would find sealed or not included is `missing` where the store knows that nobody has it any
         more: erased, or never kept. That is the store's own word, and makes no hop stronger.
         """
-        report = examine(self.evidence(call), self.home.trust, output=output)
+        evidence, trust = self.evidence(call), self.home.trust
+        if trust.quorum is not None:
+            evidence = upgrade_evidence(evidence, self.home, trust, all_of_it=False)
+        report = examine(evidence, trust, output=output)
         gone, kept = self.erased(call), self.not_kept(call)
         if gone is None and kept is None:
             return report

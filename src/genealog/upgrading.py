@@ -93,11 +93,21 @@ def upgrade_from_tree(receipt: Receipt, place: str, trust: Trust, keep: Keep) ->
         files.close()
 
 
-def upgrade_evidence(evidence: Evidence, home: Home, trust: Trust) -> Evidence:
-    """Put every receipt of a bundle under the best cosigned head of this store. Raises: as `upgrade_from_store`."""
-    return replace(
-        evidence, receipts=tuple(upgrade_from_store(each, home, trust).receipt for each in evidence.receipts)
-    )
+def upgrade_evidence(evidence: Evidence, home: Home, trust: Trust, *, all_of_it: bool = True) -> Evidence:
+    """Put every receipt of a bundle under the best cosigned head of this store.
+
+    Without `all_of_it`, a receipt that no cosigned head covers stays as it is. Raises: as `upgrade_from_store`.
+    """
+
+    def upgraded(receipt: Receipt) -> Receipt:
+        try:
+            return upgrade_from_store(receipt, home, trust).receipt
+        except MissingError as error:
+            if all_of_it or error.code != "not-witnessed":
+                raise
+            return receipt
+
+    return replace(evidence, receipts=tuple(upgraded(each) for each in evidence.receipts))
 
 
 def _from_files(receipt: Receipt, proven: Proven, tree: StaticTree, place: str, trust: Trust, keep: Keep) -> Upgraded:
