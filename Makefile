@@ -17,7 +17,8 @@ check: .venv/.dev
 	scripts/check
 
 bench: .venv/.dev .venv-peers/.made
-	$(BIN)/python -m benchmarks all
+	$(BIN)/python -m benchmarks all --keep benchmarks/figures.json
+	$(BIN)/python scripts/make_figures.py
 
 # The log and the witness that others wrote, to be compared with and to agree with.
 bench-peers: .venv/.uv

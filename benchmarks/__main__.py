@@ -10,11 +10,12 @@ import importlib
 import json
 import pkgutil
 import sys
+from pathlib import Path
 
 import benchmarks
 from benchmarks.harness import Result
 
-_SHARED = {"__main__", "harness"}
+_SHARED = {"__main__", "harness", "targets"}
 
 
 def names() -> list[str]:
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", choices=[*names(), "all"], metavar="NAME", help=", ".join([*names(), "all"]))
     parser.add_argument("--json", action="store_true", help="print the JSON line and nothing else")
     parser.add_argument("--runs", type=int, default=9, help="rounds to take medians over (default 9)")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results into this JSON file, by name")
     options = parser.parse_args(arguments)
     for name in names() if options.name == "all" else [options.name]:
         result: Result = importlib.import_module(f"benchmarks.{name}").run(options.runs)
@@ -36,7 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
             _print_table(result)
         sys.stdout.write(json.dumps(result.document()) + "\n")
         sys.stdout.flush()
+        if options.keep is not None:
+            _keep(options.keep, name, result)
     return 0
+
+
+def _keep(file: Path, name: str, result: Result) -> None:
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept[name] = result.document()
+    file.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _print_table(result: Result) -> None:

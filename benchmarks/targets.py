@@ -1,0 +1,82 @@
+"""What the benchmarks have to show: one row for each figure that a target is set on.
+
+A target holds for the median on a machine that does nothing else. Nothing fails when one is missed: whoever reads the
+figures sees it (`scripts/make_figures.py` writes them into docs/explanation/figures.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A question, the figure or ratio of a benchmark that answers it, and what it should be at least or at most."""
+
+    question: str
+    benchmark: str
+    name: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def bound(self) -> str:
+        """The target in words."""
+        return f"≥ {self.at_least:,g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+    def value(self, results: Mapping[str, Mapping[str, Any]]) -> float | None:
+        """Return what was measured, None where it was not."""
+        found = results.get(self.benchmark, {})
+        measured = {**found.get("figures", {}), **found.get("ratios", {})}
+        return measured.get(self.name)
+
+    def met(self, value: float) -> bool:
+        """Tell whether a value is good enough."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+
+TARGETS = (
+    Target("Durable append of 256 entries, over aics-tlog's", "journal", "log_over_aics_tlog_256", at_least=4),
+    *(
+        Target(
+            f"Durable append of {size} entries, over aics-tlog's", "journal", f"log_over_aics_tlog_{size}", at_least=10
+        )
+        for size in (100, 255, 300)
+    ),
+    Target(
+        "… and of 256, over a bare write and fdatasync of the same bytes", "journal", "log_over_bare_256", at_least=0.6
+    ),
+    Target("One caller's append: syncs that 99 of 100 wait for", "latency", "append_1_syncs_p99", at_most=2),
+    Target(
+        "Inclusion proof from cached tiles, over aics-tlog's uncached",
+        "proofs",
+        "prove_cached_over_aics_tlog",
+        at_least=100,
+    ),
+    Target("Proofs verified in a second, the checkpoint known", "proofs", "verify_known_per_s", at_least=40_000),
+    Target(
+        "Receipt files verified in a second, the checkpoint known", "proofs", "receipt_known_per_s", at_least=40_000
+    ),
+    Target("CPU of an append at 10⁷ entries, over at 10⁴", "growth", "cpu_last_over_first", at_most=1.2),
+    Target(
+        "Time of an append over a bare one, at 10⁷ over at 10⁴",
+        "growth",
+        "append_over_bare_last_over_first",
+        at_most=1.2,
+    ),
+    Target("Memory at 10⁷ entries, over at 10⁴", "growth", "memory_last_over_first", at_most=1.2),
+    Target(
+        "PostgreSQL, one writer: entries a second, 256 an append", "scale", "append_256_entries_per_s", at_least=20_000
+    ),
+    Target("… four writers over one", "scale", "four_writers_over_one", at_least=1),
+    Target("CPU of putting one call on record (µs)", "record", "core_us", at_most=100),
+    Target(
+        "CPU of the gateway's data plane over a proxy that passes bytes, streams",
+        "gateway",
+        "cpu_worker_over_plain_stream_1",
+        at_most=1.5,
+    ),
+    Target("… whole bodies", "gateway", "cpu_worker_over_plain_whole_1", at_most=1.5),
+)
