@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from genealog.core.dsse import keyid_of
 from genealog.core.note import NoteSigner
 from genealog.errors import MissingError, StoreError
-from genealog.store.disk import disk, sync_folder
+from genealog.store.disk import disk, sync_folder, write_once
 
 _NEXT = "vault-next.key"
 
@@ -176,10 +176,11 @@ class KeyRing:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                try:
+                    write_once(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
                 os.link(temporary, self.path / file)
             except FileExistsError:
                 raise StoreError("key-exists", f"{file} is there already") from None
