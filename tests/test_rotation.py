@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from call_node import Writer
 from genealog import rotation
+from genealog.anchoring import anchor
 from genealog.bare import cose_receipt, examine_bare
 from genealog.core.note import format_vkey, parse_note
 from genealog.core.receipt import verify_receipt
@@ -196,6 +199,7 @@ def test_killed_at_any_step_the_store_opens_signs_and_goes_on(
 OTHER = """
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from genealog.store.home import Home
 home = Home.open(Path(sys.argv[1]))
@@ -284,6 +288,20 @@ def test_a_log_key_signs_no_statements(registry: Registry) -> None:
     signer = registry.home.keys.signer(f"log-{REGISTRY}.2")
     with pytest.raises(GenealogError):
         registry.add(Path(__file__), kind="files", signer=signer)
+
+
+def test_heads_that_the_registry_log_anchors_outlive_a_dropped_key(registry: Registry) -> None:
+    """The registry log vouches for their place in time; nobody else is asked to believe the key."""
+    home, now = registry.home, datetime(2026, 11, 5, 12, tzinfo=UTC)
+    writer = Writer(home.spool_dir)
+    for step in (None, begin, lambda r, n: retire(r, n, drop=True)):
+        if step is not None:
+            step(registry, CALLS)
+        writer.call()
+        registry.ledger.drain()
+        assert len(anchor(registry.ledger, now=now)) == 1
+    writer.close()
+    assert [f for f in registry.ledger.fsck() if f.severity == "error"] == []
 
 
 def test_a_log_key_is_not_revoked_as_a_signer(registry: Registry) -> None:

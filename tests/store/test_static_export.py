@@ -6,6 +6,8 @@ import base64
 import hashlib
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -305,3 +307,46 @@ def test_another_logs_folder_is_refused(tmp_path: Path, site: Path) -> None:
     with make_log(tmp_path / "log", [1]) as log, pytest.raises(StoreError) as caught:
         export(log, site)
     assert caught.value.code == "export-foreign"
+
+
+def test_many_exports_at_once_and_readers_that_always_find_a_whole_tree(tmp_path: Path, site: Path) -> None:
+    make_log(tmp_path / "log", [3]).close()
+    with reopen(tmp_path / "log", write=False) as log:
+        export(log, site)
+    over, failed, seen = threading.Event(), list[BaseException](), list[int]()
+    sizes = range(10, 1200, 37)
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                while not over.is_set():
+                    work()
+            except BaseException as error:  # noqa: BLE001 - told below
+                failed.append(error)
+                over.set()
+
+        return threading.Thread(target=run)
+
+    def publish() -> None:
+        with reopen(tmp_path / "log", write=False) as log:
+            export(log, site, prune=True)
+
+    def read() -> None:
+        found = view(site)
+        prove_tree(found)
+        seen.append(found.head.size)
+        if seen[-1] == sizes[-1]:
+            over.set()
+
+    threads = [guarded(publish), guarded(publish), guarded(publish), guarded(read)]
+    for thread in threads:
+        thread.start()
+    with reopen(tmp_path / "log") as log:
+        for size in sizes:
+            log.append(batch(log.size, size))
+            log.checkpoint()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert seen == sorted(seen)
+    naive_check(site, seen[-1])
