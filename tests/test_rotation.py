@@ -22,6 +22,7 @@ from genealog.core.states import State
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import GenealogError, PolicyDenied, StoreError, VerificationError
 from genealog.ledger import Ledger, Position
+from genealog.published import publish
 from genealog.registry import Registry
 from genealog.rotation import LogKey, begin, keys_of, retire
 from genealog.store.home import REGISTRY, Home
@@ -265,6 +266,15 @@ def test_a_published_tree_follows(registry: Registry, tmp_path: Path) -> None:
         assert done.size == number + 1
         keys = (tmp_path / "site" / "log.vkey").read_text().splitlines()
         assert keys == [key.vkey for key in keys_of(home, CALLS)]
+
+
+def test_a_tree_that_a_dropped_key_published_goes_on(registry: Registry, tmp_path: Path) -> None:
+    before = publish(registry.home, REGISTRY, tmp_path / "site")
+    begin(registry, REGISTRY)
+    retire(registry, REGISTRY, drop=True)
+    done = publish(registry.home, REGISTRY, tmp_path / "site")
+    assert (done.before, done.size) == (before.size, before.size + 3)  # one key came, two were stated, one went
+    trust_of(registry.home).open_head((tmp_path / "site" / "checkpoint").read_bytes())
 
 
 def test_the_url_and_everything_else_in_the_policy_stays(registry: Registry) -> None:

@@ -68,8 +68,9 @@ def publish(
         Ledger(home).drain()
     policy = policy_lines((home.path / "trust.policy").read_bytes())
     return export_tree(
-        home.log(name), folder, verifiers=home.log_keys(name).verifiers, policy=policy, url=url, whole=whole,
-        prune=prune, told=told, evidence=lambda fork: keep_fork(home.path / "forks", fork),
+        home.log(name), folder, verifiers=home.log_keys(name).verifiers, former=home.key_source(name).ever(),
+        policy=policy, url=url, whole=whole, prune=prune, told=told,
+        evidence=lambda fork: keep_fork(home.path / "forks", fork),
         cosigned=lambda size: Heads(home.path / "heads").note(name, size),
     )  # fmt: skip
 

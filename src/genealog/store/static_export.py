@@ -58,6 +58,7 @@ def export_tree(
     folder: Path,
     *,
     verifiers: Sequence[Verifier],
+    former: Sequence[Verifier] = (),
     policy: str = "",
     url: str | None = None,
     whole: bool = False,
@@ -68,10 +69,11 @@ def export_tree(
 ) -> Exported:
     """Bring the tree in `folder` up to the log's signed head.
 
-    `policy` holds the lines of the trust file besides the log's own; `whole` looks at files below the published head
-    too; `prune` deletes partial tiles whose full tile is there; `told` hears (entries done, entries to do); `evidence`
-    gets the fork when the published head and the log do not chain; `cosigned` gives the note of a size that witnesses
-    have signed too, so that their cosignatures are published.
+    `former` are keys that may have signed what is published and are not believed any more: what they signed is held
+    against the log all the same. `policy` holds the lines of the trust file besides the log's own; `whole` looks at
+    files below the published head too; `prune` deletes partial tiles whose full tile is there; `told` hears (entries
+    done, entries to do); `evidence` gets the fork when the published head and the log do not chain; `cosigned` gives
+    the note of a size that witnesses have signed too, so that their cosignatures are published.
     Raises: StoreError `export-ahead`, `export-forked`, `export-differs`, `export-foreign`, `disk-error`; what the log
     raises; and as `StaticView` where the published tree is read.
     """
@@ -79,7 +81,7 @@ def export_tree(
         note = log.checkpoint()  # not before we are alone: another export could publish a newer one meanwhile
         head = verify_note(note, verifiers)
         published = read_file(folder / "checkpoint")
-        old = _published(published, verifiers)
+        old = _published(published, (*verifiers, *former))
         if old is not None and published is not None:
             _check_continues(log, folder, published, note, evidence)
         writer = _Writer(folder)
