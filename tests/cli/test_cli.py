@@ -245,7 +245,7 @@ def test_a_key_is_revoked_by_at_least_eight_digits(cli: Cli, store: Path) -> Non
         (("show", "\udcff"), 1, "text-not-unicode"),
         (("why", "."), 3, "unreadable-file"),
         (("why", "a" * 5000), 3, "unreadable-file"),
-        (("init", "model/config.json"), 2, "system-refused"),
+        (("init", "model/config.json"), 2, "disk-error"),
         (("receipt", "registry:" + "9" * 5000, "-o", "r"), 1, "bad-entry"),
         (("receipt", "registry:٣", "-o", "r"), 1, "bad-entry"),
     ],
