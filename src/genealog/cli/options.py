@@ -13,8 +13,7 @@ Store = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="The store to use: a folder, or postgresql://user@host/db?objects=s3://bucket/prefix. "
-        "Default: $GENEALOG_STORE, then .genealog here or above.",
+        help="The store to use, a folder or a URL. Default: $GENEALOG_STORE, then .genealog here or above.",
         metavar="DIR|URL",
     ),
 ]
