@@ -39,7 +39,8 @@ def commands() -> Iterator[tuple[Path, str]]:
             for line in lines or (block.text.splitlines() if block.language == "bash" else []):
                 for part in re.split(r"\||&&|;|\$\(", line.partition("  #")[0]):
                     if part.strip().startswith("genealog "):
-                        yield page, part.strip().removesuffix(")")
+                        whole = part if part.count('"') % 2 == 0 else part.replace('"', "")  # a cut "$(…)"
+                        yield page, whole.strip().removesuffix(")")
         for found in re.findall(r"`(genealog [^`]+)`", prose(page)):
             yield page, found
 
