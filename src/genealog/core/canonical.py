@@ -84,7 +84,8 @@ def _check(value: Any, path: tuple[str | int, ...]) -> None:
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise MalformedError("key-not-ascii", f"a key in {_spell(path)} is not ASCII text", got=repr(key))
-            _check(item, (*path, key))
+            if not isinstance(item, str):  # most are, and a path costs more than the look
+                _check(item, (*path, key))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check(item, (*path, index))

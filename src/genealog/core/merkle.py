@@ -246,9 +246,8 @@ def _check_size(size: int) -> None:
 
 
 def _check_hashes(code: str, hashes: Sequence[bytes]) -> None:
-    for value in hashes:
-        if len(value) != HASH_SIZE:
-            raise VerificationError(code, "a hash has 32 bytes", got=f"{len(value)} bytes")
+    if wrong := set(map(len, hashes)) - {HASH_SIZE}:
+        raise VerificationError(code, "a hash has 32 bytes", got=f"{min(wrong)} bytes")
 
 
 def _check_root(code: str, message: str, got: bytes, expected: bytes) -> None:
