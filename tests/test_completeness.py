@@ -138,6 +138,15 @@ def test_copies_and_calls_in_another_place_are_gaps_of_their_own(home: Home) -> 
     assert look(home).exit_status == 1
 
 
+def test_a_call_that_has_two_numbers_is_repeated(home: Home) -> None:
+    leaves = timed(3)
+    prev = leaf_hash(encode(leaves[-1])).hex()
+    put(home, [*leaves, replace(leaves[1], seq=4, prev=prev)])
+    assert told(look(home)) == [("gap", "call-repeated", 4, 4)]
+    (finding,) = [item for item in Ledger(home).fsck() if item.severity == "error"]
+    assert (finding.code, finding.where) == ("call-repeated", leaves[1].call)
+
+
 def test_a_chain_without_its_beginning_is_a_gap_where_all_logs_are_here(home: Home) -> None:
     put(home, timed(4)[2:])
     assert told(look(home)) == [("gap", "beginning-missing", None, None)]

@@ -11,9 +11,11 @@ Long because each of the three sources is judged twice: for `genealog log gaps` 
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
 from itertools import pairwise
@@ -107,7 +109,7 @@ def find_holes(
     running = _running(reader)
     beats = index.rows(select(schema.beat).order_by(schema.beat.c.id, schema.beat.c.emitter))
     leaves = _Leaves(home)
-    report = check_emitter_chain(leaves, look_for={row["leaf"] for row in beats if row["leaf"]})
+    report = leaves.chains({row["leaf"] for row in beats if row["leaf"]})
     running |= _running(reader) | leaves.later()  # what ended while we read is running here, or on record by now
     losses = _losses(reader, index)
     whole = not leaves.missing
@@ -151,6 +153,13 @@ class _Leaves:
             for entry in log.entries(0, size):
                 yield decode(entry, CallLeaf)
 
+    def chains(self, look_for: Collection[str] = ()) -> ChainReport:
+        """Check the chains of all emitters, and that no call ID has two numbers."""
+        again: dict[str, CallLeaf] = {}
+        report = check_emitter_chain(_Once(self, again), look_for=look_for)
+        more = tuple(call for call in again if call not in report.repeated)
+        return replace(report, repeated=report.repeated + more, calls=again | report.calls)
+
     def later(self) -> set[tuple[str, str, int]]:
         """Return emitter, boot and number of what was appended since."""
         found = set()
@@ -159,6 +168,23 @@ class _Leaves:
                 leaf = decode(entry, CallLeaf)
                 found.add((leaf.emitter, leaf.boot, leaf.seq))
         return found
+
+
+class _Once:
+    """Leaves as they pass by; whose call ID was there is put into `again`. IDs are kept on disk, not in memory."""
+
+    def __init__(self, leaves: Iterable[CallLeaf], again: dict[str, CallLeaf]) -> None:
+        self._leaves = leaves
+        self._again = again
+
+    def __iter__(self) -> Iterator[CallLeaf]:
+        with closing(sqlite3.connect("", isolation_level=None)) as seen:  # a file that has no name, and goes away
+            seen.execute("CREATE TABLE seen (call TEXT PRIMARY KEY) WITHOUT ROWID")
+            seen.execute("BEGIN")
+            for leaf in self._leaves:
+                if not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (leaf.call,)).rowcount:
+                    self._again[leaf.call] = leaf
+                yield leaf
 
 
 def _running(reader: SpoolReader) -> set[tuple[str, str, int]]:
@@ -223,7 +249,7 @@ def _links(report: ChainReport, *, whole: bool) -> Iterator[Hole]:
     kinds: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
         ("chain-broken", report.broken, "names a call before it that is not on record"),
         ("call-misplaced", report.misplaced, "does not stand behind the call that it names"),
-        ("call-repeated", report.repeated, "a call of this number is on record already"),
+        ("call-repeated", report.repeated, "a call of this ID or number is on record already"),
     )
     for kind, calls, what in kinds:
         for call in calls:
@@ -333,7 +359,7 @@ def _time(seen: Seen | None) -> str | None:
 
 def check_chains(home: Home) -> Iterator[Finding]:
     """Follow each emitter's chain through all call logs. A number that is not there may belong to a running call."""
-    report = check_emitter_chain(_Leaves(home))
+    report = _Leaves(home).chains()
     for emitter in report.unanchored:
         yield Finding("error", "chain-broken", emitter, "its first call names one before it that is not on record")
     for call in report.broken:
