@@ -6,8 +6,9 @@ written again and compared. Callers give the error code of their own format. Not
 
 from __future__ import annotations
 
-import binascii
 import re
+from binascii import Error as NotBase64
+from binascii import a2b_base64, b2a_base64
 
 from genealog.errors import MalformedError
 
@@ -17,16 +18,16 @@ _DECIMAL = re.compile(rb"0|[1-9][0-9]{0,18}")
 
 def encode_base64(data: bytes) -> bytes:
     """Return padded base64 without line breaks. Source: RFC 4648 §4."""
-    return binascii.b2a_base64(data, newline=False)
+    return b2a_base64(data, newline=False)
 
 
 def decode_base64(text: bytes, *, code: str, length: int | None = None) -> bytes:
     """Read what `encode_base64` writes; with `length`, exactly so many bytes. Raises: MalformedError `code`."""
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error as error:
+        data = a2b_base64(text, strict_mode=True)
+    except NotBase64 as error:
         raise MalformedError(code, f"not base64: {error}", got=text[:80]) from None
-    if binascii.b2a_base64(data, newline=False) != text:  # strict_mode still lets unused bits of the last digit differ
+    if b2a_base64(data, newline=False) != text:  # strict_mode still lets unused bits of the last digit differ
         raise MalformedError(code, "base64 that is not spelled canonically", got=text[:80])
     if length is not None and len(data) != length:
         raise MalformedError(code, "base64 of the wrong length", got=f"{len(data)} bytes", expected=f"{length} bytes")
