@@ -263,3 +263,10 @@ def test_every_cut_of_a_trust_file_is_refused() -> None:
     for length in range(len(text)):
         with pytest.raises(MalformedError):
             trust(text[:length])
+
+
+def test_urls_are_kept_for_those_who_talk_to_others() -> None:
+    log, witness = LOG.verifier, WITNESSES["X1"].verifier
+    text = f"log {format_vkey(log)} https://l/\nwitness a {format_vkey(witness)} https://w/\nquorum none\n"
+    assert parse_trust(text.encode()).urls == {format_vkey(log): "https://l/", "a": "https://w/"}
+    assert parse_trust(text.replace(" https://l/", "").replace(" https://w/", "").encode()).urls == {}
