@@ -1,4 +1,7 @@
-"""What every log does, wherever it keeps its bytes: one suite, run against each driver."""
+"""What every log does, wherever it keeps its bytes: one suite, run against each driver.
+
+Long because it is the contract of a log: one page for whoever writes another driver.
+"""
 
 from __future__ import annotations
 

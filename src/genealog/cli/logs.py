@@ -107,7 +107,7 @@ def _hole_cells(hole: Hole) -> tuple[object, ...]:
 
 
 def _log_cells(row: LogRow) -> tuple[object, ...]:
-    signed = "" if row.checkpoint is None else f"{row.checkpoint}, {_ago(row.checkpoint_age)}"
+    signed = "" if row.checkpoint is None else f"{row.checkpoint}, {_ago(row.checkpoint_age)}".removesuffix(", ")
     anchored = "" if row.anchored is None else f"{row.anchored}, {_ago(row.anchor_age)}"
     return row.log, row.state, row.size, signed, anchored, row.behind, row.cosigned, " ".join(row.keys)
 

@@ -4,6 +4,8 @@ An integrator's life is the real `Integrator` run over ports that replay what th
 operation that has no answer yet. So each operation is one step of the search, a life is known by its answers alone, and
 the search visits each state of the world once. A life may be killed before any of its steps; and a lock may be
 taken from a life that goes on as if it still had it, which is more than PostgreSQL allows: there the session dies too.
+
+Long because models, moves and promises are one argument: whoever doubts it reads them together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A scale log under kill -9, cut connections, restarts and restored backups, on a real PostgreSQL."""
+"""A scale log under kill -9, cut connections, restarts and restored backups, on a real PostgreSQL.
+
+Long because each fault needs its own way to happen.
+"""
 
 from __future__ import annotations
 

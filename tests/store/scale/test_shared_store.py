@@ -1,4 +1,7 @@
-"""A store at a URL as its users meet it: init, two machines, an integrator, moving there and back, no secrets shown."""
+"""A store at a URL as its users meet it: init, two machines, an integrator, moving there and back, no secrets shown.
+
+Long because it follows a store from its making to its moving.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,15 @@ from pathlib import Path
 
 import pytest
 
+from call_node import Writer
+from genealog.core.call import CallLeaf
+from genealog.core.canonical import decode
 from genealog.core.checkpoint import parse_checkpoint_text
+from genealog.core.emitters import check_emitter_chain
 from genealog.core.note import Cosigner, open_note
+from genealog.core.proof import parse_proof
 from genealog.errors import GenealogError, MalformedError, StoreError
+from genealog.ledger import Ledger
 from genealog.registry import Registry
 from genealog.store.copying import move_log
 from genealog.store.home import CALLS, REGISTRY, Home, as_place
@@ -111,6 +120,41 @@ def test_emitters_of_two_machines_never_mix(store: Store) -> None:
     assert set(one.call_log().marks()) == set(names)
     one.close()
     two.close()
+
+
+def test_calls_of_two_machines_are_sequenced_into_one_log(store: Store, postgres: PostgresServer) -> None:
+    one = Registry.init(store.on("one")).home
+    two = Home.open(store.on("two"))
+    writers = [Writer(home.spool_dir, kind=home.emitter_kind) for home in (one, two)]
+    ledgers = [Ledger(home) for home in (one, two)]
+    expected = []
+    for number in range(6):
+        expected.append(writers[number % 2].call().id)
+        still = writers[number % 2].call(close=False)
+        assert ledgers[number % 2].drain().appended == (1 if number < 2 else 2)
+        still.close(finish="complete", status=200)
+        expected.append(still.id)
+        if number == 3:  # the connections are cut: calls wait in the spool, and nothing comes twice
+            postgres.kill_sessions()
+            for ledger in ledgers:
+                assert code_of(ledger.drain) == "database-error"
+    for ledger in ledgers:
+        done = ledger.drain()
+        assert (done.unknown, done.gaps) == (0, ())
+    leaves = [decode(entry, CallLeaf) for entry in one.call_log().entries(0, one.call_log().refresh())]
+    assert sorted(leaf.call for leaf in leaves) == sorted(expected)
+    assert {leaf.emitter for leaf in leaves} == {f"{home.emitter_kind}-0" for home in (one, two)}
+    assert check_emitter_chain(leaves).whole
+    for ledger, mine in zip(ledgers, (expected[0], expected[2]), strict=True):
+        assert ledger.home.vault.get_groups(mine)
+    one.call_log().checkpoint()
+    receipt = ledgers[1].receipt(ledgers[1].call(expected[2]))
+    assert two.trust.verify_checkpoint(parse_proof(receipt.proof.encode()).checkpoint).size in range(2, len(leaves) + 1)
+    for writer, ledger in zip(writers, ledgers, strict=True):
+        writer.close()
+        assert ledger.drain().appended == 0
+        assert [f.code for f in ledger.fsck() if f.severity == "error"] == []
+        ledger.home.close()
 
 
 def test_call_logs_of_a_shared_store_go_on_by_month(store: Store) -> None:

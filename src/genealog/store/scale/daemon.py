@@ -15,6 +15,7 @@ from genealog.store.home import Home
 from genealog.store.remote import Remote
 from genealog.store.scale.integrator import Integrator
 from genealog.store.scale.log import ScaleLog
+from genealog.store.scale.objects import probe
 from genealog.store.scale.postgres import Session
 
 _PASSING = ("database-error", "database-unreachable", "objects-error", "integrator-fenced", "lock-lost", "seq-damaged")
@@ -57,6 +58,7 @@ def integrate(
         )  # fmt: skip
     seats: dict[str, _Seat] = {}
     waker: Session | None = None
+    probe(home.remote.objects)
     try:
         while not stopped():
             for name in names or sorted(home.remote.log_names()) if not once or not seats else ():

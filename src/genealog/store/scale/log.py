@@ -5,6 +5,8 @@ against the signed head; what is not signed yet, from the database. Signing need
 lock: `checkpoint` integrates on the spot if nobody does, and otherwise waits for whoever does.
 
 Everything in an `exclusive` block runs on the connection that holds the lock; if that breaks, the block fails.
+
+Long because what a broken connection means has to be read beside every use of it.
 """
 
 from __future__ import annotations
