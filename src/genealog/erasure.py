@@ -198,7 +198,8 @@ class Erasure:
     ) -> Position:  # fmt: skip
         """Hold calls, a tenant, a subject of a tenant (default: the tenant without a name), or a time.
 
-        Raises: MalformedError `bad-option`; StoreError `hold-exists`.
+        Raises: MalformedError `bad-option`; MissingError `unknown-call`; StoreError `hold-exists`; VerificationError
+        `signer-unknown`.
         """
         check_reason(reason)
         check_signer(self.ledger, signer)
@@ -208,6 +209,8 @@ class Erasure:
             raise MalformedError("bad-option", "say what is held", expected="--call, --tenant, --subject, or --since")
         if (since is None) != (until is None) or (since and until and since > until):
             raise MalformedError("bad-option", "a time has a beginning and an end", expected="--since and --until")
+        for call in calls:  # a misspelt ID would hold nothing, and nobody would notice
+            self.ledger.call(call)
         self.ledger.drain()
         named = (self.home.vault.subject_digest(tenant or "", subject),) if subject else ()
         body = records.Hold(
