@@ -1,4 +1,7 @@
-"""What is erased is gone from every byte, whoever is killed when; and a vault of format 1 becomes one of format 2."""
+"""What is erased is gone from every byte, whoever is killed when; and a vault of format 1 becomes one of format 2.
+
+Long because erasing, migrating and rotating each have every crash of theirs as a case.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Part(Record):
 
 
 class WhoGroup(Record):
-    """On whose account a call was made. The subject (the person it is about) stands nowhere: the vault keeps a digest."""
+    """On whose account a call was made. The person that it is about stands nowhere: the vault keeps a digest."""
 
     principal: str | None = None
     department: str | None = None
