@@ -209,7 +209,6 @@ def test_a_connection_cut_inside_exclusive_ends_the_block(place: Place, postgres
     with pytest.raises(StoreError) as caught, one.exclusive():  # noqa: PT012
         one.append(batch(0, 1), mark)
         postgres.kill_sessions()
-        assert code_of(two.marks) == "database-error"
         with two.exclusive():  # the lock is free: nobody waits for a session that is gone
             assert two.append(batch(1, 2)) == range(1, 2)
         one.append(batch(2, 3), {"e": Mark("00000001-00000000", 2, bytes(32))})
@@ -291,7 +290,6 @@ def rolled_back(own_postgres: PostgresServer, tmp_path: Path) -> Iterator[tuple[
     own_postgres.stop("fast")
     shutil.copytree(own_postgres.data, tmp_path / "backup", copy_function=shutil.copy2)
     own_postgres.start()
-    assert code_of(log.refresh) == "database-error"
     log.append(batch(10, 20))
     log.checkpoint()
     own_postgres.stop("fast")

@@ -134,10 +134,8 @@ def test_calls_of_two_machines_are_sequenced_into_one_log(store: Store, postgres
         assert ledgers[number % 2].drain().appended == (1 if number < 2 else 2)
         still.close(finish="complete", status=200)
         expected.append(still.id)
-        if number == 3:  # the connections are cut: calls wait in the spool, and nothing comes twice
+        if number == 3:  # the connections are cut while nobody uses them: nobody notices
             postgres.kill_sessions()
-            for ledger in ledgers:
-                assert code_of(ledger.drain) == "database-error"
     for ledger in ledgers:
         done = ledger.drain()
         assert (done.unknown, done.gaps) == (0, ())

@@ -379,7 +379,7 @@ class ScaleLog:
             if self._closed:
                 raise StoreError("log-closed", "the log is closed")
             session = self._session
-            if session is None or session.broken:
+            if session is None or (session.broken if self._depth else not session.revive()):
                 if self._depth:
                     raise StoreError(
                         "lock-lost", f"the connection that held the lock of {self.origin} is gone",

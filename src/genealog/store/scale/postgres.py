@@ -11,6 +11,7 @@ the five-letter SQLSTATE is kept. Source: postgresql.org/docs/current: explicit-
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,6 +273,21 @@ class Session:
         """Wait for a `notify`, so long at most; tell whether there was one."""
         with database("waiting"):
             return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    def revive(self) -> bool:
+        """Tell whether an idle session is still there. Costs a system call unless the server has said something."""
+        if self.broken:
+            return False
+        poll = select.poll()
+        poll.register(self._connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return True
+        try:
+            self.run("SELECT 1")
+        except StoreError:
+            self.close()
+            return False
+        return True
 
     @property
     def broken(self) -> bool:
