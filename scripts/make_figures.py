@@ -68,7 +68,9 @@ def _table(results: dict[str, Any]) -> str:
     for target in TARGETS:
         value = target.value(results)
         shown, met = (
-            ("not measured", "") if value is None else (f"{value:,.4g}", "met" if target.met(value) else "missed")
+            ("not measured", "")
+            if value is None
+            else (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}", "met" if target.met(value) else "missed")
         )
         rows.append(f"| {target.question} | `{target.benchmark}`: `{target.name}` | {target.bound} | {shown} | {met} |")
     return "\n".join(rows) + "\n\n"
