@@ -95,7 +95,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_adapter
     registry.home.close()
     site = Site(place / ".genealog")
     try:
-        site.gateway = site.serve("gateway")
         plain, tuned = (
             site.serve("engine", "--model", "base"),
             site.serve("engine", "--model", "base", "--adapter", "tuned"),
@@ -104,6 +103,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_adapter
             deployments = Deployments(home)
             deployments.deploy("bot", model="base", upstream=plain, minimum_assurance="A3")
             deployments.deploy("bot", model="base", adapters=["tuned"], upstream=tuned, minimum_assurance="A3")
+        site.gateway = site.serve("gateway")  # it follows a deployment in a moment, not at once
         yield site
     finally:
         for server in site.servers:
