@@ -2,7 +2,8 @@
 
 One log is filled with entries of 100 bytes, 1,024 an append. At each size of `_SIZES` the next 64 appends are measured:
 their CPU time and their wall time each, the latter beside as many bare appends of the same bytes to a file, in turns;
-and what the process holds in memory. The key figures are the last size over the first one.
+what a mere hash of the same entries costs at that moment; and what the process holds in memory after a saving. The key
+figures are the last size over the first one.
 At a million entries another process runs `fsck` over the log; its time and the most memory it held are figures too.
 
 With `--runs 1` the log ends at a million entries, which takes some seconds; else at ten million, which takes a minute
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -40,13 +42,17 @@ _PLOT = Path(__file__).parent / "plots" / "growth.svg"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was measured at one size: µs of CPU per entry, ms per append and per bare append, MiB in memory."""
+    """What was measured at one size: µs of CPU per entry, ms per append and per bare append, MiB in memory.
+
+    `hashing` is µs of CPU per entry for nothing but a hash of each: how fast the machine was just then.
+    """
 
     size: int
     cpu: float
     append: float
     bare: float
     memory: float
+    hashing: float
 
 
 def run(runs: int) -> Result:
@@ -70,10 +76,11 @@ def run(runs: int) -> Result:
         os.close(bare)
     first, end = points[0], points[-1]
     figures = {f"append_cpu_us_per_entry_at_{point.size}": point.cpu for point in points}
+    figures |= {f"hashing_us_per_entry_at_{point.size}": point.hashing for point in points}
     figures |= {f"append_1024_ms_at_{point.size}": point.append for point in points}
     figures |= {f"memory_mib_at_{point.size}": point.memory for point in points}
     ratios = {
-        "cpu_last_over_first": end.cpu / first.cpu,
+        "cpu_over_hashing_last_over_first": (end.cpu / end.hashing) / (first.cpu / first.hashing),
         "append_over_bare_last_over_first": (end.append / end.bare) / (first.append / first.bare),
         "memory_last_over_first": end.memory / first.memory,
     }
@@ -90,7 +97,7 @@ def _batches() -> Iterator[list[bytes]]:
 
 
 def _measure(size: int, log: LocalLog, bare: int, batches: Iterator[list[bytes]]) -> Point:
-    cpu = 0.0
+    cpu = hashing = 0.0
     appends: list[float] = []
     bares: list[float] = []
     for _ in range(_WINDOW):
@@ -104,12 +111,18 @@ def _measure(size: int, log: LocalLog, bare: int, batches: Iterator[list[bytes]]
         log.append(entries)
         appends.append(time.perf_counter() - started)
         cpu += time.process_time() - cpu_started
+        cpu_started = time.process_time()
+        for entry in entries:
+            sha256(entry).digest()
+        hashing += time.process_time() - cpu_started
+    log.checkpoint()  # up to 8 MiB of hashes wait for the next saving, more or fewer by chance
     return Point(
         size,
         cpu / (_WINDOW * _BATCH) * 1e6,
         statistics.median(appends) * 1e3,
         statistics.median(bares) * 1e3,
         _memory("VmRSS"),
+        hashing / (_WINDOW * _BATCH) * 1e6,
     )
 
 
