@@ -20,12 +20,13 @@ from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
 from genealog.core.note import NoteSigner, open_note
 from genealog.errors import GenealogError, StoreError
 from genealog.store.journal import Mark
+from genealog.store.scale.coordinator import PostgresCoordinator
 from genealog.store.scale.fsck import fsck
 from genealog.store.scale.integrator import CHECKPOINT, Integrator
 from genealog.store.scale.log import ScaleLog
 from genealog.store.scale.objects import FolderObjects, open_objects, probe
 from genealog.store.scale.ports import Objects
-from genealog.store.scale.postgres import PostgresCoordinator, Session
+from genealog.store.scale.postgres import Session
 from log_samples import SIGNER, VERIFIER, batch, root_of
 from postgres import PostgresServer
 from scale_samples import KEYS, Place, make_place

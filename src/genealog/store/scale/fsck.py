@@ -21,9 +21,10 @@ from genealog.core.tile import TILE, RightEdge, entries_path, tile_path
 from genealog.errors import StoreError
 from genealog.store.journal import split_body
 from genealog.store.log_fsck import Finding
+from genealog.store.scale.coordinator import LogRows
 from genealog.store.scale.integrator import CHECKPOINT, encode_bundle, read_checkpoint
 from genealog.store.scale.ports import Head, Objects
-from genealog.store.scale.postgres import LogRows, Session
+from genealog.store.scale.postgres import Session
 from genealog.store.scale.tiles import Tiles, first_entries
 
 _PAGE = 4096

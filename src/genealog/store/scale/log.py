@@ -26,6 +26,7 @@ from genealog.core.tile import TILE, RightEdge
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.journal import MAX_BODY, MAX_COUNT, MAX_ENTRY, NO_DIGEST, Mark, encode_frame
 from genealog.store.log_keys import KeySource, LogKeys, renewed
+from genealog.store.scale.coordinator import LogRows, PostgresCoordinator
 from genealog.store.scale.integrator import (
     CHECKPOINT,
     Integrator,
@@ -35,7 +36,7 @@ from genealog.store.scale.integrator import (
     read_checkpoint,
 )
 from genealog.store.scale.ports import Head, Objects
-from genealog.store.scale.postgres import LogRows, PostgresCoordinator, Session
+from genealog.store.scale.postgres import Session
 from genealog.store.scale.view import ScaleView
 
 _NO_MARKS: Mapping[str, Mark] = {}
