@@ -13,7 +13,7 @@ from sqlalchemy import select
 from call_node import Writer
 from call_samples import chain
 from genealog.anchoring import Keeper, anchor, find_leaf, heartbeat, overview
-from genealog.completeness import root_of
+from genealog.kept_heads import root_of
 from genealog.core.canonical import encode
 from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.merkle import leaf_hash, tree_root

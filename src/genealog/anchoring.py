@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 from sqlalchemy import func, select, tuple_
 
-from genealog.completeness import root_of
 from genealog.core import records
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.note import format_vkey, parse_note
 from genealog.core.tile import TILE
 from genealog.errors import GenealogError, StoreError
+from genealog.kept_heads import root_of
 from genealog.ledger import Ledger, Position
 from genealog.sequencer import NO_LEAF
 from genealog.store import schema

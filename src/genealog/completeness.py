@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import reduce
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -27,7 +26,6 @@ from genealog.core.call import CallLeaf
 from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.emitters import ChainReport, Line, Missing, Seen, check_emitter_chain
 from genealog.core.frames import Intent, decode_frame
-from genealog.core.merkle import EMPTY_ROOT, node_hash
 from genealog.errors import GenealogError
 from genealog.sequencer import BOOT_CLOSED
 from genealog.store import schema
@@ -35,8 +33,6 @@ from genealog.store.call_logs import emitter_marks, next_of, previous_of
 from genealog.store.home import Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
-from genealog.store.log_state import verify_note
-from genealog.store.port import Log
 from genealog.store.spool_reader import Found, Gap, SpoolReader
 
 State = Literal["gap", "open", "unclear"]
@@ -382,63 +378,3 @@ def check_losses(home: Home, index: Index) -> Iterator[Finding]:
         why = f"explained in {hole.stated}" if hole.stated else "not stated in the registry log yet"
         where = f"spool/{hole.emitter}/{hole.boot}"
         yield Finding("warning", f"gap-{reason}", where, f"calls may be missing: {hole.message}; {why}")
-
-
-def check_anchors(home: Home, index: Index) -> Iterator[Finding]:
-    """Hold every head that the registry log anchors, and the links between call logs, against the logs."""
-    names = home.call_log_names()
-    heads: dict[str, list[dict[str, Any]]] = {}
-    for row in index.rows(select(schema.head).order_by(schema.head.c.id)):
-        heads.setdefault(row["log"], []).append(row)
-    for name in sorted(heads.keys() - names - {"registry"}):
-        last = heads[name][-1]
-        what = f"registry:{last['id']} anchors {last['size']} entries of a log that is not here"
-        yield Finding("error", "log-missing", f"logs/{name}", what)
-    logs = {name: home.log(name) for name in sorted(names)}
-    if not logs:
-        yield Finding("error", "log-missing", "logs", "there is no call log")
-    for name, log in logs.items():
-        log.refresh()
-        yield from _check_links(home, name, log, anchored=heads.keys())
-        for row in heads.get(name, ()):
-            yield from _check_head(home, name, log, row)
-
-
-def _check_links(home: Home, name: str, log: Log, anchored: Iterable[str]) -> Iterator[Finding]:
-    previous, here = previous_of(log), home.call_log_names()  # listed last: a log that came meanwhile is not missing
-    for link in (previous, next_of(log)):
-        if link is not None and link not in here and link not in anchored:
-            yield Finding("error", "log-missing", f"logs/{link}", f"{name} is joined to a log that is not here")
-    if previous is not None and previous in here and log.size:
-        before = home.log(previous)
-        before.refresh()
-        if next_of(before) != name:
-            what = f"{name} goes on from it, but it has not come to its end"
-            yield Finding("error", "log-rolled-back", f"logs/{previous}", what)
-
-
-def _check_head(home: Home, name: str, log: Log, row: Mapping[str, Any]) -> Iterator[Finding]:
-    where, head = f"registry:{row['id']}", f"{row['size']} entries with root {row['root']}"
-    try:
-        signed = verify_note(row["note"].encode(), home.key_source(name).ever())
-    except GenealogError as error:
-        yield Finding("error", "anchor-unsound", where, f"the head of {name} is not signed by its key: {error.code}")
-        return
-    if (signed.origin, signed.size, signed.root.hex()) != (log.origin, row["size"], row["root"]):
-        yield Finding("error", "anchor-unsound", where, f"the statement and the signed note are not of one {name}")
-    elif row["size"] > log.size:
-        what = f"{where} anchors {head}; the log has {log.size}"
-        yield Finding("error", "log-rolled-back", f"logs/{name}", what)
-    elif (found := root_of(log, row["size"]).hex()) != row["root"]:
-        what = f"{where} anchors {head}; the first {row['size']} entries now have the root {found}"
-        yield Finding("error", "anchor-contradicted", f"logs/{name}", what)
-    elif row["closed"] and log.size > row["size"]:
-        what = f"{where} closed it with {row['size']} entries; it has {log.size}"
-        yield Finding("error", "closed-log-grew", f"logs/{name}", what)
-
-
-def root_of(log: Log, size: int) -> bytes:
-    """Return the root over the first `size` entries of a log, out of the path of the last of them."""
-    if size == 0:
-        return EMPTY_ROOT
-    return reduce(lambda root, left: node_hash(left, root), log.inclusion(size - 1, size), log.leaf_hash(size - 1))

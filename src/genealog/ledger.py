@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import select
 
-from genealog.completeness import check_anchors, check_chains, check_losses, losses_not_stated
+from genealog.completeness import check_chains, check_losses, losses_not_stated
 from genealog.core import records
 from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer
@@ -24,6 +24,7 @@ from genealog.core.merkle import leaf_hash
 from genealog.core.receipt import Receipt, make_receipt
 from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError, StoreError
+from genealog.kept_heads import check_anchors, check_cosigned
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
@@ -195,14 +196,14 @@ class Ledger:
         return make_receipt(log.entry(position.index), log.origin, proof)
 
     def fsck(self, *, repair: bool = False) -> tuple[Finding, ...]:
-        """Prove everything again from the bytes on disk: logs, signatures of statements, objects, anchors, sealed
+        """Prove everything again from the bytes on disk: logs, signatures of statements, objects, kept heads, sealed
         groups, chains of emitters.
         """
         findings: list[Finding] = []
         for name in (REGISTRY, *sorted(self.home.call_log_names())):
             found = self.home.fsck_log(name, repair=repair)
             findings += [replace(item, where=f"logs/{name}/{item.where}") for item in found]
-        for prove in (self._statements, self._anchors, self._groups, self._chains, self._gaps):
+        for prove in (self._statements, self._kept_heads, self._groups, self._chains, self._gaps):
             if any(finding.severity == "error" for finding in findings):
                 break  # what comes next reads what was just found damaged
             findings += prove()
@@ -237,8 +238,8 @@ class Ledger:
                 )
         return found
 
-    def _anchors(self) -> list[Finding]:
-        return list(check_anchors(self.home, self.index(REGISTRY)))
+    def _kept_heads(self) -> list[Finding]:
+        return [*check_anchors(self.home, self.index(REGISTRY)), *check_cosigned(self.home)]
 
     def _chains(self) -> list[Finding]:
         return list(check_chains(self.home))

@@ -49,7 +49,8 @@ def utc_now() -> datetime:
 class Context:
     """What the caller of the record core knows of a call besides its bytes.
 
-    `who` has the keys principal, department, project, tenant, subject (the person it is about), or fewer; `headers` only those on the allow-list.
+    `who` has the keys principal, department, project, tenant, subject (the person it is about), or fewer; `headers`
+    only those on the allow-list.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
     Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """
