@@ -19,8 +19,8 @@ from call_node import SIGNER, VAULT_KEY, Crash, Node, Writer, crash_at
 from call_samples import TEXT, answer, context, record, request, stream
 from genealog import sequencer as sequencer_module
 from genealog.core.call import GROUPS
-from genealog.core.emitters import check_emitter_chain
 from genealog.core.canonical import encode
+from genealog.core.emitters import check_emitter_chain
 from genealog.core.frames import EngineEvidence
 from genealog.core.ids import seal, sha256_hex
 from genealog.core.records import EngineReport
@@ -98,6 +98,26 @@ def test_a_running_call_waits_and_a_later_one_does_not(node: Node, writer: Write
     assert node.sequencer.run_once() == Sequenced(1, 0, ())
     assert node.endings() == {ended.id: "complete", running.id: "client_abandoned"}
     assert [leaf.seq for leaf in node.leaves()] == [2, 1]
+    sound(node)
+
+
+def test_no_body_stays_in_clear_while_nobody_calls(node: Node) -> None:
+    idle = node.writer(rotate_after=0)
+    idle.call()
+    running = idle.call(close=False)
+    node.sequencer.run_once()
+    idle.spool.tidy()
+    node.sequencer.run_once()
+    assert len(list(node.spool.glob("gateway-0/*.spool"))) == 2  # the request of the running call is still needed
+    running.close(finish="client_abandoned")
+    idle.spool.tidy()
+    node.sequencer.run_once()
+    (left,) = node.spool.glob("gateway-0/*.spool")
+    assert left.stat().st_size == 0
+    idle.call()
+    again = Sequencer(node.spool, node.log, node.vault)
+    assert again.run_once() == Sequenced(1, 0, ())
+    idle.close()
     sound(node)
 
 

@@ -200,6 +200,9 @@ class _Boot:
             else:
                 self._take(item, batch)
             self._segment, self._offset = item.segment, item.end
+        boot, newest, _ = end
+        if boot == self.name and newest > self._segment:  # an idle writer left a segment and wrote nothing since
+            self._segment, self._offset = newest, 0
         if over:
             self._close(batch)
 
