@@ -13,7 +13,6 @@ from sqlalchemy import select
 from call_node import Writer
 from call_samples import chain
 from genealog.anchoring import Keeper, anchor, find_leaf, heartbeat, overview
-from genealog.kept_heads import root_of
 from genealog.core.canonical import encode
 from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.merkle import leaf_hash, tree_root
@@ -21,6 +20,7 @@ from genealog.core.note import parse_note
 from genealog.core.records import Beat, Heartbeat, LogHead
 from genealog.core.statement import read_statement
 from genealog.errors import MissingError, StoreError
+from genealog.kept_heads import root_of
 from genealog.ledger import Ledger
 from genealog.registry import Registry
 from genealog.store import schema

@@ -30,7 +30,6 @@ from genealog.ledger import Ledger, Position
 from genealog.sequencer import NO_LEAF
 from genealog.store import schema
 from genealog.store.call_logs import emitter_marks, next_of, previous_of
-from genealog.store.heads import Heads
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.port import Log
@@ -288,7 +287,7 @@ def _published(home: Home, name: str, now: datetime) -> tuple[int | None, int | 
 
 
 def _cosigned(home: Home, name: str, origin: str) -> Iterator[int]:
-    heads = Heads(home.path / "heads")
+    heads = home.heads
     for size in heads.sizes(name):
         note = heads.note(name, size)
         if note is not None and any(signature.name != origin for signature in parse_note(note).signatures):

@@ -32,7 +32,7 @@ from genealog.core.spelling import parse_decimal
 from genealog.core.witness import SIZE, TEXT, AddCheckpoint, cosignatures
 from genealog.errors import GenealogError, MissingError, StoreError, UpstreamError, VerificationError
 from genealog.remote import Remote, Reply
-from genealog.store.heads import Exchange, Heads, satisfies
+from genealog.store.heads import Exchange, satisfies
 from genealog.store.home import REGISTRY, Home
 from genealog.store.port import Log
 from genealog.store.static_export import log_reader
@@ -94,7 +94,7 @@ class Collector:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self.home = home
-        self.heads = Heads(home.path / "heads")
+        self.heads = home.heads
         self._names = tuple(names) if names is not None else None
         self._at_least = at_least
         self._connect = connect

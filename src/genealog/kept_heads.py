@@ -21,7 +21,6 @@ from genealog.errors import GenealogError, StoreError
 from genealog.store import schema
 from genealog.store.call_logs import next_of, previous_of
 from genealog.store.disk import read_file
-from genealog.store.heads import Heads
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
@@ -31,7 +30,7 @@ from genealog.store.port import Log
 
 def check_cosigned(home: Home) -> Iterator[Finding]:
     """Hold every head that witnesses or timestamp authorities have signed against the logs; report forks on file."""
-    heads = Heads(home.path / "heads")
+    heads = home.heads
     for name in (REGISTRY, *sorted(home.call_log_names())):
         log = home.log(name)
         log.refresh()

@@ -22,7 +22,6 @@ from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.ledger import Ledger
 from genealog.remote import RemoteFiles
 from genealog.store.continuity import Continuity, compare_heads
-from genealog.store.heads import Heads
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.static_export import Exported, export_tree, log_reader, policy_lines
@@ -70,8 +69,8 @@ def publish(
     return export_tree(
         home.log(name), folder, verifiers=home.log_keys(name).verifiers, former=home.key_source(name).ever(),
         policy=policy, url=url, whole=whole, prune=prune, told=told,
-        evidence=lambda fork: keep_fork(home.path / "forks", fork),
-        cosigned=lambda size: Heads(home.path / "heads").note(name, size),
+        evidence=home.heads.keep_fork,
+        cosigned=lambda size: home.heads.note(name, size),
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from genealog.core.note import parse_note
 from genealog.core.timestamp import MAX_TOKEN, Stamp, read_timestamp, stamped_bytes, verify_timestamp
 from genealog.errors import MissingError, UpstreamError, VerificationError
 from genealog.remote import Remote
-from genealog.store.heads import Heads
 from genealog.store.home import Home
 
 _QUERY, _REPLY = "application/timestamp-query", "application/timestamp-reply"
@@ -46,7 +45,7 @@ def stamp_log(
         raise MissingError("log-empty", "there is no entry yet whose time could be stamped", got=name)
     token = _request(url, note, connect)
     stamp = read_timestamp(token, note) if roots is None else verify_timestamp(token, note, roots)
-    Heads(home.path / "heads").keep_token(name, note, token)
+    home.heads.keep_token(name, note, token)
     return Stamped(name, size, stamp, roots is not None)
 
 

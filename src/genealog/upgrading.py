@@ -26,7 +26,6 @@ from genealog.core.trust import Trust, TrustedCheckpoint
 from genealog.errors import GenealogError, MissingError
 from genealog.remote import RemoteFiles
 from genealog.store.continuity import compare_heads
-from genealog.store.heads import Heads
 from genealog.store.home import Home
 from genealog.store.static_export import log_reader
 from genealog.store.static_tree import FolderFiles, StaticTree
@@ -66,7 +65,7 @@ def upgrade_from_store(receipt: Receipt, home: Home, trust: Trust) -> Upgraded:
     name = receipt.origin.removeprefix(f"{home.config.origin}/")
     if f"{home.config.origin}/{name}" != receipt.origin:
         raise MissingError("no-log", "the receipt is of a log that is not in this store", got=receipt.origin)
-    log, heads = home.log(name), Heads(home.path / "heads")
+    log, heads = home.log(name), home.heads
     read = log_reader(log, log.refresh())
     notes = ((note, heads.token(name, size)) for size in heads.sizes(name) if (note := heads.note(name, size)))
     offers = (

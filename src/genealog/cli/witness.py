@@ -18,7 +18,7 @@ from genealog.cli.prove import read
 from genealog.core.note import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44
 from genealog.cosigning import Asked, Collector, log_names, outcomes
 from genealog.remote import Remote
-from genealog.store.heads import Heads, newest_cosigned
+from genealog.store.heads import newest_cosigned
 from genealog.store.home import Home
 from genealog.store.trust_file import add_witness
 from genealog.store.witness_state import WitnessState
@@ -113,7 +113,7 @@ def add(
 def list_(store: Store = None, json: Json = False) -> None:
     """List the witnesses of the trust policy, and what each has cosigned last."""
     home = Home.find(store)
-    heads, trust = Heads(home.path / "heads"), home.trust
+    heads, trust = home.heads, home.trust
     heard, newest = heads.heard(), newest_cosigned(heads, trust, log_names(home))
     cosigned = {
         name: {log: size for (log, witness), (size, _) in sorted(newest.items()) if witness == name}

@@ -39,6 +39,7 @@ from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import read_config, toml_text
 from genealog.store.disk import disk, read_file, write_whole
+from genealog.store.heads import Heads
 from genealog.store.index import Index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
@@ -202,6 +203,11 @@ class Home:
         if self.remote is not None:
             return self.remote.bodies
         return Objects(self.path / "objects")
+
+    @property
+    def heads(self) -> Heads:
+        """What witnesses have cosigned of the logs, and evidence of forks."""
+        return Heads(self.path / "heads")
 
     @cached_property
     def vault(self) -> Vault:
