@@ -101,12 +101,14 @@ def test_a_reply_that_is_too_long_is_not_read_and_one_that_is_cut_is_not_believe
         refused(url, "remote-failed")
 
 
-def test_a_server_that_never_comes_to_an_end_is_left() -> None:
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_server_that_never_comes_to_an_end_is_left(connection: str) -> None:
     gone = threading.Event()
 
     def drip(handler: Any) -> None:
         handler.send_response(200)
         handler.send_header("content-length", "1000")
+        handler.send_header("connection", connection)
         handler.end_headers()
         while not gone.wait(0.02):
             try:
@@ -123,6 +125,16 @@ def test_a_server_that_never_comes_to_an_end_is_left() -> None:
         refused(f"http://127.0.0.1:{silent.getsockname()[1]}", "remote-failed", wait=0.2)
         port = silent.getsockname()[1]
     refused(f"http://127.0.0.1:{port}", "remote-failed")
+
+
+def test_the_words_of_a_server_move_no_terminal() -> None:
+    def shout(handler: Any) -> None:
+        handler.wfile.write(b"\x1b[2J\x1b]0;proven\x07\r\n\r\n")
+        handler.close_connection = True
+
+    with server(shout) as url, Remote(url) as remote, pytest.raises(GenealogError) as error:
+        remote.get("x", limit=10)
+    assert str(error.value).isprintable()
 
 
 def test_redirects_are_not_followed() -> None:

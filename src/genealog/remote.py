@@ -95,10 +95,16 @@ class Remote:
         connection = self._connection or self._connect()
         self._connection = connection
         late = threading.Event()
-        clock = threading.Timer(self._whole, _cut, (connection, late))
+        held: list[socket.socket] = []
+        clock = threading.Timer(self._whole, _cut, (held, late))
         clock.daemon = True
         clock.start()
         try:
+            if connection.sock is None:
+                connection.connect()
+            held.append(connection.sock)  # the connection forgets it at once if the reply says that it ends with it
+            if late.is_set():
+                raise TimeoutError
             connection.request(
                 method,
                 f"{self._prefix}/{path}" if path else self._prefix or "/",
@@ -107,7 +113,10 @@ class Remote:
             )
             answer = connection.getresponse()
             fields = {name.lower(): value for name, value in answer.getheaders()}
-            data = self._body(answer, fields, limit)
+            with answer:
+                data = self._body(answer, fields, limit)
+            if late.is_set():  # without a length, a reply that was cut looks whole
+                raise TimeoutError
         except _FAULTS as error:
             self.close()
             why = f"no end after {self._whole:g} s" if late.is_set() else _reason(error)
@@ -116,7 +125,7 @@ class Remote:
             ) from None
         finally:
             clock.cancel()
-        if late.is_set() or answer.will_close:
+        if answer.will_close:
             self.close()
         return Reply(answer.status, fields, data)
 
@@ -217,19 +226,20 @@ class RemoteFiles:
             remote.close()
 
 
-def _cut(connection: http.client.HTTPConnection, late: threading.Event) -> None:
-    """End a request that takes too long, wherever it waits."""
+def _cut(held: Iterable[socket.socket], late: threading.Event) -> None:
+    """End a request that takes too long, wherever it waits. One that connects yet has its wait for an end."""
     late.set()
-    if connection.sock is not None:
+    for each in held:
         with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception) -> str:
     """Say what failed, in words that hold nothing of the reply's body."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {str(error)[:80]}"
+    words = ascii(str(error)[:80])[1:-1]  # a status line is the server's own words
+    return (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {words}"
 
 
 def _bad_url(message: str) -> MalformedError:

@@ -24,6 +24,7 @@ from cose_vectors import (
     good,
     read,
 )
+from genealog.core.cbor import Tagged, encode_cbor
 from genealog.core.cose import (
     AT,
     check_consistency,
@@ -207,3 +208,11 @@ def test_consistency_that_says_nothing_is_not_signed(old: int, new: int) -> None
     with pytest.raises(VerificationError) as caught:
         sign_consistency(old, root_at(old, read), new, (), verifier=VERIFIER, signer=PRIVATE)
     assert caught.value.code == "consistency-proof-mismatch"
+
+
+@pytest.mark.parametrize("critical", [({},), ((1, {}),), (Tagged(1, {}),), (b"\x01",), (None,), 1, ()])
+def test_a_critical_header_of_any_shape_is_refused(critical: object) -> None:
+    protected = encode_cbor({1: -8, 2: critical, 395: 1})  # type: ignore[dict-item]
+    proof = encode_cbor((1, 0, ()))
+    with pytest.raises(MalformedError):
+        parse_cose(encode_cbor(Tagged(18, (protected, {396: {-1: (proof,)}}, None, bytes(64)))))

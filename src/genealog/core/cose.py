@@ -250,7 +250,9 @@ def _check_header(header: Mapping[int | str, Cbor]) -> None:
         )
     critical = header.get(_CRIT, (_ALG,))
     known = {_ALG, _CRIT, _KID, _CLAIMS, _VDS}
-    if not isinstance(critical, tuple) or not critical or not all(c in known and c in header for c in critical):
+    if not isinstance(critical, tuple) or not critical or any(not isinstance(c, int | str) for c in critical):
+        raise _malformed("a critical header is a number or a text")
+    if not all(c in known and c in header for c in critical):
         raise MalformedError("cose-unsupported", "a critical header that nobody here knows", got=critical)
 
 
