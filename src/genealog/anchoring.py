@@ -29,7 +29,7 @@ from genealog.kept_heads import root_of
 from genealog.ledger import Ledger, Position
 from genealog.sequencer import NO_LEAF
 from genealog.store import schema
-from genealog.store.call_logs import emitter_marks, next_of, previous_of
+from genealog.store.call_logs import emitter_marks, name_of, next_of, previous_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.port import Log
@@ -71,7 +71,7 @@ def heartbeat(ledger: Ledger, *, now: datetime) -> tuple[Position, ...]:
         told = sorted(live | {emitter for emitter, row in last.items() if row["live"]})
         found = (_beat(home, reader, emitter, live, last.get(emitter)) for emitter in told)
         beats = [beat for beat in found if beat is not None]
-        name = _name(current)
+        name = name_of(current)
         bodies = [
             records.Heartbeat(log=name, size=current.size, at=timestamp(now), emitters=tuple(beats[at : at + _BEATS]))
             for at in range(0, len(beats), _BEATS)
@@ -152,7 +152,7 @@ class Keeper:
         """Set the clocks by what the registry log says, so that a process that is often started again is in time."""
         ledger, calls, now = self._ledger, self._ledger.home.config.calls, self._clock()
         current = ledger.home.call_log()
-        head = _heads(ledger).get(_name(current))
+        head = _heads(ledger).get(name_of(current))
         since = head["at"] if head else None
         if head is None and current.size:
             since = decode(current.entry(0), CallLeaf).called_at
@@ -195,7 +195,7 @@ def _head(home: Home, name: str, last: dict[str, Any] | None, at: str) -> record
     call_log = home.log(name)
     size = call_log.refresh()
     previous, closed = previous_of(call_log), next_of(call_log) is not None
-    if last is None and size == 0 and not closed and (previous is None or name != _name(home.calls.refresh())):
+    if last is None and size == 0 and not closed and (previous is None or name != name_of(home.calls.refresh())):
         return None  # an empty store, or a log that was prepared and is not in use
     if last is not None:
         if last["closed"] or (size == last["size"] and not closed):
@@ -261,7 +261,7 @@ def _row(home: Home, name: str, head: dict[str, Any] | None, now: datetime) -> L
     shown = home.log(name)
     size = shown.refresh()
     closed = name != REGISTRY and next_of(shown) is not None
-    prepared = name != REGISTRY and not closed and name != _name(home.calls.refresh())
+    prepared = name != REGISTRY and not closed and name != name_of(home.calls.refresh())
     keys = home.log_keys(name).verifiers
     published, age = _published(home, name, now)
     return LogRow(
@@ -302,7 +302,3 @@ def _left(since: str | None, every: int, now: datetime) -> float:
 
 def _age(then: datetime, now: datetime) -> int:
     return max(0, int((now - then).total_seconds()))
-
-
-def _name(of: Log) -> str:
-    return of.origin.rpartition("/")[2]

@@ -8,11 +8,9 @@ cannot make one.
 from __future__ import annotations
 
 from genealog.core.chain import Hop, Report, examine_receipt
-from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.cose import implied_root, parse_cose, sign_inclusion, verify_cose
 from genealog.core.merkle import leaf_hash, verify_inclusion
-from genealog.core.note import parse_note
-from genealog.core.proof import parse_proof
+from genealog.core.proof import claimed_checkpoint, parse_proof
 from genealog.core.receipt import make_receipt
 from genealog.core.states import State
 from genealog.core.trust import Trust
@@ -37,7 +35,7 @@ def cose_receipt(ledger: Ledger, position: Position) -> bytes:
     home = ledger.home
     log = home.log(position.log)
     proof = log.prove(position.index)
-    head = parse_checkpoint_text(parse_note(proof.checkpoint).text)
+    head = claimed_checkpoint(proof.checkpoint)
     leaf = log.leaf_hash(position.index)
     verify_inclusion(leaf, proof.index, head.size, proof.hashes, head.root)
     source = home.key_source(position.log)
@@ -62,7 +60,7 @@ def examine_bare(data: bytes, entry: bytes, trust: Trust | None) -> Report:
     """
     if data.startswith(_TLOG):
         proof = parse_proof(data)
-        origin = parse_checkpoint_text(parse_note(proof.checkpoint).text).origin
+        origin = claimed_checkpoint(proof.checkpoint).origin
         return examine_receipt(make_receipt(entry, origin, proof), trust)
     receipt = parse_cose(data)
     leaf = leaf_hash(entry).hex()

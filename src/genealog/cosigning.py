@@ -24,16 +24,17 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from genealog.core.canonical import timestamp
-from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.fork import forked, make_fork
 from genealog.core.merkle import prefix_path, root_at
 from genealog.core.note import MAX_NOTE, Verifier, parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.spelling import parse_decimal
 from genealog.core.witness import SIZE, TEXT, AddCheckpoint, cosignatures
 from genealog.errors import GenealogError, MissingError, StoreError, UpstreamError, VerificationError
 from genealog.remote import Remote, Reply
 from genealog.store.heads import Exchange, satisfies
-from genealog.store.home import REGISTRY, Home
+from genealog.store.home import Home
 from genealog.store.port import Log
 from genealog.store.static_export import log_reader
 
@@ -145,13 +146,13 @@ class Collector:
 
     def _show(self) -> list[_Shown]:
         shown = []
-        for name in log_names(self.home) if self._names is None else self._names:
+        for name in self.home.log_names() if self._names is None else self._names:
             log = self.home.log(name)
             try:
                 note = log.checkpoint()
             except MissingError:
                 continue  # nobody has signed it yet
-            checkpoint = parse_checkpoint_text(parse_note(note).text)
+            checkpoint = claimed_checkpoint(note)
             if checkpoint.size:
                 shown.append(_Shown(name, log, note, checkpoint))
         return shown
@@ -348,15 +349,10 @@ _FORKED = frozenset({"log-forked", "log-behind-witness"})
 _WRONG = frozenset({"witness-cosignature-invalid", "witness-refused", "witness-reply-malformed"})
 
 
-def log_names(home: Home) -> list[str]:
-    """Return the names of every log of a store, the registry log first."""
-    return [REGISTRY, *sorted(home.call_log_names())]
-
-
 def _newest(shown: _Shown) -> _Shown:
     """Return the same log under its newest checkpoint."""
     note = shown.log.checkpoint()
-    return _Shown(shown.name, shown.log, note, parse_checkpoint_text(parse_note(note).text))
+    return _Shown(shown.name, shown.log, note, claimed_checkpoint(note))
 
 
 def _refused(remote: Remote, reply: Reply) -> GenealogError:

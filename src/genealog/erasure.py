@@ -322,9 +322,7 @@ def check_signer(ledger: Ledger, signer: Signer) -> None:
 
     Raises: VerificationError `signer-unknown`.
     """
-    table = schema.key
-    wanted = table.c.keyid == signer.keyid, table.c.revoked.is_(None), table.c.role.in_(("owner", "signer"))
-    if ledger.index(REGISTRY).first(select(table.c.id).where(*wanted)) is None:
+    if not ledger.knows(signer):
         raise VerificationError(
             "signer-unknown", "the key that would sign is not registered as a signer", hint="genealog signer add"
         )

@@ -21,7 +21,7 @@ from genealog.errors import GenealogError, StoreError
 from genealog.store import schema
 from genealog.store.call_logs import next_of, previous_of
 from genealog.store.disk import read_file
-from genealog.store.home import REGISTRY, Home
+from genealog.store.home import Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.log_state import verify_note
@@ -31,7 +31,7 @@ from genealog.store.port import Log
 def check_cosigned(home: Home) -> Iterator[Finding]:
     """Hold every head that witnesses or timestamp authorities have signed against the logs; report forks on file."""
     heads = home.heads
-    for name in (REGISTRY, *sorted(home.call_log_names())):
+    for name in home.log_names():
         log = home.log(name)
         log.refresh()
         for size in heads.sizes(name):

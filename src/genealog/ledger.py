@@ -27,6 +27,7 @@ from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.kept_heads import check_anchors, check_cosigned
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import schema
+from genealog.store.call_logs import name_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
@@ -107,7 +108,7 @@ class Ledger:
             return 0
         with self.home.registry_log().exclusive():  # nobody states the same meanwhile
             at = timestamp(datetime.now(UTC))
-            name = self.home.call_log().origin.rpartition("/")[2]
+            name = name_of(self.home.call_log())
             new = losses_not_stated(self.index(REGISTRY), gaps)
             bodies = [
                 records.GapNote(
@@ -125,11 +126,15 @@ class Ledger:
             signer = self.home.keys.signer(who.key)
         except GenealogError:
             return None
+        return signer if self.knows(signer) else None
+
+    def knows(self, signer: Signer) -> bool:
+        """Say whether the registry log vouches for a signer: its key is registered to sign, and not revoked."""
         table = schema.key
         known = select(table.c.id).where(
             table.c.keyid == signer.keyid, table.c.revoked.is_(None), table.c.role.in_(("owner", "signer"))
         )
-        return signer if self.index(REGISTRY).first(known) else None
+        return self.index(REGISTRY).first(known) is not None
 
     def declare(self, bodies: Sequence[tuple[Record, str]]) -> tuple[Position, ...]:
         """State (body, name) with the store's configured signer: what the ledger says of itself.
@@ -200,7 +205,7 @@ class Ledger:
         groups, chains of emitters.
         """
         findings: list[Finding] = []
-        for name in (REGISTRY, *sorted(self.home.call_log_names())):
+        for name in self.home.log_names():
             found = self.home.fsck_log(name, repair=repair)
             findings += [replace(item, where=f"logs/{name}/{item.where}") for item in found]
         for prove in (self._statements, self._kept_heads, self._groups, self._chains, self._gaps):

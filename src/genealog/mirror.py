@@ -37,8 +37,9 @@ from genealog.errors import GenealogError, StoreError, UpstreamError, Verificati
 from genealog.remote import AT_ONCE, RemoteFiles
 from genealog.store.continuity import compare_heads
 from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
+from genealog.store.forks import keep_fork
 from genealog.store.static_tree import MAX_BUNDLE, Files, FolderFiles, StaticTree, StaticView, split_bundle
-from genealog.store.witness_state import Cosigned, WitnessState, keep_fork
+from genealog.store.witness_state import Cosigned, WitnessState
 
 LONGEST = 3600.0  # seconds between two tries with a log that cannot be read
 _BATCH = 64  # files that are made durable together

@@ -22,11 +22,11 @@ from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.ledger import Ledger
 from genealog.remote import RemoteFiles
 from genealog.store.continuity import Continuity, compare_heads
+from genealog.store.forks import keep_fork
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.static_export import Exported, export_tree, log_reader, policy_lines
 from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree
-from genealog.store.witness_state import keep_fork
 
 Told = Callable[[int, int], None]
 

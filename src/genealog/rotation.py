@@ -27,9 +27,9 @@ from genealog.core.note import Verifier, format_vkey
 from genealog.core.spelling import encode_base64
 from genealog.errors import StoreError
 from genealog.registry import Registry
-from genealog.store.disk import disk, sync_folder
+from genealog.store.disk import disk, locked, sync_folder
 from genealog.store.home import Home
-from genealog.store.log_keyring import AWAY, DROPPED, RETIRED, LogKeyring, edit_policy, locked_folder
+from genealog.store.log_keyring import AWAY, DROPPED, RETIRED, LogKeyring, edit_policy
 from genealog.store.log_keys import LogKeys
 
 _ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 §4: what stands before the 32 bytes
@@ -58,7 +58,7 @@ def begin(registry: Registry, name: str) -> tuple[LogKey, ...]:
     """
     home = registry.home
     log = home.log(name)
-    with locked_folder(home.keys.path):
+    with locked(home.keys.path):
         source = home.key_source(name)
         _tidy(home, source)
         keys = source.read()
@@ -84,7 +84,7 @@ def retire(registry: Registry, name: str, *, reason: str | None = None, drop: bo
     """
     home = registry.home
     log = home.log(name)
-    with locked_folder(home.keys.path):
+    with locked(home.keys.path):
         source = home.key_source(name)
         keys = source.read()
         if not keys.signers:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from genealog.core.checkpoint import parse_checkpoint_text
-from genealog.core.note import parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.timestamp import MAX_TOKEN, Stamp, read_timestamp, stamped_bytes, verify_timestamp
 from genealog.errors import MissingError, UpstreamError, VerificationError
 from genealog.remote import Remote
@@ -40,7 +39,7 @@ def stamp_log(
     `timestamp-malformed`, `bad-url`, `roots-malformed`; MissingError `extra-not-installed`, `log-empty`.
     """
     note = home.log(name).checkpoint()
-    size = parse_checkpoint_text(parse_note(note).text).size
+    size = claimed_checkpoint(note).size
     if size == 0:
         raise MissingError("log-empty", "there is no entry yet whose time could be stamped", got=name)
     token = _request(url, note, connect)

@@ -14,10 +14,11 @@ from rich.markup import escape
 from genealog.answers import Answers
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import out, print_json, print_table
+from genealog.cli.prove import write
 from genealog.core.bundle import encode_evidence
 from genealog.core.canonical import timestamp
 from genealog.erasure import Erasure, Plan
-from genealog.errors import MalformedError, MissingError
+from genealog.errors import MalformedError
 from genealog.registry import Registry
 from genealog.retention import Due, Keeping
 from genealog.retention import Plan as DuePlan
@@ -97,10 +98,7 @@ def disclose(
     wanted = tuple(dict.fromkeys(filter(None, groups.split(","))))
     found = Answers(Home.find(store)).disclose(call, groups=wanted, output=answer, prompt=prompt)
     data = encode_evidence(found)
-    try:
-        o.write_bytes(data)
-    except OSError as error:
-        raise MissingError("unwritable-file", "the file cannot be written", got=error.strerror) from None
+    write(o, data)
     bodies = [name for name in ("request", "response") if getattr(found, name) is not None]
     if json:
         print_json({"file": str(o), "size": len(data), "groups": sorted(found.groups), "bodies": bodies})

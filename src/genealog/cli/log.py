@@ -14,12 +14,12 @@ from genealog import rotation
 from genealog.cli import log_shared, logs
 from genealog.cli.options import Json, Store
 from genealog.cli.output import err, out, print_json, say
+from genealog.cli.prove import read
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
-from genealog.errors import GenealogError, MalformedError, MissingError
+from genealog.errors import MalformedError, MissingError
 from genealog.published import LogVerified, Told, head_in, need_trust, publish, verify_log, verify_tree
 from genealog.registry import Registry
-from genealog.store.disk import read_file
 from genealog.store.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="The logs of a store: publish them, hold them to what they signed.")
@@ -85,8 +85,8 @@ def verify(
 
     Example: [bold]genealog log verify --from kept.checkpoint --tree https://log.example.org/registry/ --trust trust.policy[/bold]
     """  # noqa: E501 - a command stands in one line
-    old = None if since is None else head_in(_read(since))
-    policy = None if trust is None else parse_trust(_read(trust))
+    old = None if since is None else head_in(read(since))
+    policy = None if trust is None else parse_trust(read(trust))
     if tree is not None and name is not None:
         raise MalformedError("bad-option", "NAME is a log of the store, --tree is another place: give one of them")
     if tree is not None:
@@ -183,13 +183,3 @@ def _home(store: str | None) -> Home | None:
         if store is not None:
             raise
         return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = read_file(path)
-    except GenealogError as error:
-        raise MissingError("unreadable-file", "the file cannot be read", got=error.message) from None
-    if data is None:
-        raise MissingError("no-such-file", "there is no such file", got=path)
-    return data

@@ -14,8 +14,8 @@ from genealog.cli.output import out, print_json
 from genealog.core.fork import Fork
 from genealog.core.receipt import encode_receipt, parse_receipt
 from genealog.core.trust import parse_trust
+from genealog.store.forks import keep_fork
 from genealog.store.home import Home
-from genealog.store.witness_state import keep_fork
 from genealog.upgrading import upgrade_from_store, upgrade_from_tree
 
 

@@ -16,7 +16,7 @@ from genealog.cli.options import Json, Store, seconds
 from genealog.cli.output import out, print_json, print_table
 from genealog.cli.prove import read
 from genealog.core.note import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44
-from genealog.cosigning import Asked, Collector, log_names, outcomes
+from genealog.cosigning import Asked, Collector, outcomes
 from genealog.remote import Remote
 from genealog.store.heads import newest_cosigned
 from genealog.store.home import Home
@@ -114,7 +114,7 @@ def list_(store: Store = None, json: Json = False) -> None:
     """List the witnesses of the trust policy, and what each has cosigned last."""
     home = Home.find(store)
     heads, trust = home.heads, home.trust
-    heard, newest = heads.heard(), newest_cosigned(heads, trust, log_names(home))
+    heard, newest = heads.heard(), newest_cosigned(heads, trust, home.log_names())
     cosigned = {
         name: {log: size for (log, witness), (size, _) in sorted(newest.items()) if witness == name}
         for name in trust.witnesses
@@ -208,7 +208,7 @@ def timestamp(
 
     home = Home.find(store)
     roots = read(tsa_roots) if tsa_roots is not None else None
-    names = [name for name in log_names(home) if home.log(name).size] if log is None else log
+    names = [name for name in home.log_names() if home.log(name).size] if log is None else log
     done = [stamp_log(home, name, tsa, roots=roots) for name in names]
     if json:
         rows = [(each.log, each.size, each.stamp.at, each.stamp.authority, each.checked) for each in done]

@@ -22,14 +22,12 @@ from genealog.core import records
 from genealog.core.bundle import Disclosure, Evidence
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import Record
-from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.dsse import unb64
 from genealog.core.exchange import Groups, Verdict, judge_engine, judge_output, judge_prompt, open_groups
 from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, grade_of, place
 from genealog.core.fork import Fork, check_fork, verify_fork
 from genealog.core.lineage import NEEDS_LINEAGE
-from genealog.core.note import parse_note
-from genealog.core.proof import parse_proof
+from genealog.core.proof import claimed_checkpoint, parse_proof
 from genealog.core.receipt import Receipt
 from genealog.core.states import State, weakest
 from genealog.core.timestamp import verify_timestamp
@@ -148,7 +146,7 @@ def _stamps(receipts: Iterable[Receipt], roots: bytes | None) -> list[Hop]:
             )
             hops.append(Hop(1, "timestamp", "not believed", state, code=error.code, detail=error.message + error.facts))
         else:
-            checkpoint = parse_checkpoint_text(parse_note(note).text)
+            checkpoint = claimed_checkpoint(note)
             detail = f"{checkpoint.origin} had {checkpoint.size} entries by then"
             hops.append(Hop(1, "timestamp", f"{stamp.at} by {stamp.authority}", State.PROVEN, detail=detail))
     return hops

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genealog.core.canonical import Record, decode, encode
-from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.dsse import unb64
 from genealog.core.merkle import prefix_roots
-from genealog.core.note import parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.spelling import encode_base64
 from genealog.core.trust import Trust, TrustedCheckpoint
 from genealog.errors import MissingError, VerificationError
@@ -128,7 +128,7 @@ def _parting(fork: Fork) -> bytes:
 
 
 def _checkpoint(head: SeenHead) -> Checkpoint:
-    return parse_checkpoint_text(parse_note(head.note.encode()).text)
+    return claimed_checkpoint(head.note.encode())
 
 
 def _same_size(first: SeenHead, second: SeenHead) -> bool:

@@ -139,7 +139,7 @@ class CallLogs:
 
     def _due(self, log: Log) -> str | None:
         """Return the name under which the next call belongs, None if that is where it goes already."""
-        base = _name(log).partition("_")[0]
+        base = name_of(log).partition("_")[0]
         if _wanted(self._home.config.calls, base, self.clock()) is None:
             return None
         self._home.reload()  # somebody else may have changed the settings, and rotated by them
@@ -147,12 +147,12 @@ class CallLogs:
 
     def _rotate(self, old: Log, wanted: str) -> str:
         """Close `old` and go on under a name that is free. The caller holds its lock. Returns the name."""
-        marks = {**emitter_marks(old), PREVIOUS: Mark(_name(old), old.size, old.root())}
+        marks = {**emitter_marks(old), PREVIOUS: Mark(name_of(old), old.size, old.root())}
         names = self._home.call_log_names()
         for number in count(1):
             name = wanted if number == 1 else f"{wanted}_{number}"
             if name in names:
-                if not self._prepared(name, _name(old)):
+                if not self._prepared(name, name_of(old)):
                     continue
                 self._home.log(name).append([], marks)  # calls may have come since it was prepared
                 break
@@ -279,7 +279,8 @@ def emitter_marks(log: Log) -> dict[str, Mark]:
     return {name: mark for name, mark in log.marks().items() if name not in (NEXT, PREVIOUS)}
 
 
-def _name(log: Log) -> str:
+def name_of(log: Log) -> str:
+    """Return the name of a log in its store: the last part of its origin."""
     return log.origin.rpartition("/")[2]
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.fork import Fork, make_fork
 from genealog.core.merkle import HashReader, consistency_path, prefix_path, root_at, verify_consistency
-from genealog.core.note import parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.states import State
 from genealog.errors import MissingError, VerificationError
 
@@ -45,7 +45,7 @@ def compare_heads(
     where each head was seen, for the evidence. Raises: VerificationError `origin-mismatch`, `tree-altered` (the hashes
     do not lead to the head they belong to, so they show nothing); MalformedError.
     """
-    first, second = _head(old), _head(new)
+    first, second = claimed_checkpoint(old), claimed_checkpoint(new)
     if first.origin != second.origin:
         raise VerificationError(
             "origin-mismatch", "these are heads of two logs", got=second.origin, expected=first.origin
@@ -81,7 +81,3 @@ def _damaged(head: Checkpoint) -> VerificationError:
         "tree-altered", f"the hashes kept for size {head.size} do not lead to the root that was signed",
         expected=head.root.hex(), hint="this shows damage, not a fork: `genealog fsck --repair` makes hashes again",
     )  # fmt: skip
-
-
-def _head(note: bytes) -> Checkpoint:
-    return parse_checkpoint_text(parse_note(note).text)

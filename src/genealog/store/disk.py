@@ -7,6 +7,7 @@ again, because the kernel may have dropped the pages that it could not write; wh
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,6 +72,26 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     os.replace(temporary, path)  # noqa: PTH105 - every system call that tests make fail goes through `os`
     if sync:
         sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep out whoever else locks this folder or file, in other processes too; a file is made if need be.
+
+    Raises: StoreError `disk-error`.
+    """
+    with disk(f"locking {path.name}"):
+        how = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        handle = os.open(path, how | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_folder(path: Path) -> bool:

@@ -13,10 +13,8 @@ Signatures are checked by whoever adds them and by whoever verifies; nothing her
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from genealog.core.canonical import Record, encode
-from genealog.core.checkpoint import parse_checkpoint_text
-from genealog.core.fork import SUFFIX, Fork, forked, make_fork
+from genealog.core.fork import Fork, forked, make_fork
 from genealog.core.note import parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.trust import Trust
 from genealog.core.witness import merge_cosignatures
 from genealog.errors import GenealogError
-from genealog.store.disk import disk, read_file, replace_file
-from genealog.store.witness_state import keep_fork
+from genealog.store.disk import disk, locked, read_file, replace_file
+from genealog.store.forks import forks_in, keep_fork
 
 KEEP = 16  # notes of one log
 KEEP_EXCHANGES = 1000
@@ -80,7 +78,7 @@ class Heads:
         `where` says where it came from, should it contradict what is here.
         Raises: VerificationError `log-forked` with the evidence kept; StoreError `disk-error`.
         """
-        size = parse_checkpoint_text(parse_note(note).text).size
+        size = claimed_checkpoint(note).size
         with self._locked():
             before = self.note(log, size)
             if before is not None and parse_note(before).text != parse_note(note).text:
@@ -113,7 +111,7 @@ class Heads:
     def keep_token(self, log: str, note: bytes, token: bytes) -> None:
         """Keep a token over a note's text, and the note. Raises: as `add`."""
         self.add(log, note)
-        size = parse_checkpoint_text(parse_note(note).text).size
+        size = claimed_checkpoint(note).size
         with self._locked(), disk("keeping a timestamp"):
             replace_file(self._path(log, size, "tsr"), token)
 
@@ -123,7 +121,7 @@ class Heads:
 
     def forks(self) -> list[Path]:
         """Return the fork evidence that is kept here."""
-        return sorted(self._forks.glob("*" + SUFFIX))
+        return forks_in(self._forks)
 
     def keep_exchange(self, exchange: Exchange) -> Path | None:
         """Keep an exchange with a witness; None if there are too many already."""
@@ -163,12 +161,8 @@ class Heads:
     def _locked(self) -> Iterator[None]:
         with disk("locking the cosigned heads"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.folder / ".lock"):
             yield
-        finally:
-            os.close(handle)
 
 
 def satisfies(trust: Trust, note: bytes) -> bool:

@@ -264,6 +264,10 @@ class Home:
             folder = self.path / "logs"
             return frozenset(path.name for path in folder.iterdir() if is_call_log(path.name) and path.is_dir())
 
+    def log_names(self) -> tuple[str, ...]:
+        """Return the names of all logs: the registry log, then call logs by name. Raises: as `call_log_names`."""
+        return (REGISTRY, *sorted(self.call_log_names()))
+
     def owns(self, emitter: str) -> bool:
         """Say whether an emitter is of this machine: whether its spool is here."""
         return self.remote is None or self.remote.owns(emitter)

@@ -14,16 +14,13 @@ A name of a log holds no dot, so that the second key of one log is never the fir
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from genealog.core.note import Verifier, parse_vkey
 from genealog.errors import StoreError
-from genealog.store.disk import disk
+from genealog.store.disk import disk, locked
 from genealog.store.keys import KeyRing
 from genealog.store.log_keys import LogKeys
 from genealog.store.remote import write_shared
@@ -123,23 +120,7 @@ def edit_policy(store: Path, change: Callable[[str], str]) -> None:
     The lock is the innermost of all: `change` takes none.
     """
     path = store / "trust.policy"
-    with disk("changing trust.policy"), locked_folder(store):
+    with disk("changing trust.policy"), locked(store):
         text = path.read_text(encoding="utf-8")
         if (new := change(text)) != text:
             write_shared(store, "trust.policy", new.encode())
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Keep out whoever else locks this folder, in other processes too. Raises: StoreError `disk-error`."""
-    with disk(f"locking {folder}"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(handle)
-            raise
-    try:
-        yield
-    finally:
-        os.close(handle)

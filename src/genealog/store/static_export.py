@@ -13,7 +13,6 @@ Nothing is served here, and the log is only read.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +20,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genealog.core.checkpoint import Checkpoint, parse_checkpoint_text
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.fork import Fork
 from genealog.core.merkle import HashReader
 from genealog.core.note import Verifier, format_vkey, parse_note
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.states import State
 from genealog.core.tile import TILE, RightEdge, TileReader, entries_path, tile_path
 from genealog.core.witness import merge_cosignatures
 from genealog.errors import GenealogError, StoreError
 from genealog.store.continuity import compare_heads
-from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
+from genealog.store.disk import disk, locked, read_file, replace_file, sync_folder, write_whole
 from genealog.store.log_state import verify_note
 from genealog.store.port import Log
 from genealog.store.static_tree import FolderFiles, StaticView
@@ -188,16 +188,14 @@ class _Writer:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other exports out of `folder`, which is made if need be, and leave no temporary file in it."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = folder / _STAGING
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700)
-        yield
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(handle)
+    with locked(folder):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(mode=0o700)
+            yield
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _published(note: bytes | None, verifiers: Sequence[Verifier]) -> Checkpoint | None:
@@ -216,7 +214,7 @@ def _check_continues(
     log: Log, folder: Path, published: bytes, note: bytes, evidence: Callable[[Fork], object] | None
 ) -> None:
     """Refuse to publish a head that does not continue the one that was published."""
-    old, head = (parse_checkpoint_text(parse_note(data).text) for data in (published, note))
+    old, head = (claimed_checkpoint(data) for data in (published, note))
     if old.size > head.size:
         view = StaticView(FolderFiles(folder), old)
         found = compare_heads(published, note, view.read, read_old=view.read, seen=_SEEN)

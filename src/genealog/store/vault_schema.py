@@ -15,7 +15,6 @@ Format 1 had neither subjects nor times: its calls have no subject here, and the
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
@@ -179,8 +178,3 @@ def _migrate(db: Sql, key: VaultKey) -> None:
     ((kept,),) = db.run("SELECT coalesce(sum(size), 0) FROM call")
     _write_meta(db, {**wrap_meta(key, key.text_v1), "kept": pack_number(kept)})
     db.run(f"PRAGMA user_version = {FORMAT}")
-
-
-def default_path(store: Path) -> Path:
-    """Return where a store keeps its vault unless told otherwise."""
-    return store / "vault" / "vault.sqlite"

@@ -29,12 +29,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from genealog.core.fork import SUFFIX, Fork, encode_fork
 from genealog.core.note import Cosigner, format_vkey
 from genealog.core.spelling import encode_base64
 from genealog.core.witness import Admitted, Head, KnownLog, Refusal, decide, parse_logs
 from genealog.errors import MissingError, StoreError
-from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
+from genealog.store.disk import disk, read_file, sync_folder, write_whole
+from genealog.store.forks import forks_in, keep_fork
 
 KEYS: Mapping[str, Callable[[], Ed25519PrivateKey | MLDSA44PrivateKey]] = {
     "ed25519.pem": Ed25519PrivateKey.generate,
@@ -167,7 +167,7 @@ class WitnessState:
                 )
         if isinstance(decided, Refusal):
             if decided.fork is not None:
-                self._keep_fork(decided.fork)
+                keep_fork(self.path / "forks", decided.fork)
             return decided
         return Cosigned(decided, lines)
 
@@ -192,7 +192,7 @@ class WitnessState:
 
     def forks(self) -> list[Path]:
         """Return the fork evidence that this witness has kept."""
-        return sorted((self.path / "forks").glob("*" + SUFFIX))
+        return forks_in(self.path / "forks")
 
     def close(self) -> None:
         """Close the database."""
@@ -215,9 +215,6 @@ class WitnessState:
                 (request.log.origin, now, refusal.status, request.old, proof, request.note),
             )
 
-    def _keep_fork(self, fork: Fork) -> None:
-        keep_fork(self.path / "forks", fork)
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, self._faults():
@@ -239,17 +236,6 @@ class WitnessState:
                 "witness-state-failed", "the witness cannot read or write what it cosigned last; it cosigned nothing",
                 got=str(error), hint="check free space, permissions and the health of the disk",
             ) from None  # fmt: skip
-
-
-def keep_fork(folder: Path, fork: Fork) -> Path:
-    """Write fork evidence durably into `folder`, once; return its file. Raises: StoreError `disk-error`."""
-    data = encode_fork(fork)
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
-    with disk("keeping fork evidence"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            replace_file(path, data)
-    return path
 
 
 def _line(value: bytes) -> bytes:
