@@ -34,7 +34,7 @@ from genealog.core.tile import TILE, entries_path, tile_path
 from genealog.core.trust import Trust, TrustedCheckpoint
 from genealog.core.witness import AddCheckpoint, KnownLog, Refusal, admit, merge_cosignatures
 from genealog.errors import GenealogError, StoreError, UpstreamError, VerificationError
-from genealog.remote import AT_ONCE, RemoteFiles
+from genealog.remote import AT_ONCE, RemoteFiles, open_tree
 from genealog.store.continuity import compare_heads
 from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
 from genealog.store.forks import keep_fork
@@ -75,8 +75,7 @@ class Mirror:
         `remote-failed`, `remote-too-big`; MissingError `no-such-tree`, `no-checkpoint`, `tree-incomplete`; StoreError
         `mirror-busy`, `mirror-damaged`, `disk-error`.
         """
-        with self._alone(), self._source() as files:
-            tree = StaticTree(files)
+        with self._alone(), open_tree(self.place) as tree:
             note = tree.note()
             opened = self.trust.open_head(note)
             held = self._held()
@@ -86,7 +85,7 @@ class Mirror:
             before = held[1].checkpoint.size if held else 0
             view = tree.at(opened.checkpoint)
             with disk(f"mirroring into {self.folder}"):
-                written = self._take(files, view, before, told)
+                written = self._take(tree.files, view, before, told)
                 lines = self._cosigned(note, view.read, clock)
                 known = self._known_lines(held[0], note) if held and held[1].checkpoint == opened.checkpoint else b""
                 replace_file(self.folder / "checkpoint", merge_cosignatures(note, [known, lines]))
@@ -231,17 +230,6 @@ class Mirror:
                 for path in (tile_path(level, number), *((entries_path(number),) if level == 0 else ())):
                     shutil.rmtree(self.folder / f"{path}.p", ignore_errors=True)
             level += 1
-
-    @contextmanager
-    def _source(self) -> Iterator[Files]:
-        if "://" not in self.place:
-            yield FolderFiles.open(Path(self.place))
-            return
-        files = RemoteFiles(self.place)
-        try:
-            yield files
-        finally:
-            files.close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

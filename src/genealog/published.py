@@ -6,8 +6,8 @@ store, the log itself is read. Everything that a tree says is checked against th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from genealog.core.states import State
 from genealog.core.trust import Trust
 from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.ledger import Ledger
-from genealog.remote import RemoteFiles
+from genealog.remote import open_tree
 from genealog.store.continuity import Continuity, compare_heads
 from genealog.store.forks import keep_fork
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.static_export import Exported, export_tree, log_reader, policy_lines
-from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree
+from genealog.store.static_tree import prove_tree
 
 Told = Callable[[int, int], None]
 
@@ -72,19 +72,6 @@ def publish(
         evidence=home.heads.keep_fork,
         cosigned=lambda size: home.heads.note(name, size),
     )  # fmt: skip
-
-
-@contextmanager
-def open_tree(place: str) -> Iterator[StaticTree]:
-    """Open a published tree at a URL or in a folder. Raises: MissingError `no-such-tree`; MalformedError `bad-url`."""
-    if "://" not in place:
-        yield StaticTree(FolderFiles.open(Path(place)))
-        return
-    files = RemoteFiles(place)
-    try:
-        yield StaticTree(files)
-    finally:
-        files.close()
 
 
 def verify_tree(

@@ -4,7 +4,8 @@ A connection is kept for the next request to the same server. Each request has a
 and one for the size of the reply, before and after decompression. Redirects are not followed: who trusts a URL has not
 said that he trusts where it points today. Nothing of a reply is believed here.
 
-`Remote` is one server for one thread; `RemoteFiles` is a tree of files for `store.static_tree`, read ahead by threads.
+`Remote` is one server for one thread; `RemoteFiles` is a tree of files for `store.static_tree`, read ahead by threads;
+`open_tree` opens a published tree wherever it is.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from genealog.errors import MalformedError, UpstreamError
+from genealog.store.static_tree import FolderFiles, StaticTree
 
 WAIT = 10.0  # seconds for one answer of the network
 WHOLE = 60.0  # seconds for one request, from its first byte to the reply's last
@@ -232,6 +235,19 @@ def _cut(held: Iterable[socket.socket], late: threading.Event) -> None:
     for each in held:
         with suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def open_tree(place: str) -> Iterator[StaticTree]:
+    """Open a published tree at a URL or in a folder. Raises: MissingError `no-such-tree`; MalformedError `bad-url`."""
+    if "://" not in place:
+        yield StaticTree(FolderFiles.open(Path(place)))
+        return
+    files = RemoteFiles(place)
+    try:
+        yield StaticTree(files)
+    finally:
+        files.close()
 
 
 def _reason(error: Exception) -> str:

@@ -24,11 +24,11 @@ from genealog.core.receipt import Proven, Receipt, check_receipt, make_receipt
 from genealog.core.states import State
 from genealog.core.trust import Trust, TrustedCheckpoint
 from genealog.errors import GenealogError, MissingError
-from genealog.remote import RemoteFiles
+from genealog.remote import open_tree
 from genealog.store.continuity import compare_heads
 from genealog.store.home import Home
 from genealog.store.static_export import log_reader
-from genealog.store.static_tree import FolderFiles, StaticTree
+from genealog.store.static_tree import StaticTree
 
 Keep = Callable[[Fork], Path]
 
@@ -83,13 +83,8 @@ def upgrade_from_tree(receipt: Receipt, place: str, trust: Trust, keep: Keep) ->
     MissingError `no-such-tree`, `no-checkpoint`, `tree-incomplete`; UpstreamError; MalformedError `bad-url`.
     """
     proven = check_receipt(receipt)
-    if "://" not in place:
-        return _from_files(receipt, proven, StaticTree(FolderFiles.open(Path(place))), place, trust, keep)
-    files = RemoteFiles(place)
-    try:
-        return _from_files(receipt, proven, StaticTree(files), place, trust, keep)
-    finally:
-        files.close()
+    with open_tree(place) as tree:
+        return _from_tree(receipt, proven, tree, place, trust, keep)
 
 
 def upgrade_evidence(evidence: Evidence, home: Home, trust: Trust, *, all_of_it: bool = True) -> Evidence:
@@ -109,7 +104,7 @@ def upgrade_evidence(evidence: Evidence, home: Home, trust: Trust, *, all_of_it:
     return replace(evidence, receipts=tuple(upgraded(each) for each in evidence.receipts))
 
 
-def _from_files(receipt: Receipt, proven: Proven, tree: StaticTree, place: str, trust: Trust, keep: Keep) -> Upgraded:
+def _from_tree(receipt: Receipt, proven: Proven, tree: StaticTree, place: str, trust: Trust, keep: Keep) -> Upgraded:
     note = tree.note()
     opened = trust.open_head(note)
     read_old = None

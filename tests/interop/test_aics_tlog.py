@@ -21,7 +21,7 @@ from genealog.core.receipt import make_receipt, verify_receipt
 from genealog.core.trust import Trust, parse_trust
 from genealog.core.witness import merge_cosignatures
 from genealog.errors import VerificationError
-from genealog.published import open_tree
+from genealog.remote import open_tree
 from genealog.store.log import LocalLog
 from genealog.store.static_export import export_tree
 from genealog.store.static_tree import prove_tree

@@ -14,7 +14,7 @@ from genealog.core.proof import TlogProof, verify_proof
 from genealog.core.trust import parse_trust
 from genealog.core.witness import KnownLog, Refusal, admit, cosignatures, merge_cosignatures
 from genealog.errors import VerificationError
-from genealog.published import open_tree
+from genealog.remote import open_tree
 from genealog.store.static_tree import prove_tree
 from genealog.store.witness_state import WitnessState
 from peers import raw
