@@ -84,8 +84,12 @@ def running(state: WitnessState, **options: object) -> Iterator[int]:
     """Serve a witness in a thread of this process, under uvicorn; yield its port."""
     import uvicorn
 
+    from genealog.witness.protocol import ImpatientProtocol
+
     app = WitnessApp(state, **options)  # type: ignore[arg-type]
-    config = uvicorn.Config(app, port=0, loop="asyncio", http="httptools", ws="none", lifespan="off", log_level="error")
+    config = uvicorn.Config(
+        app, port=0, loop="asyncio", http=ImpatientProtocol, ws="none", lifespan="off", log_level="critical"
+    )
     ready, ports = threading.Event(), []
 
     class Server(uvicorn.Server):

@@ -27,6 +27,8 @@ def serve(
     """
     import uvicorn
 
+    from genealog.witness.protocol import ImpatientProtocol
+
     app = WitnessApp(state, logs, per_day=per_day)
     try:
         with _bind(listen) as listener:
@@ -50,8 +52,9 @@ def serve(
 
             config = uvicorn.Config(
                 app,
-                loop="asyncio", http="httptools", ws="none", lifespan="off", log_level="warning", access_log=False,
-                server_header=False, timeout_graceful_shutdown=5, limit_concurrency=256, timeout_keep_alive=30,
+                loop="asyncio", http=ImpatientProtocol, ws="none", lifespan="off", log_level="warning",
+                access_log=False, server_header=False, timeout_graceful_shutdown=5, limit_concurrency=256,
+                timeout_keep_alive=30,
             )  # fmt: skip
             Server(config).run(sockets=[listener])
     finally:
