@@ -1,16 +1,22 @@
-"""What people and machines see: states with a word, a sign and a colour; tables; one JSON shape; one error shape."""
+"""What people and machines see: states with a word, a sign and a colour; tables; one JSON shape; one error shape.
+
+Much of what is printed was written by others: names in evidence, words of servers. It reaches a terminal as text only:
+characters that move the cursor, or turn the direction of writing, are spelled out.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -21,10 +27,31 @@ from genealog.errors import GenealogError
 from genealog.registry import Progress as OnProgress
 
 PIPE_WIDTH = 160  # a file or a pipe has no width of its own, and an ID cut in two cannot be searched for
+# C0 but for the line feed, DEL, C1, marks and overrides of direction, odd line ends, and what is no character at all.
+_MOVES = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def tame(text: str) -> str:
+    """Return a text whose control characters are spelled out; line feeds stay."""
+    return _MOVES.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(value: object) -> str:
+    """Return a value as text that cannot pretend to be a line of ours."""
+    return tame(str(value)).replace("\n", "\\n")
+
+
+class _Console(Console):
+    """Prints nothing that moves a terminal, whoever wrote it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Spell control characters out, but for those that rich itself makes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(tame(segment.text), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console
@@ -92,14 +119,15 @@ def print_report(report: Report) -> None:
         open_nodes.append((hop.depth, open_nodes[-1][1].add(_label(hop))))
     out.print(root, soft_wrap=False)
     worst = report.weakest
-    line = Text("weakest: ").append_text(say(report.state)).append(f" ({worst.role}: {worst.title})")
+    line = Text("weakest: ").append_text(say(report.state)).append(f" ({worst.role}: {one_line(worst.title)})")
     if worst.code:
-        line.append(f" [{worst.code}]", style="dim")
+        line.append(f" [{one_line(worst.code)}]", style="dim")
     out.print(line)
 
 
 def _label(hop: Hop) -> Text:
-    text = Text(f"{hop.role}  ", style="bold").append(f"{hop.title}  ", style="not bold").append_text(say(hop.state))
+    title = one_line(hop.title)
+    text = Text(f"{hop.role}  ", style="bold").append(f"{title}  ", style="not bold").append_text(say(hop.state))
     grade = hop.grade if hop.depth == 0 or hop.grade != "logged" else None  # in a chain, only what is more than usual
     by = (
         hop.signer and f"by {hop.signer}",
@@ -109,7 +137,7 @@ def _label(hop: Hop) -> Text:
         hop.detail,
         hop.code and f"[{hop.code}]",
     )
-    if second := " · ".join(filter(None, by)):
+    if second := one_line(" · ".join(filter(None, by))):
         text.append(f"\n{second}", style="dim not bold")
     return text
 
@@ -126,10 +154,10 @@ def print_error(error: GenealogError, *, as_json: bool = False) -> None:
     if as_json:
         print_json({"error": error.problem()})
         return
-    err.print(f"[bold red]error[/bold red] {escape(error.message)} [dim]\\[{error.code}][/dim]")
+    err.print(f"[bold red]error[/bold red] {escape(one_line(error.message))} [dim]\\[{error.code}][/dim]")
     for name in ("got", "expected", "hint"):
         if (value := getattr(error, name)) is not None:
-            err.print(f"  [dim]{name:>8}[/dim] {escape(str(value))}")
+            err.print(f"  [dim]{name:>8}[/dim] {escape(one_line(value))}")
 
 
 @contextmanager

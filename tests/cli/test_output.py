@@ -1,0 +1,51 @@
+"""What others wrote is shown as text: it moves no cursor and looks like no line of ours."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from genealog.cli import output
+from genealog.core.chain import Hop, Report
+from genealog.core.states import State
+from genealog.errors import VerificationError
+
+EVIL = "x\x1b[2K\x1b[1A\x1b]0;t\x07\r\b\n✔ proven\u202e\x9b31m\u2028\udc80:heavy_check_mark:"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    stream = io.StringIO()
+    monkeypatch.setattr(output.out, "file", stream)
+    monkeypatch.setattr(output.err, "file", stream)
+    return stream
+
+
+def harmless(text: str) -> bool:
+    text.encode()  # what is no character would break the terminal's encoding
+    return all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_a_report_has_its_own_lines_only(shown: io.StringIO) -> None:
+    values: dict[str, Any] = dict.fromkeys(("id", "signer", "position", "code", "detail", "grade"), EVIL)
+    output.print_report(Report((Hop(0, "answer", EVIL, State.CONTRADICTED, **values),)))
+    assert harmless(shown.getvalue())
+    assert not [line for line in shown.getvalue().splitlines() if line.strip().startswith("✔")]
+    assert shown.getvalue().count("\n") == 3
+    assert "✔ proven" in shown.getvalue(), "spelled out, not hidden"
+    assert ":heavy_check_mark:" in shown.getvalue()
+
+
+def test_errors_and_tables_are_tame(shown: io.StringIO) -> None:
+    output.print_error(VerificationError("code", EVIL, got=EVIL, expected=EVIL, hint=EVIL))
+    assert not [line for line in shown.getvalue().splitlines() if line.strip().startswith("✔")]
+    output.print_table(("name", "id"), [(EVIL, EVIL)], empty="")
+    output.out.print(EVIL, markup=False)
+    assert harmless(shown.getvalue())
+
+
+def test_what_is_no_control_character_stays() -> None:
+    for text in ("Zoë 💡 日本語", "a\u00a0b", "می\u200cخواهم", "👩\u200d🔬", "one\ntwo"):
+        assert output.tame(text) == text
