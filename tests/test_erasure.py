@@ -27,7 +27,7 @@ from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.errors import MalformedError, MissingError, PolicyDenied, StoreError, VerificationError
 from genealog.ledger import Ledger
-from genealog.store.vault_erase import Eraser, digest_of
+from genealog.store.vault.erase import Eraser, digest_of
 
 STANDALONE = Path(__file__).parents[1] / "tools" / "verify_standalone.py"
 

@@ -14,8 +14,8 @@ from genealog.core.records import Tombstone
 from genealog.core.statement import read_statement
 from genealog.errors import MissingError, StoreError
 from genealog.ledger import Ledger
-from genealog.store.vault_erase import Eraser
-from genealog.store.vault_patterns import fits
+from genealog.store.vault.erase import Eraser
+from genealog.store.vault.patterns import fits
 
 
 @pytest.fixture

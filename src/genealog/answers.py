@@ -22,7 +22,7 @@ from genealog.errors import GenealogError, MalformedError, MissingError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
-from genealog.store.vault_erase import Eraser
+from genealog.store.vault.erase import Eraser
 from genealog.upgrading import upgrade_evidence
 
 DEFAULT_GROUPS = ("engine", "request", "response")

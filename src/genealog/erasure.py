@@ -31,9 +31,9 @@ from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.config import Retention
 from genealog.store.home import REGISTRY, Home
-from genealog.store.vault_erase import WHOLE, CallRow, Chosen, Eraser, digest_of
-from genealog.store.vault_patterns import fits
-from genealog.store.vault_schema import milliseconds_of
+from genealog.store.vault.erase import WHOLE, CallRow, Chosen, Eraser, digest_of
+from genealog.store.vault.patterns import fits
+from genealog.store.vault.schema import milliseconds_of
 
 Scope = Literal["subject", "tenant", "call", "retention"]
 _MANY = 500

@@ -32,7 +32,7 @@ from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import SpoolReader
-from genealog.store.vault_erase import Eraser
+from genealog.store.vault.erase import Eraser
 from genealog.tombstones import check_tombstones
 
 REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in ("call", "progress"))

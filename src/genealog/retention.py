@@ -18,7 +18,7 @@ from genealog.erasure import Erasure, check_reason, check_signer
 from genealog.ledger import Position
 from genealog.store.config import Retention as Rule
 from genealog.store.home import Home
-from genealog.store.vault_erase import CallRow, Chosen, erased_parts
+from genealog.store.vault.erase import CallRow, Chosen, erased_parts
 
 
 @dataclass(frozen=True, slots=True)

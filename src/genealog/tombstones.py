@@ -16,7 +16,7 @@ from genealog.store import schema
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.vault import Vault
-from genealog.store.vault_erase import TOLD, Eraser
+from genealog.store.vault.erase import TOLD, Eraser
 
 _WHERE = "vault/erasure"
 

@@ -16,7 +16,7 @@ from genealog.core.canonical import Record
 from genealog.errors import StoreError
 from genealog.store.config import Calls, Config, Seconds, read_config, toml_text
 from genealog.store.keys import KeyRing
-from genealog.store.vault_open import open_vault
+from genealog.store.vault.open import open_vault
 
 BASE = '[store]\nformat = 1\norigin = "x"\n[identities]\n[identities.owner]\nname = "a"\nkey = "owner"\n'
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
@@ -78,6 +78,10 @@ def test_a_vault_is_no_place_for_a_password(tmp_path: Path, url: str) -> None:
         (BASE + "[calls]\nanchor_every = 60\n", "a time with its unit"),
         (BASE + '[calls]\nanchor_every = "0s"\n', "a time with its unit"),
         (BASE + '[calls]\nanchor_every = "1 h"\n', "a time with its unit"),
+        (BASE + '[calls]\nanchor_every = "36526d"\n', "at most a century"),
+        (BASE + '[[retention]]\nminimum = "999999999d"\n', "at most a century"),
+        (BASE + "a = " + "[" * 5000, "RecursionError"),
+        (BASE + "a = " + "9" * 5000, "ValueError"),
         (BASE + '[vault]\nmax_body = "8 MiB"\n', "a size with its unit"),
         (BASE + "[vault]\nmax_total = 8\n", "a size with its unit"),
         (BASE + '[vault]\nschema = "a b"\n', "in [vault.schema]"),

@@ -14,7 +14,7 @@ from genealog.core.call import GROUPS
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
 from genealog.store.scale.objects import FolderObjects, open_objects
 from genealog.store.vault import Limits, Vault, VaultCall
-from genealog.store.vault_schema import BODIES, COLUMNS
+from genealog.store.vault.schema import BODIES, COLUMNS
 from s3 import s3_bucket, s3_server
 from vault_samples import KEY, Place, call, place, postgres, vault
 

@@ -19,10 +19,10 @@ from genealog.errors import MissingError, PolicyDenied, StoreError, Verification
 from genealog.store.keys import KeyRing
 from genealog.store.scale.objects import FolderObjects
 from genealog.store.vault import Limits, Vault
-from genealog.store.vault_erase import TOLD, Chosen, Eraser, digest_of
-from genealog.store.vault_rotate import rotate, settle
-from genealog.store.vault_schema import milliseconds_of
-from genealog.store.vault_sql import SqliteSql
+from genealog.store.vault.erase import TOLD, Chosen, Eraser, digest_of
+from genealog.store.vault.rotate import rotate, settle
+from genealog.store.vault.schema import milliseconds_of
+from genealog.store.vault.sql import SqliteSql
 from vault_samples import KEY, OTHER_KEY, Place, call, place, postgres, vault
 
 __all__ = ["place", "postgres", "vault"]
@@ -277,7 +277,7 @@ def test_a_killed_migration_has_not_begun(old: Place, monkeypatch: pytest.Monkey
         raise Crash
 
     with monkeypatch.context() as broken:
-        broken.setattr("genealog.store.vault_schema._write_meta", crash)
+        broken.setattr("genealog.store.vault.schema._write_meta", crash)
         with pytest.raises(Crash):
             old.open()
     assert old.sql("PRAGMA user_version") == [(1,)]
@@ -336,7 +336,7 @@ def test_a_killed_rotation_leaves_one_key_that_opens_the_vault(
         if committed:
             broken.setattr(KeyRing, "finish_vault_key", crash)
         else:
-            broken.setattr("genealog.store.vault_rotate.wrap_meta", crash)
+            broken.setattr("genealog.store.vault.rotate.wrap_meta", crash)
         with pytest.raises(Crash):
             rotate(vault, ring)
     vault.close()

@@ -23,7 +23,7 @@ from genealog.registry import Registry
 from genealog.retention import Due, Keeping
 from genealog.retention import Plan as DuePlan
 from genealog.store.home import Home
-from genealog.store.vault_rotate import rotate
+from genealog.store.vault.rotate import rotate
 
 Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the log, readable by everyone who has it.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it, without asking.")]

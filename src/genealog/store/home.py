@@ -52,7 +52,7 @@ from genealog.store.port import Log
 from genealog.store.remote import SHARED, Remote, RemoteBodies, write_shared
 from genealog.store.scale.url import StoreUrl, is_store_url, parse_store_url
 from genealog.store.vault import Vault
-from genealog.store.vault_open import open_vault
+from genealog.store.vault.open import open_vault
 
 NAME = ".genealog"
 REGISTRY = "registry"

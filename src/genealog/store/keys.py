@@ -107,7 +107,7 @@ class KeyRing:
         return self._vault_key("vault.key")
 
     def vault_keys(self) -> tuple[bytes, ...]:
-        """Return the keys that may open the vault: two while it gets a new one (`store.vault_rotate`), else one."""
+        """Return the keys that may open the vault: two while it gets a new one (`store.vault.rotate`), else one."""
         if not (self.path / _NEXT).exists():
             return (self._vault_key("vault.key"),)
         found = []

@@ -123,6 +123,6 @@ def open_sql(place: Path | str, schema: str) -> Sql:
     """Open the database at a path, or at a `postgresql://` URL with its tables in `schema`."""
     if isinstance(place, Path):
         return SqliteSql(place)
-    from genealog.store.vault_postgres import PostgresSql
+    from genealog.store.vault.postgres import PostgresSql
 
     return PostgresSql(place, schema)

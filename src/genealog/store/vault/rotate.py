@@ -14,8 +14,8 @@ from __future__ import annotations
 from genealog.errors import StoreError
 from genealog.store.keys import KeyRing
 from genealog.store.vault import Vault
-from genealog.store.vault_keys import VaultKey
-from genealog.store.vault_schema import fitting, remake_text, wrap_meta
+from genealog.store.vault.keys import VaultKey
+from genealog.store.vault.schema import fitting, remake_text, wrap_meta
 
 
 def rotate(vault: Vault, ring: KeyRing) -> int:

@@ -1,8 +1,8 @@
 """The vault: the erasable side of the call log. Salts, sealed groups, bodies, and an index to find a text again.
 
 Everything in it that says something about a call is AES-256-GCM under a key of that call, which hangs from its
-subject's, its tenant's, and the vault key (`store.vault_keys`); whoever destroys one of them has erased what hangs
-from it (`store.vault_erase`). A *subject* is the person a call is about; its name stands nowhere, a keyed digest does.
+subject's, its tenant's, and the vault key (`store.vault.keys`); whoever destroys one of them has erased what hangs
+from it (`store.vault.erase`). A *subject* is the person a call is about; its name stands nowhere, a keyed digest does.
 
 Texts are found by HMAC-SHA256 under a key of the vault: exact first, then with white space normalised. Without the
 key the index does not even tell whether two texts are equal to a guess.
@@ -26,8 +26,8 @@ from genealog.core.call import GROUPS
 from genealog.core.canonical import parse_timestamp
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
 from genealog.store.scale.ports import Objects
-from genealog.store.vault_call import NO_LIMITS, NOT_KEPT, Limits, Match, VaultCall, Which, note_words, outside_names
-from genealog.store.vault_keys import (
+from genealog.store.vault.call import NO_LIMITS, NOT_KEPT, Limits, Match, VaultCall, note_words, outside_names
+from genealog.store.vault.keys import (
     KEY,
     CallKey,
     TenantKey,
@@ -36,10 +36,8 @@ from genealog.store.vault_keys import (
     pack_number,
     unpack_number,
 )
-from genealog.store.vault_schema import BODIES, COLUMNS, fitting, milliseconds_of, prepare, text_key
-from genealog.store.vault_sql import open_sql
-
-__all__ = ["Limits", "Match", "Vault", "VaultCall", "Which"]
+from genealog.store.vault.schema import BODIES, COLUMNS, fitting, milliseconds_of, prepare, text_key
+from genealog.store.vault.sql import open_sql
 
 Keys = Callable[[], Sequence[bytes]]
 

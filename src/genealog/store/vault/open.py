@@ -10,7 +10,7 @@ from genealog.store import config
 from genealog.store.keys import KeyRing
 from genealog.store.scale.objects import open_objects
 from genealog.store.vault import Limits, Vault
-from genealog.store.vault_rotate import settle
+from genealog.store.vault.rotate import settle
 
 FOLDER = "folder"
 

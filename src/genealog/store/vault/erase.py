@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from genealog.errors import MissingError
 from genealog.store.vault import Vault
-from genealog.store.vault_call import note_words, outside_names
-from genealog.store.vault_keys import KEY
+from genealog.store.vault.call import note_words, outside_names
+from genealog.store.vault.keys import KEY
 
 DECIDED, DELETED, SCRUBBED, TOLD = range(4)
 WHOLE = ("bodies", "groups", "texts")

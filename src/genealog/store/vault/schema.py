@@ -5,7 +5,7 @@
     subject   keyed digest of the name, masked; and its key, wrapped by its tenant's
     call      what is kept of a call; `notes` says where its bodies are, or why not
     text      masked digest of a text → call
-    erasure   a deletion that was decided: its signed tombstone, and how far it got (`store.vault_erase`)
+    erasure   a deletion that was decided: its signed tombstone, and how far it got (`store.vault.erase`)
     erased    the calls of each
 
 A row of `tenant` or `subject` with `retired` ≠ 0 belongs to that erasure: nothing new comes under it.
@@ -20,8 +20,8 @@ from cryptography.exceptions import InvalidTag
 
 from genealog.core.call import GROUPS
 from genealog.errors import StoreError
-from genealog.store.vault_keys import KEY, TextKey, VaultKey, decrypt, encrypt, pack_number
-from genealog.store.vault_sql import Sql, SqliteSql
+from genealog.store.vault.keys import KEY, TextKey, VaultKey, decrypt, encrypt, pack_number
+from genealog.store.vault.sql import Sql, SqliteSql
 
 FORMAT = 2
 BODIES = ("request", "response", "report")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from genealog.errors import MissingError, StoreError
-from genealog.store.vault_sql import Row
+from genealog.store.vault.sql import Row
 
 try:
     import psycopg
