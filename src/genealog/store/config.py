@@ -4,8 +4,8 @@ Read strictly: a key that nobody knows is refused, so that a misspelt setting ne
 section that is absent has its defaults. To add one: a Record here, a field in `Config`, a table in
 docs/reference/configuration.md. No section holds a secret: keys are files (`store.keys`).
 
-A time is text with its unit: "90s", "10m", "1h", "30d"; so is a size: "64KiB", "8MiB". Nothing here reads
-the clock or the environment.
+A time is text with its unit: "90s", "10m", "1h", "30d", a century at most; so is a size: "64KiB", "8MiB". Nothing here
+reads the clock or the environment.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from genealog.errors import MissingError, StoreError
 FORMAT = 1
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_LONGEST = 36_525 * 86_400  # seconds: what is added to a moment has to stay in the calendar
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
 _AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
@@ -126,7 +127,7 @@ def read_config(path: Path) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingError("no-store", f"there is no store at {path.parent}", hint="genealog init") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets some of Python's own through
         raise _malformed(path, repr(error)[:200]) from None
     store = table.get("store")
     if isinstance(store, dict) and store.get("format") != FORMAT:
@@ -154,7 +155,10 @@ def parse_seconds(value: object) -> Seconds:
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError('expected a time with its unit, such as "90s", "10m", "1h" or "30d"')
-    return Seconds(int(found[1]) * _UNITS[found[2]])
+    seconds = int(found[1]) * _UNITS[found[2]]
+    if seconds > _LONGEST:
+        raise ValueError('expected a time of at most a century, "36525d"')
+    return Seconds(seconds)
 
 
 def _read_special(kind: type, value: Any) -> Any:
