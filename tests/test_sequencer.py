@@ -101,26 +101,6 @@ def test_a_running_call_waits_and_a_later_one_does_not(node: Node, writer: Write
     sound(node)
 
 
-def test_no_body_stays_in_clear_while_nobody_calls(node: Node) -> None:
-    idle = node.writer(rotate_after=0)
-    idle.call()
-    running = idle.call(close=False)
-    node.sequencer.run_once()
-    idle.spool.tidy()
-    node.sequencer.run_once()
-    assert len(list(node.spool.glob("gateway-0/*.spool"))) == 2  # the request of the running call is still needed
-    running.close(finish="client_abandoned")
-    idle.spool.tidy()
-    node.sequencer.run_once()
-    (left,) = node.spool.glob("gateway-0/*.spool")
-    assert left.stat().st_size == 0
-    idle.call()
-    again = Sequencer(node.spool, node.log, node.vault)
-    assert again.run_once() == Sequenced(1, 0, ())
-    idle.close()
-    sound(node)
-
-
 def test_a_call_whose_boot_is_over_ends_as_unknown(node: Node, writer: Writer) -> None:
     ended, lost = writer.call(), writer.call(close=False)
     node.sequencer.run_once()
