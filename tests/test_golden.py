@@ -12,12 +12,14 @@ from typing import Any
 
 import make_golden
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genealog.core.bundle import Evidence, parse_file
 from genealog.core.canonical import encode
 from genealog.core.chain import Report, examine, examine_receipt
+from genealog.core.note import Cosigner, format_vkey
 from genealog.core.states import exit_status
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import GenealogError
@@ -186,3 +188,30 @@ def _mutate(value: Any, data: st.DataObject) -> None:
             case "cut" if isinstance(value[key], str):
                 value[key] = value[key][: data.draw(st.integers(0, len(value[key])))]
         return
+
+
+def cosigned(data: bytes, witness: Cosigner, *, spoil: bool = False) -> bytes:
+    """Return a receipt with one more cosignature under its checkpoint."""
+    receipt = json.loads(data)
+    text = receipt["proof"].split("\n\n")[1] + "\n"
+    line = witness.cosign(text.encode(), 1_800_000_000).decode()
+    if spoil:
+        line = line[:-7] + ("AAAA" if line[-7:-3] != "AAAA" else "BBBB") + line[-3:]
+    return encode({**receipt, "proof": receipt["proof"] + line})
+
+
+def test_both_count_the_cosignatures_of_an_ml_dsa_witness() -> None:
+    witness = Cosigner("witness.example/pq", MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
+    logs = [line for line in POLICY.decode().splitlines() if line.startswith("log ")]
+    asking = "\n".join(
+        [*logs, f"witness pq {format_vkey(witness.verifier)} https://w.example", "quorum pq", ""]
+    ).encode()
+    trust, policy = parse_trust(asking), standalone.Policy(asking)
+    data = (GOLDEN / "good/call.receipt.json").read_bytes()
+    for file, code in (
+        (cosigned(data, witness), None),
+        (cosigned(data, witness, spoil=True), "checkpoint-signature-invalid"),
+        (data, "quorum-not-met"),
+    ):
+        assert package(file, trust)[2] == code
+        assert alone(file, policy) == package(file, trust)

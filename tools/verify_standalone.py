@@ -8,8 +8,9 @@ back to the data. Every check names the code of its failure, and the code alone 
 Exit: 0 nothing fails, 1 something is false or malformed, 3 it cannot be told (always so without a policy).
 
 It looks at what it uses: Genealog also refuses fields that it does not know, and policies that name somebody twice.
-Logs and witnesses with Ed25519 keys only; timestamps are not looked at. Long because it is the whole judge, from bytes
-to verdict, in one file: seven formats to read, and more than fifty ways to fail, each of which has a name.
+Logs with Ed25519 keys only, witnesses with ML-DSA-44 too; timestamps are not looked at. Long because it is the whole
+judge, from bytes to verdict, in one file: seven formats to read, and more than fifty ways to fail, each of which has a
+name.
 """
 # The formatter would give each argument of a long call a line, and bury the checks among them.
 # fmt: off
@@ -40,7 +41,7 @@ EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
     "claimed": "not-measured outside-origin run-failed",
     "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included request-sealed"
-                 " response-sealed unknown-log unknown-log-kind",
+                 " response-sealed signature-unsupported unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
                " lineage-circular lineage-not-in-bundle load-not-in-bundle quorum-not-met signer-key-missing"
                " spec-not-in-bundle spec-not-recorded",
@@ -127,11 +128,32 @@ PROOF = re.compile(
     r"(?P<signatures>(?:— [^\s+]+ \S+\n){1,100})")
 
 
+def check_note(name: str, key: bytes, blob: bytes, text: bytes) -> None:
+    """Check one signature under a checkpoint: type 1 is the log's, 4 a cosignature, 6 one with ML-DSA-44."""
+    code = "checkpoint-signature-invalid"
+    if key[0] == 1:
+        return check_signature(ED25519 + key[1:], blob, text, code)
+    if key[0] == 4:
+        cosigned = b"cosignature/v1\ntime %d\n" % int.from_bytes(blob[:8], "big") + text
+        return check_signature(ED25519 + key[1:], blob[8:], cosigned, code)
+    origin, size, root = text.split(b"\n")[:3]
+    try:
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey  # not in every build
+        whose = [bytes([len(word)]) + word for word in (name.encode(), origin)]
+        subtree = whose[0] + blob[:8] + whose[1] + bytes(8) + int(size).to_bytes(8, "big") + base64.b64decode(root)
+        MLDSA44PublicKey.from_public_bytes(key[1:]).verify(blob[8:], b"subtree/v1\n\0" + subtree)
+    except (InvalidSignature, ValueError):
+        raise Wrong(code) from None
+    except (ImportError, UnsupportedAlgorithm):
+        raise Wrong("signature-unsupported") from None
+    return None
+
+
 class Policy:
     """Whose signatures count: those of logs, and of a quorum of witnesses."""
 
     def __init__(self, data: bytes) -> None:
-        self.keys: dict[tuple[str, str], tuple[str, bytes]] = {}  # by name and key ID: witness ("": log), key
+        self.keys: dict[tuple[str, str], tuple[str, bytes]] = {}  # by name and key ID: witness ("": log), type and key
         self.groups: dict[str, tuple[int, list[str]]] = {}  # so many of these
         lines = [line.split() for line in data.decode().split("\n") if line.strip()]
         for word, *items in lines:
@@ -139,8 +161,9 @@ class Policy:
                 name, key_id, encoded = items[word == "witness"].split("+", 2)
                 raw = b64(encoded)
                 need(digest(name.encode() + b"\n" + raw)[:8] == key_id, "trust-malformed")
-                need(raw[0] == {"log": 1, "witness": 4}[word] and len(raw) == 33, "trust-malformed")
-                self.keys[name, key_id] = items[0] if word == "witness" else "", ED25519 + raw[1:]
+                need(raw[0] in {"log": (1,), "witness": (4, 6)}[word], "trust-malformed")
+                need(len(raw) == (1313 if raw[0] == 6 else 33), "trust-malformed")
+                self.keys[name, key_id] = items[0] if word == "witness" else "", raw
             elif word == "group":
                 name, wanted, *members = items
                 least = {"all": len(members), "any": 1}.get(wanted) or int(wanted)
@@ -158,9 +181,7 @@ class Policy:
         for name, blob in signatures:
             who, key = self.keys.get((name, blob[:4].hex()), ("", b""))
             if key and (who or name == origin):
-                cosigned = b"cosignature/v1\ntime %d\n" % int.from_bytes(blob[4:12], "big") + text
-                signature, message = (blob[12:], cosigned) if who else (blob[4:], text)
-                check_signature(key, signature, message, "checkpoint-signature-invalid")
+                check_note(name, key, blob[4:], text)
                 met.add(who)
         need("" in met, "checkpoint-signature-invalid")
         for name, (least, members) in self.groups.items():  # members stand above their group
