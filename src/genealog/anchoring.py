@@ -278,8 +278,8 @@ def _row(home: Home, name: str, head: dict[str, Any] | None, now: datetime) -> L
 def _published(home: Home, name: str, now: datetime) -> tuple[int | None, int | None]:
     path = home.path / "logs" / name / "checkpoint"
     try:
-        if home.remote is not None:
-            return verify_note(home.remote.published(name) or b"", home.log_keys(name).verifiers).size, None
+        if home.shared is not None:
+            return verify_note(home.shared.published(name) or b"", home.log_keys(name).verifiers).size, None
         size = verify_note(path.read_bytes(), home.log_keys(name).verifiers).size
         return size, _age(datetime.fromtimestamp(path.stat().st_mtime, UTC), now)
     except (OSError, GenealogError):

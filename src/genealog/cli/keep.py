@@ -57,7 +57,7 @@ def init(
         as_place(path or os.environ.get("GENEALOG_STORE") or NAME), origin=origin, identity=identity
     )
     home = registry.home
-    name, shown = home.config.origin, str(home.remote.url.shown if home.remote is not None else home.path)
+    name, shown = home.config.origin, str(home.shared.url.shown if home.shared is not None else home.path)
     if json:
         print_json({"store": shown, "origin": name, "trust": str(home.path / "trust.policy")})
         return

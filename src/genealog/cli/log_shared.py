@@ -68,7 +68,7 @@ def copy(
     """
     place = as_place(to)
     home = Home.find(store)
-    if not isinstance(place, type(home.path)) or home.remote is not None:
+    if not isinstance(place, type(home.path)) or home.shared is not None:
         require("scale")
     try:
         Ledger(home).drain()

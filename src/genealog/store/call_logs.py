@@ -97,8 +97,8 @@ class CallLogs:
 
     def marks(self) -> Mapping[str, Mark]:
         """Return the newest mark of every emitter of this machine."""
-        marks, remote = emitter_marks(self.current()), self._home.remote
-        return marks if remote is None else {name: mark for name, mark in marks.items() if remote.owns(name)}
+        marks, shared = emitter_marks(self.current()), self._home.shared
+        return marks if shared is None else {name: mark for name, mark in marks.items() if shared.owns(name)}
 
     def append(self, entries: Sequence[bytes], marks: Mapping[str, Mark]) -> range:
         """Append to the current log, inside `exclusive`."""
@@ -178,7 +178,7 @@ class CallLogs:
         """
         home, part = self._home, self._home.path / "logs" / f"{name}{_PART}"
         key, origin = f"log-{name}", f"{home.config.origin}/{name}"
-        if home.remote is not None:
+        if home.shared is not None:
             return self._build_shared(name, marks)
         with disk(f"making the log {name}"):
             began = part.is_dir()
@@ -202,10 +202,10 @@ class CallLogs:
         """As `_build`, in a shared store: one transaction makes log and marks. False if another machine has its key."""
         home = self._home
         mine = home.keys.has(f"log-{name}")
-        if home.remote is None or (home.names_origin(f"{home.config.origin}/{name}") and not mine):
+        if home.shared is None or (home.names_origin(f"{home.config.origin}/{name}") and not mine):
             return False
         signer = self._key_for(name)
-        home.remote.create_log(name, LogKeys((signer.verifier,), (signer,)), marks=marks).close()
+        home.shared.create_log(name, LogKeys((signer.verifier,), (signer,)), marks=marks).close()
         return True
 
     def _key_for(self, name: str) -> NoteSigner:

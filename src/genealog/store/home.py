@@ -17,7 +17,7 @@
 Found as git finds its own: `--store`, then `GENEALOG_STORE`, then upwards from the current folder.
 
 A store may also be a URL, `postgresql://…?objects=s3://…`: then logs, settings, policy and objects are shared there,
-and the folder is this machine's node folder (`remote`), with keys, spool, vault, index and locations.
+and the folder is this machine's node folder (`shared`), with keys, spool, vault, index and locations.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from genealog.store.log_keys import LogKeys
 from genealog.store.making import MARK, is_unfinished, making
 from genealog.store.objects import Objects
 from genealog.store.port import Log
-from genealog.store.remote import SHARED, Remote, RemoteBodies, write_shared
 from genealog.store.scale.url import StoreUrl, is_store_url, parse_store_url
+from genealog.store.shared import SHARED, Shared, SharedBodies, write_shared
 from genealog.store.vault import Vault
 from genealog.store.vault.open import open_vault
 
@@ -64,7 +64,7 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.remote = Remote.load(path)
+        self.shared = Shared.load(path)
         self.reload()
         self.keys = KeyRing(path / "keys")
         self._logs: dict[str, Log] = {}
@@ -85,20 +85,20 @@ class Home:
         origin = origin or f"genealog-{secrets.token_hex(4)}.local"
         if any(c.isspace() or c == "+" or not c.isprintable() or c in "\"'\\" for c in origin):
             raise StoreError("bad-origin", "an origin is a name without spaces, quotes and '+'", got=origin)
-        remote = Remote.prepare(path) if isinstance(path, StoreUrl) else None
+        shared = Shared.prepare(path) if isinstance(path, StoreUrl) else None
         path = path.node_folder if isinstance(path, StoreUrl) else path
-        with making(path), remote.taken_back((REGISTRY, CALLS)) if remote else nullcontext():
-            if remote is not None:
-                remote.save()
+        with making(path), shared.taken_back((REGISTRY, CALLS)) if shared else nullcontext():
+            if shared is not None:
+                shared.save()
             keys = KeyRing(path / "keys")
             policy = []
             for log in (REGISTRY, CALLS):
                 keys.create(f"log-{log}", "ed25519")
                 signer = keys.note_signer(f"log-{log}", f"{origin}/{log}")
-                if remote is None:
+                if shared is None:
                     LocalLog.create(path / "logs" / log, signer=signer).close()
                 else:
-                    remote.create_log(log, LogKeys((signer.verifier,), (signer,))).close()
+                    shared.create_log(log, LogKeys((signer.verifier,), (signer,))).close()
                 policy.append(f"log {format_vkey(signer.verifier)}\n")
             keys.create("owner")
             keys.create("engine")
@@ -112,9 +112,9 @@ class Home:
                 f'[identities.owner]\nname = {toml_text(identity)}\nkey = "owner"\n'
             )
             write_whole(path / "genealog.toml", text.encode())
-            if remote is not None:
+            if shared is not None:
                 for name in SHARED:
-                    remote.push(name, None, (path / name).read_bytes())
+                    shared.push(name, None, (path / name).read_bytes())
             home = cls(path)
             try:
                 first(home)
@@ -130,7 +130,7 @@ class Home:
         Raises: MissingError `no-store`; StoreError `store-unfinished`, `config-malformed`, `disk-error`.
         """
         if isinstance(path, StoreUrl):
-            path = Remote.join(path)
+            path = Shared.join(path)
         if is_unfinished(path):
             raise StoreError(
                 "store-unfinished",
@@ -143,7 +143,7 @@ class Home:
         if not found:
             raise MissingError("no-store", f"there is no store at {path}", hint="genealog init")
         home = cls(path)
-        if home.remote is not None and home.config.vault.database is None:
+        if home.shared is not None and home.config.vault.database is None:
             home.keys.ensure_vault_key()  # this machine's own vault
         return home
 
@@ -168,7 +168,7 @@ class Home:
     @property
     def emitter_kind(self) -> str:
         """How the gateways of this machine are called: `gateway`, and in a shared store the node's name with it."""
-        return "gateway" if self.remote is None else f"gateway-{self.remote.node}"
+        return "gateway" if self.shared is None else f"gateway-{self.shared.node}"
 
     @cached_property
     def trust(self) -> Trust:
@@ -177,8 +177,8 @@ class Home:
 
     def forget_trust(self) -> None:
         """Read the trust policy again when it is next asked for: a log or a key has come."""
-        if self.remote is not None:
-            self.remote.pull()
+        if self.shared is not None:
+            self.shared.pull()
         self.__dict__.pop("trust", None)
 
     def names_origin(self, origin: str) -> bool:
@@ -188,8 +188,8 @@ class Home:
 
     def reload(self) -> None:
         """Read `genealog.toml` again."""
-        if self.remote is not None:
-            self.remote.pull()
+        if self.shared is not None:
+            self.shared.pull()
         self.config = read_config(self.path / "genealog.toml")
 
     @cached_property
@@ -198,10 +198,10 @@ class Home:
         return CallLogs(self)
 
     @cached_property
-    def objects(self) -> Objects | RemoteBodies:
+    def objects(self) -> Objects | SharedBodies:
         """Content-addressed bodies."""
-        if self.remote is not None:
-            return self.remote.bodies
+        if self.shared is not None:
+            return self.shared.bodies
         return Objects(self.path / "objects")
 
     @property
@@ -229,8 +229,8 @@ class Home:
                 raise MissingError("no-log", "there is no such log", got=ascii(name)[1:-1][:80])
             source = self.key_source(name)
             keys = source.read()
-            if self.remote is not None:
-                self._logs[name] = self.remote.open_log(name, keys, source)
+            if self.shared is not None:
+                self._logs[name] = self.shared.open_log(name, keys, source)
             else:
                 self._logs[name] = LocalLog.open(
                     self.path / "logs" / name, verifiers=keys.verifiers, signers=keys.signers, renew=source
@@ -240,8 +240,8 @@ class Home:
     def fsck_log(self, name: str, *, repair: bool = False) -> tuple[Finding, ...]:
         """Prove a log again from its bytes (`log_fsck`, `scale.fsck`). Raises: as those."""
         keys = self.log_keys(name)
-        if self.remote is not None:
-            return self.remote.fsck(name, keys, repair=repair)
+        if self.shared is not None:
+            return self.shared.fsck(name, keys, repair=repair)
         return fsck(self.path / "logs" / name, verifiers=keys.verifiers, repair=repair)
 
     def write(self, name: Literal["genealog.toml", "trust.policy"], data: bytes) -> None:
@@ -258,8 +258,8 @@ class Home:
 
     def call_log_names(self) -> frozenset[str]:
         """Return the names of the call logs that have a folder. Raises: StoreError `disk-error`."""
-        if self.remote is not None:
-            return frozenset(name for name in self.remote.log_names() if is_call_log(name))
+        if self.shared is not None:
+            return frozenset(name for name in self.shared.log_names() if is_call_log(name))
         with disk("listing the logs"):
             folder = self.path / "logs"
             return frozenset(path.name for path in folder.iterdir() if is_call_log(path.name) and path.is_dir())
@@ -270,7 +270,7 @@ class Home:
 
     def owns(self, emitter: str) -> bool:
         """Say whether an emitter is of this machine: whether its spool is here."""
-        return self.remote is None or self.remote.owns(emitter)
+        return self.shared is None or self.shared.owns(emitter)
 
     def location(self, artifact: str) -> Path | None:
         """Return where this machine last saw the files of `artifact`. A hint, never evidence."""

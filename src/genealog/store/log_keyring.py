@@ -23,7 +23,7 @@ from genealog.errors import StoreError
 from genealog.store.disk import disk, locked
 from genealog.store.keys import KeyRing
 from genealog.store.log_keys import LogKeys
-from genealog.store.remote import write_shared
+from genealog.store.shared import write_shared
 
 RETIRED = "# retired log"
 DROPPED = "# dropped log"

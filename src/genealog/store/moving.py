@@ -28,8 +28,8 @@ from genealog.store.home import REGISTRY, Home
 from genealog.store.log import LocalLog
 from genealog.store.log_keys import LogKeys
 from genealog.store.objects import Objects
-from genealog.store.remote import SHARED, Remote, RemoteBodies
 from genealog.store.scale.url import StoreUrl
+from genealog.store.shared import SHARED, Shared, SharedBodies
 
 _FILES = ("keys", "heads", "forks", "locations.json", ".gitignore")
 _MARK = "copy.unfinished"  # holds the name of the source, until genealog.toml is there
@@ -51,7 +51,7 @@ def move_store(source: Home, to: Path | StoreUrl, told: Told | None = None) -> M
     `told` hears of each log: its name, entries there, entries in all.
     Raises: StoreError `store-exists`, `log-moved`, `log-not-empty`, `copy-differs`, `no-log-key`, and as both stores.
     """
-    here = shown(source.remote.url if source.remote is not None else source.path)
+    here = shown(source.shared.url if source.shared is not None else source.path)
     target = _Target(to, here)
     target.begin()
     _copy_files(source.path, target.folder)
@@ -85,7 +85,7 @@ class _Target:
         self.folder = to.node_folder if isinstance(to, StoreUrl) else to
         self._url = to if isinstance(to, StoreUrl) else None
         self._here = here
-        self.remote: Remote | None = None
+        self.shared: Shared | None = None
 
     def begin(self) -> None:
         """Mark the folder, or find the mark of an earlier run."""
@@ -98,28 +98,28 @@ class _Target:
             if mark is not None and mark.decode() != self._here:
                 raise StoreError("store-exists", f"{self.folder} is half a copy of another store", got=mark.decode())
             if mark is None and self._url is not None:
-                self.remote = Remote.prepare(self._url)
+                self.shared = Shared.prepare(self._url)
             write_whole(self.folder / _MARK, self._here.encode())
             sync_folder(self.folder)
         if self._url is not None:
-            self.remote = Remote.load(self.folder) or self.remote or Remote.prepare(self._url)
-            self.remote.save()
+            self.shared = Shared.load(self.folder) or self.shared or Shared.prepare(self._url)
+            self.shared.save()
 
     @property
-    def bodies(self) -> Objects | RemoteBodies:
+    def bodies(self) -> Objects | SharedBodies:
         """Where bodies go."""
-        return self.remote.bodies if self.remote is not None else Objects(self.folder / "objects")
+        return self.shared.bodies if self.shared is not None else Objects(self.folder / "objects")
 
     def log(self, name: str, keys: LogKeys) -> Movable:
         """Return the log, made closed if it is not there."""
         if not keys.signers:
             raise StoreError("no-log-key", f"the key of {keys.origin} is not on this machine", hint="see keys/")
         closed = INCOMING + self._here
-        if self.remote is not None:
+        if self.shared is not None:
             try:
-                return self.remote.open_log(name, keys)
+                return self.shared.open_log(name, keys)
             except MissingError:
-                return self.remote.create_log(name, keys, closed=closed)
+                return self.shared.create_log(name, keys, closed=closed)
         path = self.folder / "logs" / name
         if not (path / "state").is_file():
             with disk(f"making the log {name}"):
@@ -132,19 +132,19 @@ class _Target:
         """Put the settings there: from now on there is a store."""
         for name in reversed(SHARED):  # genealog.toml last
             data = (source.path / name).read_bytes()
-            if self.remote is None:
+            if self.shared is None:
                 with disk(f"writing {name}"):
                     replace_file(self.folder / name, data)
             elif not self._pushed(name, data):
-                self.remote.push(name, None, data)
+                self.shared.push(name, None, data)
         with disk("finishing the copy"):
             (self.folder / _MARK).unlink(missing_ok=True)
             sync_folder(self.folder)
 
     def _pushed(self, name: str, data: bytes) -> bool:
         try:
-            if self.remote is not None:
-                self.remote.pull()
+            if self.shared is not None:
+                self.shared.pull()
         except GenealogError:
             return False
         return read_file(self.folder / name) == data
@@ -194,8 +194,8 @@ def _copy_vault(source: Path, target: Path) -> None:
 
 def _digests(source: Home) -> Iterator[str]:
     """Yield the digests of the bodies that are there."""
-    if source.remote is not None:
-        for path in source.remote.objects.names("objects/"):
+    if source.shared is not None:
+        for path in source.shared.objects.names("objects/"):
             yield path.removeprefix("objects/").replace("/", "")
         return
     for file in sorted((source.path / "objects").glob("??/*")):

@@ -429,7 +429,7 @@ def test_a_move_that_is_killed_goes_on(store: Store, local: Home, steps: int) ->
     assert len(takes) <= 1
     for home in opened:
         home.close()
-    if len(takes) == 1 and takes[0].remote is not None:
+    if len(takes) == 1 and takes[0].shared is not None:
         return
     moved = move_store(local, there)
     assert moved.logs[CALLS].root == root_of(batch(0, 700))

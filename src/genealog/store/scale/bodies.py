@@ -11,7 +11,7 @@ from genealog.errors import MissingError, StoreError
 from genealog.store.scale.ports import Objects
 
 
-class RemoteBodies:
+class SharedBodies:
     """Immutable byte strings in the bucket, addressed by their SHA-256: what `store.objects.Objects` is in a folder."""
 
     def __init__(self, objects: Objects) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from genealog.errors import MissingError, StoreError
 from genealog.store.home import Home
-from genealog.store.remote import Remote
 from genealog.store.scale.integrator import Integrator
 from genealog.store.scale.log import ScaleLog
 from genealog.store.scale.objects import probe
 from genealog.store.scale.postgres import Session
+from genealog.store.shared import Shared
 
 _PASSING = ("database-error", "database-unreachable", "objects-error", "integrator-fenced", "lock-lost", "seq-damaged")
 _TRIES = 3  # of something that may pass, in a row, before `once` gives up
@@ -51,17 +51,17 @@ def integrate(
     `names`: these logs only (default: all whose key is here). `once`: what is there now. `force`: end the session of
     whoever integrates now, once. Raises: StoreError `not-shared`, `read-only` without any key, and evidence.
     """
-    if home.remote is None:
+    if home.shared is None:
         raise StoreError(
             "not-shared", "a store in a folder signs as it appends: there is nothing to integrate", got=home.path,
             hint="this is for a store at postgresql://…",
         )  # fmt: skip
     seats: dict[str, _Seat] = {}
     waker: Session | None = None
-    probe(home.remote.objects)
+    probe(home.shared.objects)
     try:
         while not stopped():
-            for name in names or sorted(home.remote.log_names()) if not once or not seats else ():
+            for name in names or sorted(home.shared.log_names()) if not once or not seats else ():
                 if name not in seats and home.log_keys(name).signers:
                     log = home.log(name)
                     if isinstance(log, ScaleLog):
@@ -73,7 +73,7 @@ def integrate(
             force = False
             if once and all(seat.integrator is None for seat in seats.values()):
                 return
-            waker = _wait(waker, home.remote, seats, interval)
+            waker = _wait(waker, home.shared, seats, interval)
     finally:
         for seat in seats.values():
             if seat.integrator is not None:
@@ -117,11 +117,11 @@ def _tell(seat: _Seat, name: str, told: Told | None, what: str, size: int) -> No
     seat.last = what
 
 
-def _wait(waker: Session | None, remote: Remote, seats: dict[str, _Seat], interval: float) -> Session | None:
+def _wait(waker: Session | None, shared: Shared, seats: dict[str, _Seat], interval: float) -> Session | None:
     """Wait until somebody wants a signature, `interval` seconds at most."""
     try:
         if waker is None:
-            waker = remote.connect()
+            waker = shared.connect()
             for name in seats:
                 waker.listen(name)
         waker.wait(interval)

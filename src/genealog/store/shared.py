@@ -25,7 +25,7 @@ from genealog.store.disk import disk, read_file, replace_file, sync_folder, writ
 from genealog.store.journal import Mark
 from genealog.store.log_fsck import Finding
 from genealog.store.log_keys import KeySource, LogKeys
-from genealog.store.scale.bodies import RemoteBodies
+from genealog.store.scale.bodies import SharedBodies
 from genealog.store.scale.objects import Below, open_objects, probe
 from genealog.store.scale.url import StoreUrl
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from genealog.store.scale.postgres import Session
 
 FILE = "remote.json"
-__all__ = ["SHARED", "Remote", "RemoteBodies", "write_shared"]
+__all__ = ["SHARED", "Shared", "SharedBodies", "write_shared"]
 
 SHARED = ("genealog.toml", "trust.policy")
 _passwords: dict[str, str] = {}  # by URL without password; in memory only, and in what forks from here
 
 
-class RemoteFile(Record):
+class NodeFile(Record):
     """The content of `remote.json`."""
 
     t: Literal["genealog/remote/v1"]
@@ -51,7 +51,7 @@ class RemoteFile(Record):
     node: str
 
 
-class Remote:
+class Shared:
     """The shared side of a store. Connections are made when needed; threads may share it."""
 
     def __init__(self, folder: Path, url: StoreUrl, node: str) -> None:
@@ -63,7 +63,7 @@ class Remote:
             _passwords[url.shown] = url.password
 
     @classmethod
-    def load(cls, folder: Path) -> Remote | None:
+    def load(cls, folder: Path) -> Shared | None:
         """Return the shared side of the store whose node folder this is, None if it is a store of its own.
 
         Raises: StoreError `remote-malformed`, `disk-error`.
@@ -72,7 +72,7 @@ class Remote:
         if data is None:
             return None
         try:
-            found = decode(data, RemoteFile)
+            found = decode(data, NodeFile)
         except GenealogError as error:
             raise StoreError("remote-malformed", f"{folder / FILE} cannot be used", got=error.message) from None
         url = StoreUrl(found.database, found.objects, found.schema)
@@ -85,33 +85,33 @@ class Remote:
         Raises: MissingError `no-store`; StoreError `node-of-another-store`, `database-unreachable`, `objects-…`.
         """
         folder = url.node_folder
-        remote = cls.load(folder)
-        if remote is not None:
-            if remote.url.shown != url.shown:
+        shared = cls.load(folder)
+        if shared is not None:
+            if shared.url.shown != url.shown:
                 raise StoreError(
-                    "node-of-another-store", f"{folder} belongs to another store", got=remote.url.shown,
+                    "node-of-another-store", f"{folder} belongs to another store", got=shared.url.shown,
                     expected=url.shown, hint="set GENEALOG_NODE to another folder",
                 )  # fmt: skip
             if url.password is not None:
                 _passwords[url.shown] = url.password
             return folder
-        remote = cls(folder, url, secrets.token_hex(4))
-        if not remote.exists():
+        shared = cls(folder, url, secrets.token_hex(4))
+        if not shared.exists():
             raise MissingError("no-store", f"there is no store at {url.shown}", hint="genealog init URL")
-        probe(remote.objects)
-        remote.pull()
-        remote.save()
+        probe(shared.objects)
+        shared.pull()
+        shared.save()
         return folder
 
     @classmethod
-    def prepare(cls, url: StoreUrl) -> Remote:
+    def prepare(cls, url: StoreUrl) -> Shared:
         """Make the tables of a new store, and check that its place is empty and its bucket usable.
 
         Raises: StoreError `store-exists`, `objects-not-conditional`, `database-unreachable`, `objects-error`.
         """
-        remote = cls(url.node_folder, url, secrets.token_hex(4))
-        probe(remote.objects)
-        session = remote.connect()
+        shared = cls(url.node_folder, url, secrets.token_hex(4))
+        probe(shared.objects)
+        session = shared.connect()
         try:
             session.create_tables()
             taken = session.run("SELECT name FROM store") or session.run("SELECT log FROM coord")
@@ -122,7 +122,7 @@ class Remote:
                 "store-exists", f"there is a store at {url.shown} already",
                 hint="use it as it is, or choose another schema= and another prefix",
             )  # fmt: skip
-        return remote
+        return shared
 
     @property
     def objects(self) -> Objects:
@@ -132,9 +132,9 @@ class Remote:
         return self._objects
 
     @property
-    def bodies(self) -> RemoteBodies:
+    def bodies(self) -> SharedBodies:
         """Content-addressed bodies."""
-        return RemoteBodies(Below(self.objects, "objects/"))
+        return SharedBodies(Below(self.objects, "objects/"))
 
     def connect(self) -> Session:
         """Open a session. Raises: StoreError `database-unreachable`, `database-not-durable`."""
@@ -144,7 +144,7 @@ class Remote:
 
     def save(self) -> None:
         """Write `remote.json`: from now on the folder is this store's."""
-        file = RemoteFile(
+        file = NodeFile(
             t="genealog/remote/v1", database=self.url.database, objects=self.url.objects, schema=self.url.schema,
             node=self.node,
         )  # fmt: skip
@@ -272,9 +272,9 @@ def write_shared(folder: Path, name: Literal["genealog.toml", "trust.policy"], d
 
     Raises: StoreError `config-conflict`, `disk-error`, `database-unreachable`.
     """
-    remote = Remote.load(folder)
-    if remote is not None:
-        remote.push(name, read_file(folder / name), data)
+    shared = Shared.load(folder)
+    if shared is not None:
+        shared.push(name, read_file(folder / name), data)
         return
     with disk(f"writing {name}"):
         replace_file(folder / name, data)
