@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import make_golden
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,9 @@ from hypothesis import strategies as st
 from genealog.core.bundle import Evidence, parse_file
 from genealog.core.canonical import encode
 from genealog.core.chain import Report, examine, examine_receipt
-from genealog.core.note import Cosigner, format_vkey
+from genealog.core.checkpoint import Checkpoint
+from genealog.core.merkle import leaf_hash
+from genealog.core.note import Cosigner, NoteSigner, encode_note, format_vkey, signature_line
 from genealog.core.states import exit_status
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import GenealogError
@@ -215,3 +219,54 @@ def test_both_count_the_cosignatures_of_an_ml_dsa_witness() -> None:
     ):
         assert package(file, trust)[2] == code
         assert alone(file, policy) == package(file, trust)
+
+
+LOG, WITNESS, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3))
+SIGNER = NoteSigner("l.example/registry", LOG)
+A, ALIAS, C = Cosigner("w.example/a", WITNESS), Cosigner("w.example/alias", WITNESS), Cosigner("w.example/c", OTHER)
+LOG_LINE = f"log {format_vkey(SIGNER.verifier)}\n"
+LINE_A, LINE_ALIAS, LINE_C = (
+    f"witness {label} {format_vkey(each.verifier)}\n" for label, each in (("A", A), ("B", ALIAS), ("C", C))
+)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        LINE_A + LINE_ALIAS + "group g 2 A B\nquorum g\n",
+        LINE_A + LINE_A + "quorum A\n",
+        LINE_A + LINE_C.replace("witness C", "witness A") + "quorum A\n",
+        LINE_A + LINE_C + "group g 2 A A\nquorum g\n",
+        LINE_A + LINE_C + "group g any A\ngroup h any A\ngroup x 2 g h\nquorum x\n",
+        LINE_A + LINE_C + "group A any C\nquorum A\n",
+        LINE_A + "group none any A\nquorum none\n",
+        LINE_A.replace("witness A", "witness none") + "quorum none\n",
+        LINE_A + "quorum none",
+        LINE_A,
+        LINE_A + "quorum A\nquorum none\n",
+        LINE_A + LINE_C + "group g ٢ A C\nquorum g\n",
+        LINE_A + LINE_C + "group g 01 A C\nquorum g\n",
+        LINE_A + "quorum Z\n",
+        LINE_A + "quorum\u00a0none\n",
+        LINE_A + "quorum none\n\v\n",
+    ],
+)
+def test_a_policy_in_which_one_counts_twice_is_refused_by_both(lines: str) -> None:
+    policy = (LOG_LINE + lines).encode()
+    with pytest.raises(GenealogError, match="trust-malformed"):
+        parse_trust(policy)
+    with pytest.raises((standalone.Wrong, ValueError)):
+        standalone.Policy(policy)
+
+
+def test_both_end_the_times_of_cosignatures_at_the_same_moment() -> None:
+    text = Checkpoint("l.example/registry", 1, leaf_hash(b"x")).encode()
+    policy = (LOG_LINE + LINE_A + "quorum A\n").encode()
+    for seconds, counts in ((2**63 - 1, True), (2**63, False)):
+        blob = seconds.to_bytes(8, "big") + WITNESS.sign(b"cosignature/v1\ntime %d\n" % seconds + text)
+        blobs = [("l.example/registry", SIGNER.verifier.key_id + LOG.sign(text)), (A.name, A.verifier.key_id + blob)]
+        note = encode_note(text, [SIGNER.sign(text), signature_line(A.verifier, blob)])
+        with contextlib.nullcontext() if counts else pytest.raises(GenealogError):
+            parse_trust(policy).verify_checkpoint(note)
+        with contextlib.nullcontext() if counts else pytest.raises(standalone.Wrong):
+            standalone.Policy(policy).check("l.example/registry", text, blobs)

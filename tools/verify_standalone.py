@@ -122,6 +122,7 @@ def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> 
 ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of such a key in DER
 LINE, NUMBER = r"[^\x00-\x1f]+", "(?:0|[1-9][0-9]{0,18})"
 CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
+CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 PROOF = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra [\w+/=]+\n)?index (?P<index>{NUMBER})\n(?P<path>(?:\S{{44}}\n){{0,63}})\n"
     rf"(?P<text>(?P<origin>{LINE})\n(?P<size>{NUMBER})\n(?P<root>\S{{44}})\n(?:{LINE}\n)*)\n"
@@ -133,6 +134,7 @@ def check_note(name: str, key: bytes, blob: bytes, text: bytes) -> None:
     code = "checkpoint-signature-invalid"
     if key[0] == 1:
         return check_signature(ED25519 + key[1:], blob, text, code)
+    need(blob[:1] < b"\x80", code)  # times end at 2**63
     if key[0] == 4:
         cosigned = b"cosignature/v1\ntime %d\n" % int.from_bytes(blob[:8], "big") + text
         return check_signature(ED25519 + key[1:], blob[8:], cosigned, code)
@@ -155,24 +157,38 @@ class Policy:
     def __init__(self, data: bytes) -> None:
         self.keys: dict[tuple[str, str], tuple[str, bytes]] = {}  # by name and key ID: witness ("": log), type and key
         self.groups: dict[str, tuple[int, list[str]]] = {}  # so many of these
-        lines = [line.split() for line in data.decode().split("\n") if line.strip()]
-        for word, *items in lines:
+        names, free, seen, quorums = {"none"}, set[str](), set[tuple[str, bytes]](), list[str]()
+        need(data.endswith(b"\n") and not CONTROL.search(data), "trust-malformed")  # cut, it could ask for less
+        for line in data.decode().split("\n"):
+            word, *items = re.split(r"[ \t]+", line.strip(" \t"))
             if word in ("log", "witness"):
+                label = items[0] if word == "witness" else ""
                 name, key_id, encoded = items[word == "witness"].split("+", 2)
                 raw = b64(encoded)
                 need(digest(name.encode() + b"\n" + raw)[:8] == key_id, "trust-malformed")
                 need(raw[0] in {"log": (1,), "witness": (4, 6)}[word], "trust-malformed")
                 need(len(raw) == (1313 if raw[0] == 6 else 33), "trust-malformed")
-                self.keys[name, key_id] = items[0] if word == "witness" else "", raw
+                need((word, raw) not in seen and label not in names, "trust-malformed")  # nobody counts twice
+                self.keys[name, key_id] = label, raw
+                seen.add((word, raw))
+                names |= {label} - {""}
+                free |= {label} - {""}
             elif word == "group":
                 name, wanted, *members = items
                 least = {"all": len(members), "any": 1}.get(wanted) or int(wanted)
-                known = {*self.groups, *(who for who, _ in self.keys.values())} - {""}
-                need(0 < least <= len(known.intersection(members)) == len(members), "trust-malformed")
+                need(wanted in ("all", "any") or re.fullmatch("[1-9][0-9]{0,5}", wanted), "trust-malformed")
+                need(0 < least <= len(free.intersection(members)) == len(members), "trust-malformed")
+                need(name not in names, "trust-malformed")
                 self.groups[name] = least, members
+                names.add(name)
+                free = free.difference(members) | {name}
+            elif word == "quorum":
+                need(len(items) == 1 and items[0] in names, "trust-malformed")
+                quorums += items
             else:
-                need(word == "quorum" or word.startswith("#"), "trust-malformed")
-        (self.quorum,) = [items[0] for word, *items in lines if word == "quorum"]
+                need(not word or word.startswith("#"), "trust-malformed")
+        need(len(quorums) == 1, "trust-malformed")
+        self.quorum = quorums[0]
 
     def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> None:
         """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed."""
