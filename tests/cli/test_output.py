@@ -28,7 +28,8 @@ def harmless(text: str) -> bool:
     return all(letter.isprintable() or letter == "\n" for letter in text)
 
 
-def test_a_report_has_its_own_lines_only(shown: io.StringIO) -> None:
+def test_a_report_has_its_own_lines_only(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.out, "width", 1000)
     values: dict[str, Any] = dict.fromkeys(("id", "signer", "position", "code", "detail", "grade"), EVIL)
     output.print_report(Report((Hop(0, "answer", EVIL, State.CONTRADICTED, **values),)))
     assert harmless(shown.getvalue())
@@ -49,3 +50,28 @@ def test_errors_and_tables_are_tame(shown: io.StringIO) -> None:
 def test_what_is_no_control_character_stays() -> None:
     for text in ("Zoë 💡 日本語", "a\u00a0b", "می\u200cخواهم", "👩\u200d🔬", "one\ntwo"):
         assert output.tame(text) == text
+
+
+def test_a_table_cuts_no_id_and_no_column(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal that is too narrow the lines are longer than it, not poorer."""
+    monkeypatch.setattr(output.out, "width", 80)
+    call, at, entry = "01M81GXKFJB3BRQ04QCM76K85D", "2026-11-22T11:40:31.602Z", "calls-2026-11:0"
+    columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
+    output.print_table(columns, [(call, at, "complete", "A0", "glr1:3dccbd04b5f1", entry)], empty="")
+    head, line = shown.getvalue().splitlines()
+    assert head.split() == list(columns)
+    assert line.split() == [call, at, "complete", "A0", "glr1:3dccbd04b5f1", entry]
+
+
+def test_what_may_be_folded_is_folded_first(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.out, "width", 80)
+    output.print_table(("log", "signed", "reason"), [("calls-2026-11", "5, 13m ago", "word " * 40)], empty="")
+    assert shown.getvalue().count("\n") > 2
+    assert max(len(line.rstrip()) for line in shown.getvalue().splitlines()) <= 80
+    assert "calls-2026-11" in shown.getvalue()
+
+
+def test_ages_are_for_people() -> None:
+    assert [output.ago(each) for each in (None, -2, 51, 119, 120, 7200, 172_800)] == [
+        "", "0s ago", "51s ago", "119s ago", "2m ago", "2h ago", "2d ago",
+    ]  # fmt: skip

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from genealog.anchoring import LogRow, anchor, heartbeat, overview
 from genealog.cli.options import Json, Store
-from genealog.cli.output import out, print_json, print_table
+from genealog.cli.output import ago, out, print_json, print_table
 from genealog.completeness import Completeness, Hole, find_holes
 from genealog.core.canonical import timestamp
 from genealog.errors import MalformedError
@@ -107,8 +107,8 @@ def _hole_cells(hole: Hole) -> tuple[object, ...]:
 
 
 def _log_cells(row: LogRow) -> tuple[object, ...]:
-    signed = "" if row.checkpoint is None else f"{row.checkpoint}, {_ago(row.checkpoint_age)}".removesuffix(", ")
-    anchored = "" if row.anchored is None else f"{row.anchored}, {_ago(row.anchor_age)}"
+    signed = "" if row.checkpoint is None else f"{row.checkpoint}, {ago(row.checkpoint_age)}".removesuffix(", ")
+    anchored = "" if row.anchored is None else f"{row.anchored}, {ago(row.anchor_age)}"
     return row.log, row.state, row.size, signed, anchored, row.behind, row.cosigned, " ".join(row.keys)
 
 
@@ -121,15 +121,6 @@ def _as_json(found: Completeness) -> dict[str, object]:
         "boots": [{**asdict(boot.line), "state": boot.state} for boot in found.boots],
         "gaps": [{name: value for name, value in asdict(hole).items() if value is not None} for hole in found.holes],
     }
-
-
-def _ago(seconds: int | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit} ago"
-    return f"{seconds}s ago"
 
 
 def _moment(text: str | None) -> str | None:

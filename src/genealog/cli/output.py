@@ -60,8 +60,12 @@ def _console(*, stderr: bool) -> Console:
 out = _console(stderr=False)
 err = _console(stderr=True)
 
-# Columns that are never cut or folded.
-WHOLE = ("at", "called_at", "started_at", "id", "weights", "entry", "artifact", "execution", "call", "state", "spec")
+# Columns that are never cut or folded: on a terminal that is too narrow the line runs over its edge, as text does.
+WHOLE = frozenset(
+    {"at", "called_at", "started_at", "id", "weights", "entry", "artifact", "execution", "call", "state", "spec"}
+    | {"log", "hold", "emitter", "boot", "key", "url", "asked", "role"}
+)
+NARROW = 8  # the least that is left of a column that can be folded
 
 SIGNS = {
     State.PROVEN: ("✔", "green"),
@@ -88,6 +92,16 @@ def short(identifier: str | None) -> str:
     return f"{algorithm}{colon}{digits[:12]}" if len(digits) == 64 else identifier
 
 
+def ago(seconds: int | None) -> str:
+    """Return how long something was ago, for people: "51s ago", "2h ago"; nothing for None."""
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit} ago"
+    return f"{max(seconds, 0)}s ago"
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
@@ -98,11 +112,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not rows:
         out.print(f"[dim]{empty}[/dim]")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else escape("" if cell is None else str(cell)) for cell in row))
+    table, needed = Table(box=None, pad_edge=False, header_style="bold"), -2
+    texts = [
+        [cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row] for row in rows
+    ]
+    for column, cells in zip(columns, zip(*texts, strict=True), strict=True):
+        widest, whole = max(cell.cell_len for cell in cells), column in WHOLE
+        least = max(len(column), widest if whole else min(widest, NARROW))
+        table.add_column(column, overflow="fold", no_wrap=whole, min_width=least)
+        needed += least + 2
+    for row in texts:
+        table.add_row(*row)
+    if needed > out.width:  # left alone, columns would vanish
+        table.width = needed
     out.print(table)
 
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,9 @@ import typer
 
 from genealog.cli.extras import require
 from genealog.cli.options import Json, Store, seconds
-from genealog.cli.output import out, print_json, print_table
+from genealog.cli.output import ago, out, print_json, print_table
 from genealog.cli.prove import read
+from genealog.core.canonical import parse_timestamp
 from genealog.core.note import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44
 from genealog.cosigning import Asked, Collector, outcomes
 from genealog.remote import Remote
@@ -129,13 +131,19 @@ def list_(store: Store = None, json: Json = False) -> None:
         print_json({"quorum": trust.quorum, "witnesses": told, "forks": [str(path) for path in heads.forks()]})
         return
     table = [
-        (name, key, url, ", ".join(f"{log} {size}" for log, size in cosigned[name].items()), *last)
-        for name, key, url, *last in rows
+        (name, key, url, ", ".join(f"{log} {size}" for log, size in cosigned[name].items()), _since(asked), problem)
+        for name, key, url, asked, problem in rows
     ]
     columns = ("witness", "key", "url", "cosigned", "asked", "problem")
     print_table(columns, table, empty="no witnesses: genealog witness add NAME VKEY --url URL")
+    if rows:
+        out.print(f"quorum {trust.quorum or 'none: no receipt needs a witness yet'}", markup=False)
     for path in heads.forks():
         out.print(f"[bold red]fork evidence[/bold red] {path}: genealog verify it")
+
+
+def _since(moment: str | None) -> str:
+    return ago(None if moment is None else int((datetime.now(UTC) - parse_timestamp(moment)).total_seconds()))
 
 
 @app.command()
