@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from genealog.core.chain import examine_receipt
+from genealog.core.checkpoint import Checkpoint
 from genealog.core.note import parse_note
 from genealog.core.receipt import encode_receipt, parse_receipt
 from genealog.core.states import State
@@ -183,3 +186,16 @@ def test_the_command(world: World, authority: Authority, tmp_path: Path) -> None
     assert shown.exit_code == 0
     assert "by CN=Test TSA" in shown.stdout
     assert "unchecked" in run(world, "verify", file, "--trust", world.trust_file).stdout
+
+
+def test_a_token_with_any_byte_altered_is_judged_in_our_words(authority: Authority) -> None:
+    text = Checkpoint("log.example/registry", 1, bytes(32)).encode()
+    note = text + b"\n" + "— log.example/registry AAAAAAA=\n".encode()
+    request = TimestampRequestBuilder().data(text).hash_algorithm(HashAlgorithm.SHA256).cert_request(cert_request=True)
+    token = authority.stamp(request.build().as_bytes())
+    stamp = verify_timestamp(token, note, authority.roots)
+    for at in range(len(token)):
+        for mask in (0x01, 0x20, 0x80, 0xFF):
+            altered = token[:at] + bytes([token[at] ^ mask]) + token[at + 1 :]
+            with suppress(GenealogError):
+                assert verify_timestamp(altered, note, authority.roots) == stamp, at
