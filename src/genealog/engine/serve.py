@@ -22,6 +22,7 @@ from genealog.engine.gate import REFUSALS, Admitted, Gate
 from genealog.engine.signing import LoadKey
 from genealog.engine.worker import Worker
 from genealog.errors import MissingError, PolicyDenied, StoreError
+from genealog.listening import url_of
 from genealog.registry import Registry
 from genealog.store.home import Home
 
@@ -160,6 +161,4 @@ def _listen(app: object, listener: socket.socket, ready: Callable[[], None]) -> 
 
 
 def _line(listener: socket.socket, model: str, key: LoadKey | None) -> str:
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    return f"serving {model} on {address} " + (f"load {key.load}" if key else "unsigned: no call reaches A3")
+    return f"serving {model} on {url_of(listener)} " + (f"load {key.load}" if key else "unsigned: no call reaches A3")

@@ -27,12 +27,14 @@ from types import FrameType
 from genealog.anchoring import Keeper
 from genealog.errors import GenealogError, StoreError
 from genealog.ledger import Ledger
+from genealog.listening import listen, url_of
 from genealog.store.home import Home
 
 TICK = 0.1  # seconds between two looks at the spool
 _GRACE = 5.0  # seconds that a worker gets on top, to leave by itself
 _SLOWEST = 5.0  # seconds before the next try with a worker that keeps dying
 _STEADY = 10.0  # seconds after which a worker counts as one that runs
+_TAKEN = "another gateway may be running; choose another --port"
 
 log = logging.getLogger("genealog.gateway")
 
@@ -53,14 +55,14 @@ def serve(
     call log raise: a log that cannot be written ends the gateway, and the calls stay in the spool.
     """
     sequence = _Sequence(home)
-    with _signals() as asked, _listen(host, port) as listener:
+    with _signals() as asked, listen(host, port, backlog=2048, hint=_TAKEN) as listener:
         worker = _Worker(listener, home.path, drain=drain, max_body=max_body)
         try:
             sequence.step()
             worker.start()
             while not asked:
                 if worker.wait(TICK):
-                    announce(_url(listener))
+                    announce(url_of(listener))
                 sequence.step()
             worker.release()
             while len(asked) < 2 and not worker.gone(TICK):
@@ -210,21 +212,3 @@ def _signals() -> Iterator[list[int]]:
 
 def _readable(stream: socket.socket, seconds: float) -> bool:
     return bool(select.select([stream], [], [], seconds)[0])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise StoreError(
-            "cannot-listen",
-            f"cannot listen on {host} port {port}",
-            got=error.strerror or str(error),
-            hint="another gateway may be running; choose another --port",
-        ) from None
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -24,7 +24,7 @@ from typing import cast
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.store.copying import INCOMING, Copied, Movable, move_log
 from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
-from genealog.store.home import REGISTRY, Home
+from genealog.store.home import Home
 from genealog.store.log import LocalLog
 from genealog.store.log_keys import LogKeys
 from genealog.store.objects import Objects
@@ -56,7 +56,7 @@ def move_store(source: Home, to: Path | StoreUrl, told: Told | None = None) -> M
     target.begin()
     _copy_files(source.path, target.folder)
     moved: dict[str, Copied] = {}
-    for name in (REGISTRY, *sorted(source.call_log_names())):
+    for name in source.log_names():
         keys = source.log_keys(name)
         there = target.log(name, keys)
         try:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genealog.errors import MalformedError, StoreError
+from genealog import listening
+from genealog.errors import MalformedError
 from genealog.store.witness_state import WitnessState
 from genealog.witness.app import DAY, WitnessApp
 
@@ -32,7 +33,7 @@ def serve(
     app = WitnessApp(state, logs, per_day=per_day)
     try:
         with _bind(listen) as listener:
-            url = _url(listener)
+            url = listening.url_of(listener)
 
             class Server(uvicorn.Server):
                 async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -66,16 +67,6 @@ def _bind(listen: str) -> socket.socket:
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
         raise MalformedError("bad-listen", "not an address to listen on", got=listen, expected="HOST:PORT")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family, backlog=512)
-    except OSError as error:
-        raise StoreError(
-            "cannot-listen", f"cannot listen on {listen}", got=error.strerror or str(error),
-            hint="something else may be running there; choose another port",
-        ) from None  # fmt: skip
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return listening.listen(
+        host, int(port), backlog=512, hint="something else may be running there; choose another port"
+    )

@@ -10,7 +10,6 @@ AWS_ENDPOINT_URL …) and are never stored or shown.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from genealog.errors import MalformedError, MissingError, StoreError
-from genealog.store.disk import disk, read_file, sync_folder, write_whole
+from genealog.store.disk import disk, locked, read_file, sync_folder, write_whole
 from genealog.store.scale.ports import Objects, Stored
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class FolderObjects:
         target = self._root / path
         if tag is None:
             return self.put_new(path, data)
-        with disk(f"replacing {path}"), self._locked():
+        with disk(f"replacing {path}"), locked(self._root / ".lock"):
             kept = self.get(path)
             if kept is None or kept.tag != tag:
                 return False
@@ -199,15 +198,6 @@ class FolderObjects:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        handle = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 class Below:

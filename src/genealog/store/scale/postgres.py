@@ -24,7 +24,6 @@ from genealog.store.scale.ports import Head, Row
 if TYPE_CHECKING:
     from psycopg import Connection
 
-SCHEMA_VERSION = "1"
 MAX_ROUND_BYTES = 64 * 1024 * 1024
 _TABLES: LiteralString = """
 CREATE TABLE IF NOT EXISTS store (name text PRIMARY KEY, value text NOT NULL);
