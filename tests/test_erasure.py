@@ -16,14 +16,12 @@ import pytest
 
 from call_node import Crash
 from call_samples import answer, request
-from erasing_store import START, Store, days
+from erasing_store import START, Store, codes, days, tombstones
 from genealog.answers import Answers
 from genealog.core.bundle import Disclosure, encode_evidence, parse_file
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import decode, encode
 from genealog.core.chain import examine, examine_disclosure
-from genealog.core.records import Tombstone
-from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.errors import MalformedError, MissingError, PolicyDenied, StoreError, VerificationError
 from genealog.ledger import Ledger
@@ -38,17 +36,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     yield store
     store.spool.close()
     store.home.close()
-
-
-def tombstones(store: Store) -> list[Tombstone]:
-    log = store.home.registry_log()
-    log.refresh()
-    bodies = [read_statement(entry).body for entry in log.entries()]
-    return [body for body in bodies if isinstance(body, Tombstone)]
-
-
-def codes(store: Store) -> list[str]:
-    return [finding.code for finding in Ledger(store.home).fsck()]
 
 
 # Erasing
@@ -355,6 +342,40 @@ def test_a_hold_outside_its_time_holds_nothing(store: Store) -> None:
     store.erasure().place("later", reason="r", signer=store.signer, since=START + days(1), until=START + days(2))
     store.erase(subject="ann")
     assert store.here(call) == [False]
+
+
+def test_a_tenant_is_not_erased_from_under_the_hold_of_a_subject_without_calls(store: Store) -> None:
+    store.call("hers", subject="alice")
+    service = store.erasure()
+    service.place("case", reason="court order", signer=store.signer, tenant="acme", subject="bob")
+    with pytest.raises(PolicyDenied, match="held"):
+        store.erase(tenant="acme")
+    store.erase(subject="alice")
+    his = store.call("his", subject="bob")
+    with pytest.raises(PolicyDenied, match="held"):
+        store.erase(subject="bob", tenant="acme")
+    store.call("others", tenant="other")
+    store.erase(tenant="other")
+    assert store.here(his) == [True]
+
+
+def test_a_hold_of_what_is_no_digest_keeps_tenants_and_breaks_nothing(store: Store) -> None:
+    store.call("one")
+    body = Hold(action="place", name="odd", at="2026-03-01T00:00:00.000Z", reason="x", subjects=("abc",))
+    store.registry.append(body, signer=store.signer, name="odd")
+    with pytest.raises(PolicyDenied, match="held"):
+        store.erase(tenant="acme")
+    store.erasure().lift("odd", reason="done", signer=store.signer)
+    store.erase(tenant="acme")
+
+
+@pytest.mark.parametrize("whom", [{"subject": "\udcff"}, {"tenant": "\udcff"}, {"call": "\udcff"}])
+def test_a_name_that_is_no_text_is_refused(store: Store, whom: dict[str, str]) -> None:
+    with pytest.raises(MalformedError, match="text-not-unicode"):
+        store.erase(**whom)
+    chosen = {"calls": [whom["call"]]} if "call" in whom else whom
+    with pytest.raises(MalformedError, match="text-not-unicode"):
+        store.erasure().place("case", reason="x", signer=store.signer, **chosen)  # type: ignore[arg-type]
 
 
 def test_holds_come_from_the_log_and_only_from_who_may_state_them(store: Store) -> None:

@@ -122,6 +122,7 @@ class Erasure:
             raise MalformedError(
                 "bad-option", "say whom or what to erase", expected="--call, or --subject, or --tenant, or the last two"
             )
+        _check_names(subject, tenant, call)
         self.ledger.drain()
         if call is not None:
             return (Part("call", Chosen(calls=(call,)), f"call {call}"),)
@@ -162,7 +163,7 @@ class Erasure:
 
             def judge(rows: Sequence[CallRow], part: Part = part) -> tuple[bytes, str, str, str]:
                 nonlocal calls, size
-                self._check(rows, override)
+                self._check(rows, override, whole=part.chosen.tenant if part.scope == "tenant" else None)
                 calls, size = calls + len(rows), size + sum(row.size for row in rows)
                 return self.tombstone(
                     rows, scope=part.scope, reason=reason, signer=signer, tenant=part.chosen.tenant,
@@ -209,6 +210,7 @@ class Erasure:
             raise MalformedError("bad-option", "say what is held", expected="--call, --tenant, --subject, or --since")
         if (since is None) != (until is None) or (since and until and since > until):
             raise MalformedError("bad-option", "a time has a beginning and an end", expected="--since and --until")
+        _check_names(subject, tenant, *calls)
         for call in calls:  # a misspelt ID would hold nothing, and nobody would notice
             self.ledger.call(call)
         self.ledger.drain()
@@ -299,11 +301,18 @@ class Erasure:
                 got=timestamp(self.clock()), expected=f"after {last}", hint="set the clock, then try again",
             )  # fmt: skip
 
-    def _check(self, rows: Sequence[CallRow], override: str | None) -> None:
+    def _check(self, rows: Sequence[CallRow], override: str | None, whole: str | None = None) -> None:
+        """Refuse what a hold or a minimum keeps. `whole` is a tenant of which nothing shall stay, its key neither."""
         for hold in self.holds():
+            why = None
             if any(hold.takes(row) for row in rows):
+                why = "keeps this from being erased"
+            elif whole is not None and not all(self.eraser.knows_elsewhere(each, whole) for each in hold.subjects):
+                # Under the tenant's next key that subject would have another digest, which the hold does not know.
+                why = "names a subject without calls, who may be of this tenant: it would not hold his next ones"
+            if why is not None:
                 raise PolicyDenied(
-                    "held", f"the hold {hold.name!r} ({hold.reason}) keeps this from being erased", got=hold.position,
+                    "held", f"the hold {hold.name!r} ({hold.reason}) {why}", got=hold.position,
                     hint=f"when it is over: genealog hold lift {hold.name}",
                 )  # fmt: skip
         if override is not None:
@@ -326,6 +335,14 @@ def check_signer(ledger: Ledger, signer: Signer) -> None:
         raise VerificationError(
             "signer-unknown", "the key that would sign is not registered as a signer", hint="genealog signer add"
         )
+
+
+def _check_names(*names: str | None) -> None:
+    for name in names:
+        try:
+            (name or "").encode()
+        except UnicodeEncodeError:
+            raise MalformedError("text-not-unicode", "a name is not UTF-8", got=ascii(name)[:80]) from None
 
 
 def check_reason(reason: str) -> None:

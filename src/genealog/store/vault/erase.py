@@ -13,6 +13,7 @@ sees every call while the decision is taken, and refuses by raising.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from genealog.store.vault.keys import KEY
 DECIDED, DELETED, SCRUBBED, TOLD = range(4)
 WHOLE = ("bodies", "groups", "texts")
 _MANY = 500
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,16 @@ class Eraser:
         """Say whether a tenant has, or had since it was last erased, calls about this subject."""
         with self._vault.reading():
             return bool(self._subjects(Chosen(tenant, subject)))
+
+    def knows_elsewhere(self, digest: str, tenant: str) -> bool:
+        """Say whether a subject with this hex digest is here, and of another tenant."""
+        if not _DIGEST.fullmatch(digest):  # a signer may have stated anything
+            return False
+        query = (
+            "SELECT 1 FROM subject JOIN tenant ON tenant.id = subject.tenant "
+            "WHERE subject.name = ? AND subject.retired = 0 AND tenant.name <> ?"
+        )
+        return bool(self._db.run(query, (self._vault.key.mask(bytes.fromhex(digest)), tenant)))
 
     def select(self, chosen: Chosen) -> list[CallRow]:
         """Return the calls that are chosen and have something left."""
