@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from call_samples import answer, context, counting, request
+from genealog.core.records import Tombstone
+from genealog.core.statement import read_statement
 from genealog.erasure import Erasure
 from genealog.gateway.record import Recorder
+from genealog.ledger import Ledger
 from genealog.registry import Registry
 from genealog.retention import Keeping
 from genealog.store.home import Home
@@ -98,3 +101,16 @@ def days(count: float) -> timedelta:
 
 
 __all__ = ["START", "Callable", "Store", "counting", "days"]
+
+
+def tombstones(store: Store) -> list[Tombstone]:
+    """The tombstones in the registry log, in order."""
+    log = store.home.registry_log()
+    log.refresh()
+    bodies = [read_statement(entry).body for entry in log.entries()]
+    return [body for body in bodies if isinstance(body, Tombstone)]
+
+
+def codes(store: Store) -> list[str]:
+    """The codes that fsck finds."""
+    return [finding.code for finding in Ledger(store.home).fsck()]

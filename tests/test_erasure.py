@@ -22,6 +22,7 @@ from genealog.core.bundle import Disclosure, encode_evidence, parse_file
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import decode, encode
 from genealog.core.chain import examine, examine_disclosure
+from genealog.core.records import Hold
 from genealog.core.states import State
 from genealog.errors import MalformedError, MissingError, PolicyDenied, StoreError, VerificationError
 from genealog.ledger import Ledger

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from genealog.store.static_export import export_tree
 from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree
 from genealog.store.witness_state import WitnessState
 from log_samples import SIGNER, VERIFIER, batch, make_log
+from published_tree import served
 from witness_samples import Tree
 
 
@@ -60,24 +58,6 @@ def whole(folder: Path) -> int:
     return head.size
 
 
-@contextmanager
-def web(folder: Path) -> Iterator[str]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    make = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 def refused(mirror: Mirror, code: str) -> None:
     with pytest.raises(GenealogError) as error:
         mirror.follow()
@@ -87,7 +67,7 @@ def refused(mirror: Mirror, code: str) -> None:
 @pytest.mark.parametrize("remote", [False, True])
 def test_it_follows_and_is_a_tree_itself(published: Published, tmp_path: Path, remote: bool) -> None:
     published.grow(1)
-    with web(published.www) as url:
+    with served(published.www) as url:
         mirror = Mirror(url if remote else str(published.www), tmp_path / "mirror", trust())
         before = 0
         for count in (0, 5, 250, 1, 700, 256):

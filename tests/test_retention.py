@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from call_node import Crash
-from erasing_store import START, Store, days
+from erasing_store import START, Store, codes, days, tombstones
 from genealog.answers import Answers
-from genealog.core.records import Tombstone
-from genealog.core.statement import read_statement
 from genealog.errors import MissingError, StoreError
 from genealog.ledger import Ledger
 from genealog.store.vault.erase import Eraser
@@ -33,17 +31,6 @@ def rules(store: Store, *texts: str) -> None:
 def apply(store: Store) -> int:
     done = store.keeping().apply(reason="retention rules", signer=store.signer)
     return sum(len(due.calls) for due in done.plan.due)
-
-
-def tombstones(store: Store) -> list[Tombstone]:
-    log = store.home.registry_log()
-    log.refresh()
-    bodies = [read_statement(entry).body for entry in log.entries()]
-    return [body for body in bodies if isinstance(body, Tombstone)]
-
-
-def codes(store: Store) -> list[str]:
-    return [finding.code for finding in Ledger(store.home).fsck()]
 
 
 def test_what_is_past_its_maximum_goes_and_one_tombstone_says_so(store: Store) -> None:

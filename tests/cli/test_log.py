@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from command_line import Cli
 from genealog.core.fork import parse_fork, verify_fork
 from genealog.core.trust import parse_trust
+from published_tree import served
 
 
 @pytest.fixture
@@ -55,25 +53,14 @@ def test_export_verify_and_a_web_server(cli: Cli, store: Path, more: Iterator[in
         in cli("log", "export", "registry", "-o", "site").out
     )
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory="site")) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}"
-            for place in (url, "site"):
-                all_ = ("log", "verify", "--tree", place, "--trust", str(store / "trust.policy"), "--json")
-                found = cli(*all_)
-                assert (found.status, found.json["state"], found.json["checked"]) == (0, "proven", "entries")
-                found = cli(*all_, "--from", "kept.checkpoint")
-                assert (found.status, found.json["from"]["size"], found.json["size"]) == (0, 4, 6)
-                assert found.json["proof"]
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(tmp_path / "site") as url:
+        for place in (url, "site"):
+            all_ = ("log", "verify", "--tree", place, "--trust", str(store / "trust.policy"), "--json")
+            found = cli(*all_)
+            assert (found.status, found.json["state"], found.json["checked"]) == (0, "proven", "entries")
+            found = cli(*all_, "--from", "kept.checkpoint")
+            assert (found.status, found.json["from"]["size"], found.json["size"]) == (0, 4, 6)
+            assert found.json["proof"]
 
 
 @pytest.mark.parametrize("head", ["checkpoint", "r.json", "r.tlog-proof"])

@@ -26,7 +26,8 @@ from genealog.store.log import LocalLog
 from genealog.store.static_export import export_tree
 from genealog.store.static_tree import prove_tree
 from log_samples import SIGNER, VERIFIER, batch, entry, make_log
-from peers import BIN, ask, b64, raw, served
+from peers import BIN, ask, b64, raw
+from published_tree import served
 
 OURS = format_vkey(VERIFIER)
 TRUST = parse_trust(f"log {OURS}\nquorum none\n".encode())

@@ -22,29 +22,14 @@ from genealog.core.note import Cosigner, format_vkey, parse_note, parse_vkey
 from genealog.core.trust import parse_trust
 from genealog.errors import StoreError
 from genealog.store import static_export
-from genealog.store.log import LocalLog
-from genealog.store.log_state import verify_note
-from genealog.store.static_export import Exported, export_tree
-from genealog.store.static_tree import FolderFiles, StaticTree, StaticView, prove_tree
+from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree
 from log_samples import SIGNER, VERIFIER, batch, make_log, reopen, root_of
+from published_tree import export, files, view
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
-
-
-def export(log: LocalLog, folder: Path, **options: object) -> Exported:
-    return export_tree(log, folder, verifiers=[VERIFIER], **options)  # type: ignore[arg-type]
-
-
-def view(folder: Path) -> StaticView:
-    tree = StaticTree(FolderFiles.open(folder))
-    return tree.at(verify_note(tree.note(), [VERIFIER]))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # A reader of c2sp.org/tlog-tiles that knows nothing of ours

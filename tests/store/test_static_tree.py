@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,29 +16,14 @@ from genealog.core.tile import entries_path, tile_path
 from genealog.core.trust import parse_trust
 from genealog.errors import GenealogError, MissingError, VerificationError
 from genealog.published import verify_tree
-from genealog.store.log import LocalLog
-from genealog.store.log_state import verify_note
-from genealog.store.static_export import Exported, export_tree
-from genealog.store.static_tree import FolderFiles, StaticTree, StaticView, prove_tree, split_bundle
-from log_samples import SIGNER, VERIFIER, batch, entry, make_log, reopen, root_of
+from genealog.store.static_tree import FolderFiles, StaticTree, prove_tree, split_bundle
+from log_samples import SIGNER, batch, entry, make_log, reopen, root_of
+from published_tree import export, served, view
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
-
-
-def export(log: LocalLog, folder: Path, **options: object) -> Exported:
-    return export_tree(log, folder, verifiers=[VERIFIER], **options)  # type: ignore[arg-type]
-
-
-def view(folder: Path) -> StaticView:
-    tree = StaticTree(FolderFiles.open(folder))
-    return tree.at(verify_note(tree.note(), [VERIFIER]))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture
@@ -119,35 +100,20 @@ def test_bundles_round_trip_and_nothing_else_is_read(entries: list[bytes], rest:
     assert b"".join(len(each).to_bytes(2, "big") + each for each in found) == data + rest
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def served(published: Path) -> Iterator[str]:
-    handler = functools.partial(_Quiet, directory=str(published))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-def test_any_web_server_will_do(served: str, published: Path) -> None:
+def test_any_web_server_will_do(published: Path) -> None:
     trust = parse_trust((published / "trust.policy").read_bytes())
     head = (published / "checkpoint").read_bytes()
-    assert verify_tree(served, trust, evidence=published).state is State.PROVEN
-    assert verify_tree(served, trust, since=head, evidence=published).since == trust.open_head(head).checkpoint
-    shutil.rmtree(published / "tile/0/002.p")
-    with pytest.raises(MissingError) as caught:
-        verify_tree(served, trust, evidence=published)
-    assert caught.value.code == "tree-incomplete"
-    (published / "checkpoint").unlink()
-    with pytest.raises(MissingError) as caught:
-        verify_tree(served, trust, evidence=published)
-    assert caught.value.code == "no-checkpoint"
+    with served(published) as url:
+        assert verify_tree(url, trust, evidence=published).state is State.PROVEN
+        assert verify_tree(url, trust, since=head, evidence=published).since == trust.open_head(head).checkpoint
+        shutil.rmtree(published / "tile/0/002.p")
+        with pytest.raises(MissingError) as caught:
+            verify_tree(url, trust, evidence=published)
+        assert caught.value.code == "tree-incomplete"
+        (published / "checkpoint").unlink()
+        with pytest.raises(MissingError) as caught:
+            verify_tree(url, trust, evidence=published)
+        assert caught.value.code == "no-checkpoint"
 
 
 def test_a_server_that_is_not_there_is_no_contradiction(tmp_path: Path) -> None:
