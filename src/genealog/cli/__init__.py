@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, erase, keep, log, prove, receipts, serve, signers, witness
+from genealog.cli import ask, erase, keep, log, prove, receipts, serve, settings, signers, witness
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -45,6 +45,7 @@ for panel, commands in (
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
+app.add_typer(settings.app, name="config", rich_help_panel=KEEP)
 app.add_typer(erase.hold_app, name="hold", rich_help_panel=FORGET)
 app.add_typer(erase.retention_app, name="retention", rich_help_panel=FORGET)
 app.add_typer(erase.vault_app, name="vault", rich_help_panel=FORGET)

@@ -122,12 +122,21 @@ class Config(Record):
 
 
 def read_config(path: Path) -> Config:
-    """Read `genealog.toml`. Raises: MissingError `no-store`; StoreError `config-malformed`, `store-format`."""
+    """Read `genealog.toml`. Raises: MissingError `no-store`; StoreError as `parse_config`."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise MissingError("no-store", f"there is no store at {path.parent}", hint="genealog init") from None
-    except (OSError, ValueError, RecursionError) as error:  # tomllib lets some of Python's own through
+    except OSError as error:
+        raise _malformed(path, repr(error)[:200]) from None
+    return parse_config(data, path)
+
+
+def parse_config(data: bytes, path: Path) -> Config:
+    """Read the content of the `genealog.toml` at `path`. Raises: StoreError `config-malformed`, `store-format`."""
+    try:
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # tomllib lets some of Python's own through
         raise _malformed(path, repr(error)[:200]) from None
     store = table.get("store")
     if isinstance(store, dict) and store.get("format") != FORMAT:

@@ -37,7 +37,7 @@ from genealog.core.note import format_vkey
 from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.store.call_logs import CALLS, CallLogs
-from genealog.store.config import read_config, toml_text
+from genealog.store.config import parse_config, read_config, toml_text
 from genealog.store.disk import disk, read_file, write_whole
 from genealog.store.heads import Heads
 from genealog.store.index import Index
@@ -247,6 +247,22 @@ class Home:
     def write(self, name: Literal["genealog.toml", "trust.policy"], data: bytes) -> None:
         """Replace a file that is shared with the other machines of the store. Raises: StoreError `config-conflict`."""
         write_shared(self.path, name, data)
+
+    def change(self, name: Literal["genealog.toml", "trust.policy"], before: bytes, after: bytes) -> None:
+        """Replace a file that somebody edited, if it reads well and nobody else has changed it since `before`.
+
+        Raises: StoreError `config-malformed`, `config-conflict`; MalformedError `trust-malformed`.
+        """
+        if name == "trust.policy":
+            lost = [key for key in self.trust.logs if key not in parse_trust(after).logs]
+            if lost:
+                raise MalformedError("trust-malformed", "the store reads the keys of its logs here", expected=lost[0])
+        elif parse_config(after, self.path / name).store != self.config.store:
+            raise StoreError("config-malformed", "[store] says which store this is, and stays as it is")
+        self.forget_trust()
+        if read_file(self.path / name) != before:
+            raise StoreError("config-conflict", f"{name} was changed meanwhile", hint="run the command again")
+        self.write(name, after)
 
     def registry_log(self) -> Log:
         """The registry log."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_commands_work_at_a_url_and_show_no_password(store: Store) -> None:
     done = store.cli("one", "receipt", "registry:0", "-o", "r.json")
     assert done.returncode == 0
     assert store.cli("one", "verify", "r.json", "--trust", "one/trust.policy").returncode == 0
+
+
+def test_settings_are_changed_for_every_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    assert store.cli("one", "init", "--origin", "x.example").returncode == 0
+    assert store.cli("two", "ls", "artifacts").returncode == 0
+    monkeypatch.setenv("EDITOR", "sed -i '$a[calls]\\nsplit = \"month\"'")
+    assert store.cli("two", "config", "edit").stdout == "genealog.toml is changed\n"
+    assert store.cli("one", "config", "show").stdout.endswith('[calls]\nsplit = "month"\n')
+    other = f"{sys.executable} -m genealog config edit --store '{store.url}'"  # somebody else is quicker
+    monkeypatch.setenv("EDITOR", shlex.join(["sh", "-c", f"EDITOR='sed -i s/month/none/' {other} && echo >> $0"]))
+    assert "config-conflict" in store.cli("two", "config", "edit").stderr
+    assert store.cli("one", "config", "show").stdout.endswith('[calls]\nsplit = "none"\n')
 
 
 def test_a_wrong_password_is_told_without_it(store: Store) -> None:
