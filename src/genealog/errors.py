@@ -67,6 +67,15 @@ class MalformedError(GenealogError):
     http_status = 400
 
 
+class UsageError(MalformedError):
+    """An option, an argument, a URL or a time is none that can be used: nothing was asked of anybody yet.
+
+    Its exit status is that of wrong usage, so that no script takes a misspelled question for the answer "no".
+    """
+
+    exit_status = 2
+
+
 class VerificationError(GenealogError):
     """The bytes parse and the proof fails."""
 
@@ -100,3 +109,13 @@ class UpstreamError(GenealogError):
 
     exit_status = 2
     http_status = 502
+
+
+def not_installed(what: str, missing: str, extra: str) -> MissingError:
+    """Return the error where `what` needs the libraries `missing`, which the optional group `extra` brings."""
+    return MissingError(
+        "extra-not-installed",
+        f"{what} needs libraries that are not installed",
+        got=f"no {missing}",
+        hint=f"pip install 'genealog[{extra}]'",
+    )

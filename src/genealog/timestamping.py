@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from genealog.core.proof import claimed_checkpoint
 from genealog.core.timestamp import MAX_TOKEN, Stamp, read_timestamp, stamped_bytes, verify_timestamp
-from genealog.errors import MissingError, UpstreamError, VerificationError
+from genealog.errors import MissingError, UpstreamError, VerificationError, not_installed
 from genealog.remote import Remote
 from genealog.store.home import Home
 
@@ -52,10 +52,7 @@ def _request(url: str, note: bytes, connect: Callable[[str], Remote]) -> bytes:
     try:
         from rfc3161_client import HashAlgorithm, TimestampRequestBuilder, decode_timestamp_response
     except ImportError:
-        raise MissingError(
-            "extra-not-installed", "timestamps need a library that is not installed", got="no rfc3161_client",
-            hint="pip install 'genealog[witness]'",
-        ) from None  # fmt: skip
+        raise not_installed("a timestamp", "rfc3161_client", "witness") from None
     builder = TimestampRequestBuilder().data(stamped_bytes(note)).hash_algorithm(HashAlgorithm.SHA256)
     request = builder.nonce(nonce=True).cert_request(cert_request=True).build()
     with connect(url) as remote:

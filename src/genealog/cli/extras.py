@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from genealog.errors import MissingError
+from genealog.errors import not_installed
 
 EXTRAS = {
     "gateway": ("aiohttp", "httptools", "uvicorn"),
@@ -19,7 +19,4 @@ def require(extra: str) -> None:
     """Check that the libraries of an extra are here. Raises: MissingError `extra-not-installed`."""
     absent = [module for module in EXTRAS[extra] if find_spec(module) is None]
     if absent:
-        raise MissingError(
-            "extra-not-installed", f"genealog {extra} needs libraries that are not installed",
-            got=f"no {', '.join(absent)}", hint=f"pip install 'genealog[{extra}]'",
-        )  # fmt: skip
+        raise not_installed(f"genealog {extra}", ", ".join(absent), extra)

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from genealog.core.canonical import timestamp
 from genealog.core.note import parse_note
-from genealog.errors import MalformedError, MissingError, VerificationError
+from genealog.errors import MalformedError, VerificationError, not_installed
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
@@ -113,10 +113,7 @@ def _decode(token: bytes) -> TimeStampResponse:
     try:
         from rfc3161_client import decode_timestamp_response
     except ImportError:
-        raise MissingError(
-            "extra-not-installed", "timestamps need a library that is not installed", got="no rfc3161_client",
-            hint="pip install 'genealog[witness]'",
-        ) from None  # fmt: skip
+        raise not_installed("a timestamp", "rfc3161_client", "witness") from None
     if len(token) > MAX_TOKEN:
         raise _malformed(f"{len(token)} bytes")
     try:

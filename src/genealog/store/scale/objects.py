@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from genealog.errors import MalformedError, MissingError, StoreError
+from genealog.errors import StoreError, UsageError, not_installed
 from genealog.store.disk import disk, locked, read_file, sync_folder, write_whole
 from genealog.store.scale.ports import Objects, Stored
 
@@ -41,7 +41,7 @@ def open_objects(url: str) -> Objects:
     if parts.scheme == "file" and not parts.netloc and path:
         return FolderObjects(Path("/", path))
     if parts.scheme != "s3" or not parts.netloc or parts.query or "@" in parts.netloc:
-        raise MalformedError(
+        raise UsageError(
             "bad-store-url", "not a place for objects", got=parts.scheme or "no scheme",
             expected="s3://bucket/prefix or file:///folder, without credentials",
             hint="credentials go into the AWS_* variables of the environment",
@@ -79,10 +79,7 @@ class S3Objects:
         try:
             from obstore.store import S3Store
         except ImportError:
-            raise MissingError(
-                "extra-not-installed", "object storage needs a library that is not installed",
-                got="no obstore", hint="pip install 'genealog[scale]'",
-            ) from None  # fmt: skip
+            raise not_installed("object storage", "obstore", "scale") from None
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
         with _asking("opening the bucket"):
             self._store: S3Store = S3Store(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from genealog.errors import MissingError, StoreError
+from genealog.errors import MissingError, StoreError, not_installed
 from genealog.store.journal import Mark
 from genealog.store.scale.ports import Head, Row
 
@@ -85,10 +85,7 @@ class Session:
         try:
             import psycopg
         except ImportError:
-            raise MissingError(
-                "extra-not-installed", "PostgreSQL needs a library that is not installed",
-                got="no psycopg", hint="pip install 'genealog[scale]'",
-            ) from None  # fmt: skip
+            raise not_installed("a shared store", "psycopg", "scale") from None
         self.schema = schema
         secret: dict[str, Any] = {} if password is None else {"password": password}
         with database("connecting"):

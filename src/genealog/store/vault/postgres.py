@@ -6,16 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from genealog.errors import MissingError, StoreError
+from genealog.errors import StoreError, not_installed
 from genealog.store.vault.sql import Row
 
 try:
     import psycopg
 except ImportError:
-    raise MissingError(
-        "extra-not-installed", "a vault in PostgreSQL needs libraries that are not installed", got="no psycopg",
-        hint="pip install 'genealog[scale]'",
-    ) from None  # fmt: skip
+    raise not_installed("a vault in PostgreSQL", "psycopg", "scale") from None
 
 
 class PostgresSql:
