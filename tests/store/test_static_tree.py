@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_a_proof_is_not_made_from_an_altered_tile(published: Path) -> None:
         found.inclusion(5)
     assert caught.value.code == "tree-altered"
     assert found.entry(300) == entry(300)
+
+
+def test_what_is_no_file_is_refused_at_once(published: Path) -> None:
+    trust = parse_trust((published / "trust.policy").read_bytes())
+    tile = published / tile_path(0, 0)
+    for put in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path), lambda path: path.symlink_to("/dev/zero")):
+        tile.unlink()
+        put(tile)
+        with pytest.raises(GenealogError):
+            verify_tree(str(published), trust, evidence=published)
+        if tile.is_dir():
+            tile.rmdir()
+            tile.touch()
 
 
 def test_a_head_of_another_tree_is_refused(published: Path) -> None:

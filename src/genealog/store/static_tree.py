@@ -15,6 +15,8 @@ Source: c2sp.org/tlog-tiles.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -60,8 +62,15 @@ class FolderFiles:
     def get(self, path: str, limit: int) -> bytes | None:
         """See `Files`."""
         try:
-            with (self.folder / path).open("rb") as stream:
-                data = stream.read(limit + 1)
+            # Without waiting: who made the folder may have put a pipe there.
+            handle = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise StoreError("disk-error", f"reading {path}: not a file")
+                with os.fdopen(handle, "rb", closefd=False) as stream:
+                    data = stream.read(limit + 1)
+            finally:
+                os.close(handle)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
