@@ -18,7 +18,7 @@ from genealog.core.canonical import decode
 from genealog.core.chain import Hop, Report, examine
 from genealog.core.lineage import Closure, Link, Node, Way, closure
 from genealog.core.states import State
-from genealog.errors import GenealogError, MalformedError, MissingError
+from genealog.errors import GenealogError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
@@ -108,11 +108,11 @@ class Answers:
         `unknown-group`, `bad-option`: a body whose group is sealed could not be checked.
         """
         if unknown := set(groups) - set(GROUPS):
-            raise MalformedError(
+            raise UsageError(
                 "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
             )
         if (output and "response" not in groups) or (prompt and "request" not in groups) or not groups:
-            raise MalformedError(
+            raise UsageError(
                 "bad-option", "nobody can check a body whose group is sealed",
                 expected="--groups with response for --answer, with request for --prompt",
             )  # fmt: skip

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from genealog.core import records
 from genealog.core.dsse import Signer
 from genealog.core.ids import record_id
-from genealog.errors import MalformedError, MissingError, PolicyDenied
+from genealog.errors import MalformedError, MissingError, PolicyDenied, UsageError
 from genealog.ledger import Position
 from genealog.registry import Registry, Version
 from genealog.store import schema
@@ -199,7 +199,7 @@ def _stack(moves: Sequence[Move]) -> list[str]:
 
 def _check_options(name: str, upstream: str, assurance: str, durability: str, capture: str) -> None:
     if not name or any(c.isspace() or not c.isprintable() for c in name):
-        raise MalformedError("bad-option", "a deployment's name has no spaces", got=repr(name))
+        raise UsageError("bad-option", "a deployment's name has no spaces", got=repr(name))
     if "@" in upstream:  # first of all: the errors below quote the URL
         raise MalformedError("bad-upstream", "an upstream URL is public: leave user and password out of it")
     try:
@@ -223,4 +223,4 @@ def _check_options(name: str, upstream: str, assurance: str, durability: str, ca
         (capture, ("encrypted", "hashes", "none"), "body capture"),
     ):
         if value not in known:
-            raise MalformedError("bad-option", f"no such {what} here", got=value, expected=", ".join(known))
+            raise UsageError("bad-option", f"no such {what} here", got=value, expected=", ".join(known))

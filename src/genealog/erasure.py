@@ -26,7 +26,15 @@ from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash
 from genealog.core.statement import make_statement
-from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, VerificationError
+from genealog.errors import (
+    GenealogError,
+    MalformedError,
+    MissingError,
+    PolicyDenied,
+    StoreError,
+    UsageError,
+    VerificationError,
+)
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.config import Retention
@@ -119,7 +127,7 @@ class Erasure:
         Raises: MalformedError `bad-option`; MissingError `nothing-to-erase`.
         """
         if (call is not None) == (subject is not None or tenant is not None) or subject == "":
-            raise MalformedError(
+            raise UsageError(
                 "bad-option", "say whom or what to erase", expected="--call, or --subject, or --tenant, or the last two"
             )
         _check_names(subject, tenant, call)
@@ -205,11 +213,11 @@ class Erasure:
         check_reason(reason)
         check_signer(self.ledger, signer)
         if not name or len(name) > 128 or not name.isprintable():
-            raise MalformedError("bad-option", "a hold has a printable name of 1 to 128 characters", got=ascii(name))
+            raise UsageError("bad-option", "a hold has a printable name of 1 to 128 characters", got=ascii(name))
         if not (calls or tenant is not None or subject or since or until):
-            raise MalformedError("bad-option", "say what is held", expected="--call, --tenant, --subject, or --since")
+            raise UsageError("bad-option", "say what is held", expected="--call, --tenant, --subject, or --since")
         if (since is None) != (until is None) or (since and until and since > until):
-            raise MalformedError("bad-option", "a time has a beginning and an end", expected="--since and --until")
+            raise UsageError("bad-option", "a time has a beginning and an end", expected="--since and --until")
         _check_names(subject, tenant, *calls)
         for call in calls:  # a misspelt ID would hold nothing, and nobody would notice
             self.ledger.call(call)
@@ -348,9 +356,7 @@ def _check_names(*names: str | None) -> None:
 def check_reason(reason: str) -> None:
     """Refuse a reason that nobody can read in the log. Raises: MalformedError `bad-option`."""
     if not reason.strip() or len(reason) > _LONGEST or not reason.isprintable():
-        raise MalformedError(
-            "bad-option", f"a reason is one line of 1 to {_LONGEST} characters", got=ascii(reason)[:80]
-        )
+        raise UsageError("bad-option", f"a reason is one line of 1 to {_LONGEST} characters", got=ascii(reason)[:80])
 
 
 def _time(milliseconds: int) -> datetime:

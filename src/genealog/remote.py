@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from genealog.errors import MalformedError, UpstreamError
+from genealog.errors import MalformedError, UpstreamError, UsageError
 from genealog.store.static_tree import FolderFiles, StaticTree
 
 WAIT = 10.0  # seconds for one answer of the network
@@ -259,4 +259,4 @@ def _reason(error: Exception) -> str:
 
 
 def _bad_url(message: str) -> MalformedError:
-    return MalformedError("bad-url", message, expected="https://host[:port][/path]")
+    return UsageError("bad-url", message, expected="https://host[:port][/path]")

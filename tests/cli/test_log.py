@@ -126,7 +126,7 @@ def test_verify_says_what_it_needs(cli: Cli, store: Path, tmp_path: Path, monkey
     for arguments, code, status in (
         (("--tree", "site"), "no-trust", 3),
         (("--tree", "nothing", "--trust", "site/trust.policy"), "no-such-tree", 3),
-        (("registry", "--tree", "site"), "bad-option", 1),
+        (("registry", "--tree", "site"), "bad-option", 2),
         (("--tree", "site", "--from", "nothing", "--trust", "site/trust.policy"), "no-such-file", 3),
         (("--tree", "site", "--from", "site/log.vkey", "--trust", "site/trust.policy"), "note-malformed", 1),
     ):
@@ -145,7 +145,7 @@ def test_bare_receipts(cli: Cli, store: Path, form: str) -> None:
     assert cli(*verify, *trust, "--json").json["state"] == "proven"
     assert cli(*verify).status == 3
     missing = cli("verify", f"r.{form}", *trust)
-    assert (missing.status, "--entry" in missing.err) == (1, True)
+    assert (missing.status, "--entry" in missing.err) == (2, True)
     entry = Path("entry.json").read_bytes()
     Path("entry.json").write_bytes(entry + b" ")
     assert cli(*verify, *trust).status == 1
@@ -171,7 +171,7 @@ def test_rotate_key(cli: Cli, store: Path) -> None:
     assert cli("verify", "new.json", "--trust", str(store / "trust.policy")).status == 0
     listed = json.loads(cli("signer", "ls", "--json").out)
     assert [row["revoked"] for row in listed if row["role"] == "log"] == [None, "the yearly change"]
-    assert cli("log", "rotate-key", "registry", "--drop").status == 1
+    assert cli("log", "rotate-key", "registry", "--drop").status == 2
     dropped = cli("log", "rotate-key", "registry", "--retire", "--drop")
     assert "no longer believes the old key" in dropped.out
     assert cli("verify", "old.json", "--trust", str(store / "trust.policy")).status == 1

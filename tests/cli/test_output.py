@@ -18,8 +18,8 @@ EVIL = "x\x1b[2K\x1b[1A\x1b]0;t\x07\r\b\n✔ proven\u202e\x9b31m\u2028\udc80:hea
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     stream = io.StringIO()
-    monkeypatch.setattr(output.out, "file", stream)
-    monkeypatch.setattr(output.err, "file", stream)
+    monkeypatch.setattr(output.out, "_file", stream)  # its property would stay set to a stream of this test
+    monkeypatch.setattr(output.err, "_file", stream)
     return stream
 
 
@@ -29,7 +29,7 @@ def harmless(text: str) -> bool:
 
 
 def test_a_report_has_its_own_lines_only(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.out, "width", 1000)
+    monkeypatch.setattr(output.out, "_width", 1000)
     values: dict[str, Any] = dict.fromkeys(("id", "signer", "position", "code", "detail", "grade"), EVIL)
     output.print_report(Report((Hop(0, "answer", EVIL, State.CONTRADICTED, **values),)))
     assert harmless(shown.getvalue())
@@ -54,7 +54,7 @@ def test_what_is_no_control_character_stays() -> None:
 
 def test_a_table_cuts_no_id_and_no_column(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal that is too narrow the lines are longer than it, not poorer."""
-    monkeypatch.setattr(output.out, "width", 80)
+    monkeypatch.setattr(output.out, "_width", 80)
     call, at, entry = "01M81GXKFJB3BRQ04QCM76K85D", "2026-11-22T11:40:31.602Z", "calls-2026-11:0"
     columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
     output.print_table(columns, [(call, at, "complete", "A0", "glr1:3dccbd04b5f1", entry)], empty="")
@@ -64,7 +64,7 @@ def test_a_table_cuts_no_id_and_no_column(shown: io.StringIO, monkeypatch: pytes
 
 
 def test_what_may_be_folded_is_folded_first(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.out, "width", 80)
+    monkeypatch.setattr(output.out, "_width", 80)
     output.print_table(("log", "signed", "reason"), [("calls-2026-11", "5, 13m ago", "word " * 40)], empty="")
     assert shown.getvalue().count("\n") > 2
     assert max(len(line.rstrip()) for line in shown.getvalue().splitlines()) <= 80

@@ -18,7 +18,7 @@ from genealog.cli.prove import write
 from genealog.core.bundle import encode_evidence
 from genealog.core.canonical import timestamp
 from genealog.erasure import Erasure, Plan
-from genealog.errors import MalformedError
+from genealog.errors import UsageError
 from genealog.registry import Registry
 from genealog.retention import Due, Keeping
 from genealog.retention import Plan as DuePlan
@@ -317,7 +317,7 @@ def _time(text: str | None, *, last: bool) -> datetime | None:
         found = datetime.fromisoformat(whole).astimezone(UTC)
         timestamp(found)
     except ValueError:
-        raise MalformedError(
+        raise UsageError(
             "bad-option", "not a time", got=text[:40], expected="2026-05-03 or 2026-05-03T10:00:00Z"
         ) from None
     return found

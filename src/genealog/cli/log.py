@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from genealog import rotation
 from genealog.cli import log_shared, logs
 from genealog.cli.options import Json, Store
-from genealog.cli.output import err, out, print_json, say
+from genealog.cli.output import counting, out, print_json, say
 from genealog.cli.prove import read
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
-from genealog.errors import MalformedError, MissingError
-from genealog.published import LogVerified, Told, head_in, need_trust, publish, verify_log, verify_tree
+from genealog.errors import MissingError, UsageError
+from genealog.published import LogVerified, head_in, need_trust, publish, verify_log, verify_tree
 from genealog.registry import Registry
 from genealog.store.home import Home
 
@@ -88,7 +85,7 @@ def verify(
     old = None if since is None else head_in(read(since))
     policy = None if trust is None else parse_trust(read(trust))
     if tree is not None and name is not None:
-        raise MalformedError("bad-option", "NAME is a log of the store, --tree is another place: give one of them")
+        raise UsageError("bad-option", "NAME is a log of the store, --tree is another place: give one of them")
     if tree is not None:
         believed = need_trust(_home(store) if policy is None else None, policy)
         with counting("reading the tree", quiet=json) as told:
@@ -123,7 +120,7 @@ def rotate_key(
     """
     registry = Registry(Home.find(store))
     if (drop or reason is not None) and not retire:
-        raise MalformedError("bad-option", "--drop and --reason end an overlap", hint="add --retire")
+        raise UsageError("bad-option", "--drop and --reason end an overlap", hint="add --retire")
     keys = rotation.retire(registry, name, reason=reason, drop=drop) if retire else rotation.begin(registry, name)
     policy = registry.home.path / "trust.policy"
     if json:
@@ -135,23 +132,6 @@ def rotate_key(
     out.print(f"hand out trust.policy again: it {'no longer believes the old key' if drop else 'lists these keys'}")
     if not retire:
         out.print(f"when everybody has it: genealog log rotate-key {name} --retire")
-
-
-@contextmanager
-def counting(what: str, *, quiet: bool = False) -> Iterator[Told | None]:
-    """Show a progress bar on standard error while entries are gone through."""
-    if quiet or not err.is_terminal:
-        yield None
-        return
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
-    ) as progress:
-        task = progress.add_task(what, total=None)
-
-        def told(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield told
 
 
 def _print(found: LogVerified, *, json: bool) -> None:

@@ -14,7 +14,7 @@ from genealog.cli.options import Json, Store
 from genealog.cli.output import ago, out, print_json, print_table
 from genealog.completeness import Completeness, Hole, find_holes
 from genealog.core.canonical import timestamp
-from genealog.errors import MalformedError
+from genealog.errors import UsageError
 from genealog.ledger import Ledger
 from genealog.store.home import REGISTRY, Home
 
@@ -129,7 +129,7 @@ def _moment(text: str | None) -> str | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise MalformedError(
+        raise UsageError(
             "bad-time", "not a time", got=text[:40], expected="2026-11-01 or 2026-11-01T12:00:00Z"
         ) from None
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

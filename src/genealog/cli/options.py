@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genealog.errors import MalformedError
+from genealog.errors import UsageError
 from genealog.store.config import parse_seconds
 
 Store = Annotated[
@@ -34,4 +34,4 @@ def seconds(text: str) -> float:
     try:
         return float(parse_seconds(text))
     except ValueError as error:
-        raise MalformedError("bad-option", "not a time", got=text[:40], expected=str(error)) from None
+        raise UsageError("bad-option", "not a time", got=text[:40], expected=str(error)) from None

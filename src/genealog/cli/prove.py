@@ -21,7 +21,7 @@ from genealog.core.fork import Fork
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
-from genealog.errors import MalformedError, MissingError
+from genealog.errors import MalformedError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
 from genealog.registry import Registry
 from genealog.store.home import REGISTRY, Home
@@ -72,7 +72,7 @@ def receipt(
     grade = ""
     if witnessed:
         if form is Form.cose:
-            raise MalformedError("bad-option", "a COSE receipt holds no cosignatures", got="--witnessed --format cose")
+            raise UsageError("bad-option", "a COSE receipt holds no cosignatures", got="--witnessed --format cose")
         upgraded = upgrade_from_store(ledger.receipt(position), home, home.trust)
         whole = form is Form.json
         write(o, encode_receipt(upgraded.receipt) if whole else upgraded.receipt.proof.encode())
@@ -109,9 +109,7 @@ def evidence(
     """
     wanted = tuple(filter(None, groups.split(",")))
     if unknown := set(wanted) - set(GROUPS):
-        raise MalformedError(
-            "unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS)
-        )
+        raise UsageError("unknown-group", "no such group", got=", ".join(sorted(unknown)), expected=", ".join(GROUPS))
     home = Home.find(store)
     answers = Answers(home)
     bundle = answers.evidence(call, groups=wanted, output=answer, prompt=prompt)
@@ -164,7 +162,7 @@ def verify(
     data, roots = read(file), read(tsa_roots) if tsa_roots is not None else None
     if is_bare(data):
         if entry is None or output is not None:
-            raise MalformedError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
+            raise UsageError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
         report = examine_bare(data, read(entry), policy)
     elif isinstance(found := parse_file(data), Evidence):
         report = examine(found, policy, output=read(output) if output else None, tsa_roots=roots)
@@ -172,7 +170,7 @@ def verify(
         report = examine_disclosure(found, policy, output=read(output) if output else None)
     else:
         if output is not None:
-            raise MalformedError("bad-option", "this file holds no answer to match --output with", got=output)
+            raise UsageError("bad-option", "this file holds no answer to match --output with", got=output)
         if isinstance(found, Fork):
             report = examine_fork(found, policy)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genealog.core.trust import parse_trust
-from genealog.errors import MalformedError, StoreError
+from genealog.errors import StoreError, UsageError
 from genealog.store.log_keyring import edit_policy
 
 
@@ -20,7 +20,7 @@ def add_witness(store: Path, name: str, vkey: str, url: str) -> None:
     """
     for word in (name, vkey, url):
         if not word or any(letter.isspace() for letter in word) or word.startswith("#"):
-            raise MalformedError("bad-witness-line", "a name, a vkey and a URL have no spaces", got=ascii(word)[:80])
+            raise UsageError("bad-witness-line", "a name, a vkey and a URL have no spaces", got=ascii(word)[:80])
 
     def change(text: str) -> str:
         parse_trust(text.encode())

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from genealog.errors import MalformedError
+from genealog.errors import MalformedError, UsageError
 
 _SCHEMES = ("postgresql", "postgres")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -85,4 +85,4 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _malformed(what: str) -> MalformedError:
-    return MalformedError("bad-store-url", "the URL of the store cannot be used", got=what, hint=_HINT)
+    return UsageError("bad-store-url", "the URL of the store cannot be used", got=what, hint=_HINT)
