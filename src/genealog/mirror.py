@@ -30,6 +30,7 @@ from pathlib import Path
 from genealog.core.fork import forked
 from genealog.core.merkle import HashReader, consistency_path, leaf_hash
 from genealog.core.note import encode_note, parse_note, signature_line
+from genealog.core.proof import claimed_checkpoint
 from genealog.core.tile import TILE, entries_path, tile_path
 from genealog.core.trust import Trust, TrustedCheckpoint
 from genealog.core.witness import AddCheckpoint, KnownLog, Refusal, admit, merge_cosignatures
@@ -182,8 +183,8 @@ class Mirror:
         """Return the mirror's own cosignature lines, now that everything below the head is durable."""
         if self._cosign is None:
             return b""
-        origin = self.trust.open_head(note).checkpoint.origin
-        size = self.trust.open_head(note).checkpoint.size
+        head = claimed_checkpoint(note)
+        origin, size = head.origin, head.size
         last = self._cosign.head(origin)
         old = last.size if last else 0
         proof = consistency_path(old, size, read) if old < size else ()

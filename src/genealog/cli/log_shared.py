@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from genealog.cli.extras import require
 from genealog.cli.options import Json, Store, seconds
@@ -87,28 +88,21 @@ def copy(
     out.print(f"the store is now {escape(moved.place)}; this one takes no entries any more")
 
 
-class _progress:  # noqa: N801 - a context, used as a function
-    """A bar for each log on a terminal; None where nobody looks."""
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar for each log on a terminal; None where nobody looks."""
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+        tasks: dict[str, TaskID] = {}
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err)
-        self._shown = err.is_terminal and not quiet
-        self._tasks: dict[str, int] = {}
+        def told(log: str, done: int, total: int) -> None:
+            if log not in tasks:
+                tasks[log] = bar.add_task(log)
+            bar.update(tasks[log], completed=done, total=total)
 
-    def __enter__(self) -> Callable[[str, int, int], None] | None:
-        if not self._shown:
-            return None
-        self._bar.start()
-        return self._told
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._bar.stop()
-
-    def _told(self, log: str, done: int, total: int) -> None:
-        if log not in self._tasks:
-            self._tasks[log] = self._bar.add_task(log, total=total)
-        self._bar.update(self._bar.task_ids[self._tasks[log]], completed=done, total=total)
+        yield told
 
 
 def register(app: typer.Typer) -> None:

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from genealog.cli.log import counting
 from genealog.cli.options import Json, seconds
-from genealog.cli.output import out, print_error, print_json
+from genealog.cli.output import counting, out, print_error, print_json
 from genealog.cli.prove import read
 from genealog.core.trust import parse_trust
 from genealog.errors import GenealogError

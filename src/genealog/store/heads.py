@@ -66,10 +66,10 @@ class Heads:
         """Return the note of one size."""
         return read_file(self._path(log, size, "note"))
 
-    def notes(self, log: str, above: int = -1) -> Iterator[bytes]:
-        """Yield the notes of sizes > `above`, biggest first."""
+    def notes(self, log: str) -> Iterator[bytes]:
+        """Yield the notes of all sizes, biggest first."""
         for size in self.sizes(log):
-            if size > above and (note := self.note(log, size)) is not None:
+            if (note := self.note(log, size)) is not None:
                 yield note
 
     def add(self, log: str, note: bytes, lines: Iterable[bytes] = (), *, where: str = "") -> bytes:
