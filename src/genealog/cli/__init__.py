@@ -6,6 +6,8 @@ One file for each group of commands. Every error of ours ends here, in one place
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -53,6 +55,23 @@ app.add_typer(receipts.app, name="receipt", rich_help_panel=PROVE)
 app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
 app.add_typer(log.app, name="log", rich_help_panel=PROVE)
 app.add_typer(witness.app, name="witness", rich_help_panel=PROVE)
+
+
+def _flow(group: typer.Typer) -> None:
+    """Let every paragraph of help fill the terminal's width: typer keeps the line ends of the source.
+
+    An example is a paragraph of its own.
+    """
+    for command in group.registered_commands:
+        text = inspect.cleandoc(command.help or inspect.getdoc(command.callback) or "")
+        paragraphs = re.split(r"\n\n|\n(?=Example: )", text)
+        command.help = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _flow(inner.typer_instance)
+
+
+_flow(app)
 
 
 def _version(asked: bool) -> None:

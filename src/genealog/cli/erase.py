@@ -242,7 +242,9 @@ def rotate_key(store: Store = None, json: Json = False) -> None:
     """
     home = Home.find(store)
     count = rotate(home.vault, home.keys)
-    _said(f"the vault has a new key: {count} tenants' keys wrapped anew", {"tenants": count}, json=json)
+    said = f"the vault has a new key: {count} tenants' keys wrapped anew"
+    next_ = "back up keys/vault.key now, and destroy the copies of the old one"
+    _said(f"{said}\n{next_}", {"tenants": count}, json=json)
 
 
 def _said(text: str, value: dict[str, Any], *, json: bool) -> None:

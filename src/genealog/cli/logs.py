@@ -39,7 +39,7 @@ def ls(store: Store = None, json: Json = False) -> None:
 def anchor_logs(store: Store = None, json: Json = False) -> None:
     """State in the registry log where each call log stands now, and which emitters are alive. Only what is new.
 
-    A gateway does so by itself ([calls] anchor_every and heartbeat_every in genealog.toml).
+    A gateway does so by itself (anchor_every and heartbeat_every under \\[calls] in genealog.toml).
     Example: [bold]genealog log anchor[/bold]
     """
     ledger = Ledger(Home.find(store))
@@ -54,7 +54,7 @@ def anchor_logs(store: Store = None, json: Json = False) -> None:
     for place in beats:
         out.print(f"heartbeat: {place}")
     if not heads and not beats:
-        out.print("nothing is new since the last anchor")
+        out.print("nothing to state: every call log stands as the registry log says, or has no entry yet")
 
 
 def gaps(
@@ -78,17 +78,17 @@ def gaps(
     if json:
         print_json(_as_json(found))
     else:
-        _print(found)
+        _print(found, emitter)
     raise typer.Exit(found.exit_status)
 
 
-def _print(found: Completeness) -> None:
+def _print(found: Completeness, emitter: str | None) -> None:
     columns = ("emitter", "boot", "calls", "numbers", "without end", "state")
     boots = [
         (b.line.emitter, b.line.boot, b.line.calls, f"1 to {b.line.highest.seq}", b.line.unknown or "", b.state)
         for b in found.boots
     ]
-    print_table(columns, boots, empty="no calls on record")
+    print_table(columns, boots, empty="no calls on record" + (f" of an emitter {emitter!a}" if emitter else ""))
     print_table(
         ("what", "emitter", "boot", "between", "and", "details"),
         [_hole_cells(hole) for hole in found.holes],

@@ -76,7 +76,7 @@ def receipt(
         upgraded = upgrade_from_store(ledger.receipt(position), home, home.trust)
         whole = form is Form.json
         write(o, encode_receipt(upgraded.receipt) if whole else upgraded.receipt.proof.encode())
-        grade = f", {upgraded.grade}"
+        grade = f", {upgraded.grade}" + ("" if upgraded.quorum else " (too few for the policy's quorum)")
     else:
         write(o, _ENCODED[form](ledger, position))
     if entry is not None:
@@ -234,13 +234,22 @@ def _verify_files(path: Path, ref: str | None, store: str | None, *, json: bool)
 def _entry(ledger: Ledger, what: str) -> Position:
     log, colon, number = what.partition(":")
     if not colon:
-        return ledger.call(what)
+        try:
+            return ledger.call(what)
+        except MissingError as error:
+            raise MissingError(
+                error.code, "neither an entry nor a call in the log", got=what,
+                expected="registry:N, calls:N or a call ID", hint="genealog ls, or genealog ls calls, shows the entry",
+            ) from None  # fmt: skip
     if not (log == REGISTRY or is_call_log(log)) or not _NUMBER.fullmatch(number):
         raise MalformedError("bad-entry", "not an entry", got=what, expected="registry:N, calls:N or a call ID")
     if log != REGISTRY:
         ledger.drain()
     if int(number) >= ledger.home.log(log).size:
-        raise MissingError("unknown-entry", f"the log {log} has {ledger.home.log(log).size} entries", got=what)
+        size = ledger.home.log(log).size
+        raise MissingError(
+            "unknown-entry", f"the log {log} has {size} entries", got=what, expected=f"below {log}:{size}"
+        )
     return Position(log, int(number), ledger.home.log(log).leaf_hash(int(number)).hex())
 
 

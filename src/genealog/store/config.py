@@ -66,7 +66,7 @@ class Calls(Record):
     def __post_init__(self) -> None:
         """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
         if (self.split == "node") != (self.node is not None):
-            raise ValueError('`node` names this machine with `split = "node"`, and only then')
+            raise ValueError('`split = "node"` needs `node = "NAME"`, this machine\'s, and nothing else does')
 
 
 class Vault(Record):

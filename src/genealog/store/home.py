@@ -226,7 +226,7 @@ class Home:
         """
         if name not in self._logs:
             if name != REGISTRY and not is_call_log(name):
-                raise MissingError("no-log", "there is no such log", got=ascii(name)[1:-1][:80])
+                raise MissingError("no-log", "there is no such log", got=ascii(name)[1:-1][:80], hint="genealog log ls")
             source = self.key_source(name)
             keys = source.read()
             if self.shared is not None:
