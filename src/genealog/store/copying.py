@@ -63,7 +63,8 @@ def move_log(
     """Move the entries, marks and head of `source` to `target`; both have the same origin. Safe to run again.
 
     `names` are the two stores as they are shown. Raises: StoreError `log-not-empty` if the target takes entries itself,
-    `copy-differs` if it holds something else, `log-moved` if the source has moved to a third place.
+    `copy-differs` if it holds something else, `copy-underway` if another process copies there at the same time,
+    `log-moved` if the source has moved to a third place.
     """
     here, there = names
     _close_source(source, there)
@@ -81,7 +82,7 @@ def move_log(
         )  # fmt: skip
     if not arrived:
         with target.filling():
-            _fill(source, target, source.marks(), told)
+            _fill(source, target, source.marks(), INCOMING + here, told)
         _compare(source, target)
         target.adopt(note)
         target.close_for(None)
@@ -131,17 +132,28 @@ def _compare(source: Movable, target: Movable) -> None:
         )  # fmt: skip
 
 
-def _fill(source: Movable, target: Movable, marks: Mapping[str, Mark], told: Told | None) -> None:
+def _fill(source: Movable, target: Movable, marks: Mapping[str, Mark], why: str, told: Told | None) -> None:
     batch: list[bytes] = []
     size, done = 0, target.size
     for entry in source.entries(done, source.size):
         batch.append(entry)
         size += len(entry)
         if len(batch) >= BATCH or size >= _BYTES:
-            done = target.append(batch).stop
+            done = _add(target, batch, {}, done, why)
             batch, size = [], 0
             if told is not None:
                 told(done, source.size)
-    target.append(batch, marks)
+    _add(target, batch, marks, done, why)
     if told is not None:
         told(source.size, source.size)
+
+
+def _add(target: Movable, batch: list[bytes], marks: Mapping[str, Mark], size: int, why: str) -> int:
+    """Append to a target that is still as this copy left it, and return its size: another may copy there too."""
+    with target.exclusive():
+        if target.size != size or target.closed_for() != why:
+            raise StoreError(
+                "copy-underway", f"another process copies {target.origin} to the same place", got=target.size,
+                expected=size, hint="let it finish, then run the command again: it goes on, or says that all is there",
+            )  # fmt: skip
+        return target.append(batch, marks).stop
