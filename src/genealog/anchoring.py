@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import func, select, tuple_
 
@@ -30,6 +30,7 @@ from genealog.ledger import Ledger, Position
 from genealog.sequencer import NO_LEAF
 from genealog.store import schema
 from genealog.store.call_logs import emitter_marks, name_of, next_of, previous_of
+from genealog.store.copying import MOVED, Movable
 from genealog.store.home import REGISTRY, Home
 from genealog.store.log_state import verify_note
 from genealog.store.port import Log
@@ -83,11 +84,12 @@ def heartbeat(ledger: Ledger, *, now: datetime) -> tuple[Position, ...]:
 class LogRow:
     """One log of a store as `genealog log ls` shows it. Ages in whole seconds; None: there is none.
 
+    `state`: `closed` has a successor, `prepared` waits for its first call, `moved` and `arriving` take no entries here.
     `behind`: entries that no anchor covers. `cosigned`: the biggest size that somebody else has cosigned.
     """
 
     log: str
-    state: Literal["open", "closed", "prepared"]
+    state: Literal["open", "closed", "prepared", "moved", "arriving"]
     size: int
     checkpoint: int | None
     checkpoint_age: int | None
@@ -264,8 +266,13 @@ def _row(home: Home, name: str, head: dict[str, Any] | None, now: datetime) -> L
     prepared = name != REGISTRY and not closed and name != name_of(home.calls.refresh())
     keys = home.log_keys(name).verifiers
     published, age = _published(home, name, now)
+    why = cast("Movable", shown).closed_for()
+    state: Literal["open", "closed", "prepared", "moved", "arriving"]
+    state = "closed" if closed else "prepared" if prepared else "open"
+    if why is not None:
+        state = "moved" if why.startswith(MOVED) else "arriving"
     return LogRow(
-        log=name, state="closed" if closed else "prepared" if prepared else "open", size=size,
+        log=name, state=state, size=size,
         checkpoint=published, checkpoint_age=age,
         anchored=head["size"] if head else None,
         anchor_age=_age(parse_timestamp(head["at"]), now) if head else None,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from genealog.errors import GenealogError, MissingError, StoreError
-from genealog.store.copying import INCOMING, Copied, Movable, move_log
+from genealog.store.copying import INCOMING, MOVED, Copied, Movable, move_log
 from genealog.store.disk import disk, read_file, replace_file, sync_folder, write_whole
 from genealog.store.home import Home
 from genealog.store.log import LocalLog
@@ -53,6 +53,8 @@ def move_store(source: Home, to: Path | StoreUrl, told: Told | None = None) -> M
     """
     here = shown(source.shared.url if source.shared is not None else source.path)
     target = _Target(to, here)
+    if not target.unfinished() and _gone(source) == MOVED + shown(to):
+        raise StoreError("log-moved", "this store was moved there already", got=shown(to), hint="use it from there")
     target.begin()
     _copy_files(source.path, target.folder)
     moved: dict[str, Copied] = {}
@@ -78,6 +80,10 @@ def shown(place: Path | StoreUrl) -> str:
     return place.shown if isinstance(place, StoreUrl) else str(place.resolve())
 
 
+def _gone(source: Home) -> str | None:
+    return cast("Movable", source.registry_log()).closed_for()
+
+
 class _Target:
     """The destination while it is made."""
 
@@ -86,6 +92,10 @@ class _Target:
         self._url = to if isinstance(to, StoreUrl) else None
         self._here = here
         self.shared: Shared | None = None
+
+    def unfinished(self) -> bool:
+        """Tell whether an earlier run has begun and not ended."""
+        return (self.folder / _MARK).is_file()
 
     def begin(self) -> None:
         """Mark the folder, or find the mark of an earlier run."""
