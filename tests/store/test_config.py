@@ -55,6 +55,7 @@ def test_a_size_has_a_unit(tmp_path: Path, text: str, size: int) -> None:
         "postgresql://jane:secret@db/x",
         "mysql://db/x",
         "postgresql://db/x?password=secret",
+        "postgresql://db/x?sslpassword=secret",
         "vault.sqlite",
         "postgres://[x",
     ],

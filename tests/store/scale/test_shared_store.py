@@ -262,13 +262,20 @@ def test_a_url_is_shown_without_its_password(text: str, shown: str) -> None:
         "postgresql://u:secret@h/db?objects=s3://b&schema=A;drop",
         "postgresql://u:secret@h/db?objects=s3://b&objects=s3://c",
         "postgresql://u:secret@[h/db?objects=s3://b",
+        "POSTGRESQL://u:secret@h/db?objects=s3://b",
+        " postgresql://u:secret@h/db?objects=s3://b",
+        "mysql://u:secret@h/db?objects=s3://b",
+        "postgres:/u:secret@h/db",
+        "host=h password=secret",
+        "postgresql://u@h/db?objects=s3://b&sslpassword=secret",
     ],
 )
 def test_a_url_that_is_none_is_refused_without_quoting_it(text: str) -> None:
-    with pytest.raises(MalformedError) as caught:
-        parse_store_url(text)
-    assert caught.value.code == "bad-store-url"
-    assert "sec" not in str(caught.value)
+    for read in (parse_store_url, as_place):
+        with pytest.raises(MalformedError) as caught:
+            read(text)
+        assert caught.value.code == "bad-store-url"
+        assert "sec" not in str(caught.value)
     for bad in ("s3://", "http://b/p", "s3://key:secret@b/p", "file://host/x", "/plain/folder"):
         assert code_of(lambda bad=bad: open_objects(bad)) == "bad-store-url"
 

@@ -21,6 +21,7 @@ from genealog.errors import MalformedError, UsageError
 
 _SCHEMES = ("postgresql", "postgres")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_URL = re.compile(r"\s*[a-z][a-z0-9+.-]*:/|postgres(ql)?:|.*\bpassword\s*=", re.IGNORECASE | re.DOTALL)
 _HINT = "genealog init 'postgresql://user@host/db?objects=s3://bucket/prefix'"
 
 
@@ -50,8 +51,8 @@ class StoreUrl:
 
 
 def is_store_url(text: str) -> bool:
-    """Tell the URL of a store from a folder."""
-    return text.startswith(tuple(f"{scheme}:" for scheme in _SCHEMES))
+    """Tell the URL of a store from a folder. A misspelt one is one too: paths are shown, passwords are not."""
+    return _URL.match(text) is not None
 
 
 def parse_store_url(text: str) -> StoreUrl:
@@ -73,6 +74,8 @@ def parse_store_url(text: str) -> StoreUrl:
     given = dict(options)
     objects, schema = given.pop("objects", ""), given.pop("schema", "genealog")
     secret = given.pop("password", None) or (unquote(password) if password is not None else None)
+    if "sslpassword" in given:
+        raise _malformed("sslpassword= would be shown and kept with the rest; name a service that has it: service=")
     if not objects:
         raise _malformed("objects= is missing")
     if not _SCHEMA.fullmatch(schema):

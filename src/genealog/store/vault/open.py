@@ -42,7 +42,7 @@ def _checked(url: str) -> str:
         sound = parts.scheme in ("postgresql", "postgres") and parts.password is None
     except ValueError:
         sound = False
-    if not sound or "password" in parse_qs(parts.query):
+    if not sound or {"password", "sslpassword"} & parse_qs(parts.query, keep_blank_values=True).keys():
         raise StoreError(
             "config-malformed", "[vault] database is a postgresql:// URL without a password",
             hint="give the password in PGPASSWORD, PGPASSFILE or ~/.pgpass",
