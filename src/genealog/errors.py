@@ -117,5 +117,5 @@ def not_installed(what: str, missing: str, extra: str) -> MissingError:
         "extra-not-installed",
         f"{what} needs libraries that are not installed",
         got=f"no {missing}",
-        hint=f"pip install 'genealog[{extra}]'",
+        hint=f"pip install 'genealog[{extra}]', or '.[{extra}]' in a checkout",
     )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -501,6 +501,17 @@ def test_a_bucket_that_is_not_there_is_an_error_without_secrets(
         probe(open_objects("s3://no-such-bucket-here"))
     assert caught.value.code == "objects-error"
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_of_storage_that_fails_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(doing: str) -> NoReturn:
+        raise StoreError("objects-error", doing)
+
+    objects = FolderObjects(tmp_path)
+    monkeypatch.setattr(objects, "put_new", lambda *_: fail("creating"))
+    monkeypatch.setattr(objects, "delete", lambda *_: fail("removing"))
+    with pytest.raises(StoreError, match="creating"):
+        probe(objects)
 
 
 def test_a_database_that_does_not_wait_for_its_disk_is_refused(postgres: PostgresServer, place: Place) -> None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from genealog.errors import StoreError, UsageError, not_installed
+from genealog.errors import GenealogError, StoreError, UsageError, not_installed
 from genealog.store.disk import disk, locked, read_file, sync_folder, write_whole
 from genealog.store.scale.ports import Objects, Stored
 
@@ -60,8 +60,11 @@ def probe(objects: Objects) -> None:
         kept = objects.get(path)
         replaced = kept is not None and objects.replace(path, b"3", kept.tag)
         stale = kept is not None and objects.replace(path, b"4", kept.tag)
-    finally:
-        objects.delete([path])
+    except GenealogError:
+        with suppress(GenealogError):  # what failed first says more
+            objects.delete([path])
+        raise
+    objects.delete([path])
     if (created, again, replaced, stale) != (True, False, True, False) or kept is None or kept.data != b"1":
         raise StoreError(
             "objects-not-conditional",
@@ -245,5 +248,5 @@ def _asking(doing: str) -> Iterator[None]:
             "objects-error",
             f"the object storage failed while {doing}",
             got=type(error).__name__,
-            hint="check the bucket's name, the AWS_* variables (AWS_ENDPOINT_URL for other servers) and permissions",
+            hint="check that the bucket is there, AWS_* (AWS_ENDPOINT_URL for other servers than Amazon's), permissions",
         ) from None

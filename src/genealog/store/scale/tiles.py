@@ -17,7 +17,7 @@ from genealog.store.journal import split_body
 from genealog.store.scale.ports import Head, Objects
 
 _KEEP = 1024  # full tiles, 8 KiB each
-_HINT = "run `genealog fsck`; restore the object from another copy of the bucket"
+_HINT = "is objects= the place of this store? Then run `genealog fsck`; restore the object from a copy of the bucket"
 
 Full = Callable[[int, int], bytes]
 """(level, number) -> the 8,192 bytes of a full tile, checked."""
