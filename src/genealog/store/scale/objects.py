@@ -248,5 +248,5 @@ def _asking(doing: str) -> Iterator[None]:
             "objects-error",
             f"the object storage failed while {doing}",
             got=type(error).__name__,
-            hint="check that the bucket is there, AWS_* (AWS_ENDPOINT_URL for other servers than Amazon's), permissions",
+            hint="check that the bucket is there, AWS_* (AWS_ENDPOINT_URL for servers that are not Amazon's), access",
         ) from None

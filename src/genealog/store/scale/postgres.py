@@ -319,6 +319,6 @@ def database(doing: str) -> Iterator[None]:
             code,
             f"PostgreSQL failed while {doing}",
             got=", ".join(filter(None, (type(error).__name__, state and f"SQLSTATE {state}", reason))),
-            hint="check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log; whether a last"
-            " append was committed shows when the log is opened again",
+            hint="check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log; whether a"
+            " last append was committed shows when the log is opened again",
         ) from None
