@@ -218,6 +218,11 @@ class Erasure:
             raise UsageError("bad-option", "say what is held", expected="--call, --tenant, --subject, or --since")
         if (since is None) != (until is None) or (since and until and since > until):
             raise UsageError("bad-option", "a time has a beginning and an end", expected="--since and --until")
+        if subject and self.home.shared is not None and self.home.config.vault.database is None:
+            raise MalformedError(
+                "bad-option", "each machine of this store has a vault of its own, with other digests of subjects",
+                hint="hold the tenant, the calls or a time; or put the vault into PostgreSQL: [vault] database",
+            )  # fmt: skip
         _check_names(subject, tenant, *calls)
         for call in calls:  # a misspelt ID would hold nothing, and nobody would notice
             self.ledger.call(call)

@@ -27,6 +27,7 @@ from genealog.core.checkpoint import parse_checkpoint_text
 from genealog.core.emitters import check_emitter_chain
 from genealog.core.note import Cosigner, open_note
 from genealog.core.proof import parse_proof
+from genealog.erasure import Erasure
 from genealog.errors import GenealogError, MalformedError, StoreError
 from genealog.ledger import Ledger
 from genealog.registry import Registry
@@ -156,6 +157,18 @@ def test_calls_of_two_machines_are_sequenced_into_one_log(store: Store, postgres
         assert ledger.drain().appended == 0
         assert [f.code for f in ledger.fsck() if f.severity == "error"] == []
         ledger.home.close()
+
+
+def test_a_subject_that_every_vault_knows_by_another_digest_is_not_held(store: Store) -> None:
+    registry = Registry.init(store.on("one"))
+    service = Erasure(registry.home)
+    with pytest.raises(MalformedError, match="a vault of its own"):
+        service.place("case", reason="court order", signer=registry.signer(), subject="bob", tenant="acme")
+    service.place("case", reason="court order", signer=registry.signer(), tenant="acme")
+    registry.home.close()
+    other = Home.open(store.on("two"))
+    assert [hold.tenants for hold in Erasure(other).holds()] == [{"acme"}]
+    other.close()
 
 
 def test_call_logs_of_a_shared_store_go_on_by_month(store: Store) -> None:
