@@ -253,7 +253,8 @@ class Ledger:
         return list(check_losses(self.home, self.index(REGISTRY)))
 
     def _groups(self) -> list[Finding]:
-        explained, found = check_tombstones(self.home.vault, self.index(REGISTRY))
+        alone = self.home.shared is None or self.home.config.vault.database is not None
+        explained, found = check_tombstones(self.home.vault, self.index(REGISTRY), alone=alone)
         for name in self.home.calls.names():
             log = self.home.log(name)
             found += check_sealed(log.entries(0, log.size), self.home.vault, name, explained)

@@ -21,10 +21,11 @@ from genealog.store.vault.erase import TOLD, Eraser
 _WHERE = "vault/erasure"
 
 
-def check_tombstones(vault: Vault, index: Index) -> tuple[Callable[[str], bool], list[Finding]]:
+def check_tombstones(vault: Vault, index: Index, *, alone: bool = True) -> tuple[Callable[[str], bool], list[Finding]]:
     """Return a function that says whether a call's absence is explained, and what is wrong with tombstones.
 
-    `index` knows the whole registry log.
+    `index` knows the whole registry log. Unless `alone`, other machines of the store have vaults of their own, and a
+    tombstone that this vault does not know may be of theirs.
     """
     eraser = Eraser(vault)
     entry, table = schema.entry, schema.tombstone
@@ -46,8 +47,12 @@ def check_tombstones(vault: Vault, index: Index) -> tuple[Callable[[str], bool],
         else:
             told.add(erasure.id)
     for row in stated.values():
-        what = (
-            f"{row['calls']} calls were erased at {row['at']}, and the vault does not know: an older one was put back"
-        )
-        found.append(Finding("error", "erasure-undone", f"registry:{row['id']}", what))
+        what = f"{row['calls']} calls were erased at {row['at']}, and the vault does not know: "
+        if alone:
+            found.append(
+                Finding("error", "erasure-undone", f"registry:{row['id']}", what + "an older one was put back")
+            )
+        else:
+            what += "it was on another machine, or an older vault was put back here"
+            found.append(Finding("warning", "erasure-elsewhere", f"registry:{row['id']}", what))
     return lambda call: any(erasure.id in told for erasure in eraser.of_call(call)), found

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from call_node import Writer
+from call_samples import context, request
 from genealog.anchoring import overview
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import decode
@@ -29,6 +30,7 @@ from genealog.core.note import Cosigner, open_note
 from genealog.core.proof import parse_proof
 from genealog.erasure import Erasure
 from genealog.errors import GenealogError, MalformedError, StoreError
+from genealog.gateway.record import Recorder
 from genealog.ledger import Ledger
 from genealog.registry import Registry
 from genealog.store.copying import move_log
@@ -39,6 +41,7 @@ from genealog.store.moving import move_store
 from genealog.store.scale.daemon import integrate
 from genealog.store.scale.objects import open_objects
 from genealog.store.scale.url import StoreUrl, parse_store_url
+from genealog.store.spool import SpoolWriter
 from log_samples import SIGNER, VERIFIER, batch, root_of
 from postgres import PASSWORD, PostgresServer
 from scale_samples import KEYS, make_place
@@ -168,6 +171,24 @@ def test_a_subject_that_every_vault_knows_by_another_digest_is_not_held(store: S
     registry.home.close()
     other = Home.open(store.on("two"))
     assert [hold.tenants for hold in Erasure(other).holds()] == [{"acme"}]
+    other.close()
+
+
+def test_what_one_vault_erased_is_no_fault_of_another(store: Store) -> None:
+    registry = Registry.init(store.on("one"))
+    other = Home.open(store.on("two"))
+    spool = SpoolWriter(other.spool_dir)
+    recorder = Recorder(spool.emitter, spool.boot, spool.write)
+    call = recorder.open(request("about bob"), context(who={"subject": "bob"}, spec=None, models=()))
+    call.close(finish="complete", status=200, content_type="application/json")
+    spool.close()
+    Ledger(other).drain()
+    service = Erasure(other)
+    service.erase(service.parts(subject="bob"), reason="his wish", signer=registry.signer())
+    assert [found.code for found in Ledger(other).fsck()] == []
+    found = {(each.severity, each.code) for each in Ledger(registry.home).fsck()}
+    assert found == {("warning", "erasure-elsewhere"), ("warning", "call-not-in-vault")}
+    registry.home.close()
     other.close()
 
 
