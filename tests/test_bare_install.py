@@ -32,7 +32,10 @@ importlib.util.find_spec = lambda name, package=None: None if name in {HEAVY!r} 
 IMPORT_ALL = """
 import importlib, pkgutil
 import genealog
-left_out = ("genealog.engine.", "genealog.gateway.", "genealog.demo.", "genealog.__main__")
+left_out = (
+    "genealog.engine.", "genealog.gateway.", "genealog.demo.", "genealog.__main__",
+    "genealog.store.vault.postgres", "genealog.witness.protocol",
+)
 for module in pkgutil.walk_packages(genealog.__path__, "genealog."):
     if not module.name.startswith(left_out):
         importlib.import_module(module.name)

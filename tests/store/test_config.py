@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from documents import ROOT
 from genealog.core.canonical import Record
 from genealog.errors import StoreError
-from genealog.store.config import Calls, Config, Seconds, read_config, toml_text
+from genealog.store.config import Calls, Config, Seconds, parse_config, read_config, toml_text
 from genealog.store.keys import KeyRing
 from genealog.store.vault.open import open_vault
 
@@ -73,8 +73,8 @@ def test_a_vault_is_no_place_for_a_password(tmp_path: Path, url: str) -> None:
         (BASE + "[call]\n", "unknown field `call`"),
         (BASE + '[calls]\nsplitt = "month"\n', "unknown field `splitt` in [calls]"),
         (BASE + '[calls]\nsplit = "week"\n', "in [calls.split]"),
-        (BASE + '[calls]\nsplit = "node"\n', "`node` names this machine"),
-        (BASE + '[calls]\nnode = "a"\n', "`node` names this machine"),
+        (BASE + '[calls]\nsplit = "node"\n', "needs `node = "NAME"`"),
+        (BASE + '[calls]\nnode = "a"\n', "needs `node = "NAME"`"),
         (BASE + '[calls]\nsplit = "node"\nnode = "../a"\n', "in [calls.node]"),
         (BASE + "[calls]\nanchor_every = 60\n", "a time with its unit"),
         (BASE + '[calls]\nanchor_every = "0s"\n', "a time with its unit"),
@@ -126,3 +126,16 @@ def test_every_key_is_described() -> None:
     assert {key for key in described if key.partition(".")[0] in Config.__struct_fields__} - _keys(Config) <= {
         "identities.signer"
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ('[calls]\nsplit = "weekly"', '"none", "month", "node"'),
+        ('[[retention]]\nmaximum = "1d"\ndelete = ["all"]', '"bodies"'),
+    ],
+)
+def test_a_word_that_is_none_of_a_few_is_answered_with_them(text: str, choices: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_config(f'[store]\nformat = 1\norigin = "x.example"\n{text}\n'.encode(), tmp_path / "genealog.toml")
+    assert choices in str(caught.value.expected)

@@ -14,7 +14,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +28,9 @@ _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _LONGEST = 36_525 * 86_400  # seconds: what is added to a moment has to stay in the calendar
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
+Split = Literal["none", "month", "node"]
+Part = Literal["bodies", "texts", "groups"]
+_CHOICES = {"split": get_args(Split), "delete": get_args(Part)}
 _AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 Node = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
@@ -58,7 +61,7 @@ class Identity(Record):
 class Calls(Record):
     """`[calls]`: how calls are spread over logs, and how often the registry log hears of them."""
 
-    split: Literal["none", "month", "node"] = "none"
+    split: Split = "none"
     node: Node | None = None
     anchor_every: Seconds = Seconds(3_600)
     heartbeat_every: Seconds = Seconds(600)
@@ -87,7 +90,7 @@ class Retention(Record):
     deployment: str = "*"
     minimum: Seconds | None = None  # before, nobody erases
     maximum: Seconds | None = None  # after, `genealog retention apply` erases
-    delete: tuple[Literal["bodies", "texts", "groups"], ...] = ("bodies", "groups", "texts")
+    delete: tuple[Part, ...] = ("bodies", "groups", "texts")
 
     def __post_init__(self) -> None:
         """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
@@ -148,7 +151,10 @@ def parse_config(data: bytes, path: Path) -> Config:
             table["signer"] = people.pop("signer")
         config = msgspec.convert(table, Config, dec_hook=_read_special)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _malformed(path, _AT.sub(lambda at: f" in [{at[1]}]" if at[1] else "", str(error))) from None
+        wrong = _AT.search(str(error))
+        field = wrong[1].rpartition(".")[2].partition("[")[0] if wrong and "enum value" in str(error) else ""
+        expected = ", ".join(f'"{choice}"' for choice in _CHOICES.get(field, ())) or None
+        raise _malformed(path, _AT.sub(lambda at: f" in [{at[1]}]" if at[1] else "", str(error)), expected) from None
     if config.signer not in config.identities:
         raise _malformed(path, f"the signer {config.signer!r} has no [identities.{config.signer}] section")
     return config
@@ -181,7 +187,6 @@ def _read_special(kind: type, value: Any) -> Any:
     return parse_seconds(value)
 
 
-def _malformed(path: Path, got: str) -> StoreError:
-    return StoreError(
-        "config-malformed", f"{path.name} cannot be used", got=got, hint="see docs/reference/configuration.md"
-    )
+def _malformed(path: Path, got: str, expected: str | None = None) -> StoreError:
+    hint = "see docs/reference/configuration.md"
+    return StoreError("config-malformed", f"{path.name} cannot be used", got=got, expected=expected, hint=hint)
