@@ -61,7 +61,7 @@ def test_a_hold_is_placed_seen_and_lifted(cli: Cli, calls: dict[str, str]) -> No
     refused = cli("erase", "--subject", "ann", "--reason", "x", "--yes")
     assert refused.status == 1
     assert "held" in refused.err
-    assert "1 calls by the hold case [1]" in refused.out
+    assert "1 call by the hold case [1]" in refused.out
     assert cli("hold", "lift", "case [1]", "--reason", "over").status == 0
     assert cli("hold", "ls", "--json").json == []
     assert cli("erase", "--call", calls["ann"], "--reason", "x", "--yes").status == 0

@@ -63,7 +63,7 @@ def erase(
     plan = service.plan(parts)
     if not json:
         _show(plan, override_minimum is not None)
-    if not (yes or (not json and _asked(f"Erase {len(plan.calls)} calls for good?"))):
+    if not (yes or (not json and _asked(f"Erase {_calls(len(plan.calls))} for good?"))):
         if json:
             print_json(_plan_json(plan) | {"erased": False})
         else:
@@ -75,7 +75,7 @@ def erase(
         print_json(_plan_json(plan) | {"erased": True, "calls": done.calls, "tombstones": tombstones})
         return
     where = ", ".join(map(str, done.positions))
-    out.print(f"erased {done.calls} calls, {done.size} bytes of bodies; the log says so: {where}")
+    out.print(f"erased {_calls(done.calls)}, {done.size} bytes of bodies; the log says so: {where}")
     out.print("copies live on: backups until [bold]genealog vault rotate-key[/bold], and what was handed out")
 
 
@@ -221,7 +221,7 @@ def retention_apply(
         if json:
             print_json(_due_json(plan) | {"applied": True, "tombstones": []})
         return
-    if not (yes or (not json and _asked(f"Destroy this of {count} calls for good?"))):
+    if not (yes or (not json and _asked(f"Destroy this of {_calls(count)} for good?"))):
         if json:
             print_json(_due_json(plan) | {"applied": False})
         else:
@@ -254,6 +254,10 @@ def _said(text: str, value: dict[str, Any], *, json: bool) -> None:
         out.print(text, markup=False)
 
 
+def _calls(count: int) -> str:
+    return f"{count} call" if count == 1 else f"{count} calls"
+
+
 def _asked(question: str) -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and typer.confirm(question)
 
@@ -269,9 +273,9 @@ def _show(plan: Plan, overridden: bool) -> None:
     rows = [(tenant or '""', calls, size) for tenant, (calls, size) in sorted(counts.items())]
     print_table(("tenant", "calls", "bytes of bodies"), rows, empty="no calls")
     for name, count in sorted(plan.held.items()):
-        out.print(f"[bold red]held[/bold red] {count} calls by the hold {escape(name)}: nothing will be erased")
+        out.print(f"[bold red]held[/bold red] {_calls(count)} by the hold {escape(name)}: nothing will be erased")
     if plan.young and not overridden:
-        out.print(f"[bold red]too young[/bold red] {plan.young} calls; the last is free from {plan.free}")
+        out.print(f"[bold red]too young[/bold red] {_calls(plan.young)}; the last is free from {plan.free}")
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -287,9 +291,9 @@ def _show_due(plan: DuePlan) -> None:
     ]
     print_table(("deletes", "calls", "bytes of bodies", "rules", "ended before"), rows, empty="nothing is due")
     for name, count in sorted(plan.held.items()):
-        out.print(f"{count} calls past their maximum stay: the hold {escape(name)}")
+        out.print(f"{_calls(count)} past the maximum, and kept: the hold {escape(name)}")
     if plan.young:
-        out.print(f"{plan.young} calls past their maximum stay: another rule's minimum is longer")
+        out.print(f"{_calls(plan.young)} past the maximum, and kept: another rule's minimum is longer")
 
 
 def _due_json(plan: DuePlan) -> dict[str, Any]:

@@ -15,6 +15,7 @@ This module signs no statement; `anchoring` tells the registry log what happened
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from genealog.store.port import Log
 if TYPE_CHECKING:
     from genealog.store.home import Home
 
+_tell = logging.getLogger("genealog.call_logs").info
 NEXT, PREVIOUS = ">", "<"
 CALLS = "calls"
 _MONTH = re.compile(r"calls-[0-9]{4}-[0-9]{2}")
@@ -217,6 +219,7 @@ class CallLogs:
         if not home.names_origin(origin):
             line = f"log {format_vkey(signer.verifier)}\n"
             edit_policy(home.path, lambda text: text + line)
+            _tell("trust.policy has a line for the new log %s: hand it out again", origin)
         return signer
 
 
