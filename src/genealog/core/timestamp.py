@@ -123,4 +123,7 @@ def _decode(token: bytes) -> TimeStampResponse:
 
 
 def _malformed(got: str) -> MalformedError:
-    return MalformedError("timestamp-malformed", "not an RFC 3161 reply", got=got[:120])
+    return MalformedError(
+        "timestamp-malformed", "not an RFC 3161 reply in strict DER", got=got[:120],
+        hint="ask the authority again, and for a reply without its certificate chain",
+    )  # fmt: skip
