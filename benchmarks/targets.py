@@ -59,7 +59,12 @@ TARGETS = (
     Target(
         "Receipt files verified in a second, the checkpoint known", "proofs", "receipt_known_per_s", at_least=40_000
     ),
-    Target("CPU of an append at 10⁷ entries, over at 10⁴", "growth", "cpu_last_over_first", at_most=1.2),
+    Target(
+        "CPU of an append over a hash of its entries, at 10⁷ over at 10⁴",
+        "growth",
+        "cpu_over_hashing_last_over_first",
+        at_most=1.2,
+    ),
     Target(
         "Time of an append over a bare one, at 10⁷ over at 10⁴",
         "growth",
