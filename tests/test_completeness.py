@@ -20,7 +20,7 @@ from call_node import Writer
 from call_samples import chain, leaf
 from genealog import completeness
 from genealog.anchoring import heartbeat
-from genealog.cli import app
+from genealog.cli import app, output
 from genealog.completeness import Completeness, Hole, find_holes
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import encode, timestamp
@@ -67,6 +67,12 @@ def timed(count: int) -> list[CallLeaf]:
         prev = leaf_hash(encode(leaves[-1])).hex() if leaves else None
         leaves.append(leaf(number, prev=prev, **times))
     return leaves
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was printed before in this process, sentences are not folded here."""
+    monkeypatch.setattr(output.out, "_width", output.PIPE_WIDTH)
 
 
 def cli(home: Home, *arguments: str) -> tuple[int, str]:
