@@ -23,6 +23,15 @@ def test_an_error_is_json_where_json_was_asked_for(cli: Cli) -> None:
     assert ran.json["error"]["type"] == "urn:genealog:error:no-store"
 
 
+def test_init_takes_its_place_as_other_commands_do(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("init", "--store", "here", "--json")
+    assert (ran.status, ran.json["store"]) == (0, "here")
+    assert cli("fsck", "--store", "here").status == 0
+    assert cli("init", "one", "--store", "two").status == 2
+    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "two").exists()
+
+
 def test_adding_again_changes_nothing(cli: Cli, store: Path) -> None:
     first = cli("ls", "--json").json
     ran = cli("add", "model", "--kind", "model", "--json")

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, out, print_json, print_table, short
 from genealog.deploy import Deployments
-from genealog.errors import MissingError
+from genealog.errors import MissingError, UsageError
 from genealog.registry import Registry, Version
 from genealog.store import schema
 from genealog.store.home import NAME, Home, as_place
@@ -44,6 +44,10 @@ def init(
         str | None, typer.Option(help="A name for your logs, such as models.example.org. Default: a random one.")
     ] = None,
     identity: Annotated[str, typer.Option(help="Who owns this store, as others shall read it.")] = "owner",
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="The same as the argument, as other commands have it.", metavar="DIR|URL"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a store: keys, two logs, a vault, a trust policy to hand out.
@@ -53,8 +57,10 @@ def init(
 
     Example: [bold]genealog init --origin models.example.org --identity "Jane Doe <jane@example.org>"[/bold]
     """
+    if path is not None and store is not None:
+        raise UsageError("bad-option", "a place as an argument and another as --store", hint="say it once")
     registry = Registry.init(
-        as_place(path or os.environ.get("GENEALOG_STORE") or NAME), origin=origin, identity=identity
+        as_place(path or store or os.environ.get("GENEALOG_STORE") or NAME), origin=origin, identity=identity
     )
     home = registry.home
     name, shown = home.config.origin, str(home.shared.url.shown if home.shared is not None else home.path)
