@@ -345,6 +345,15 @@ def test_a_hold_outside_its_time_holds_nothing(store: Store) -> None:
     assert store.here(call) == [False]
 
 
+def test_a_subject_is_held_wherever_it_is_erased(store: Store) -> None:
+    calls = [store.call("one", subject="ann"), store.call("two", subject="ann", tenant="other")]
+    store.erasure().place("case", reason="court order", signer=store.signer, subject="ann")
+    for tenant in (None, "acme", "other"):
+        with pytest.raises(PolicyDenied, match="case"):
+            store.erase(subject="ann", **({"tenant": tenant} if tenant else {}))
+    assert store.here(*calls) == [True, True]
+
+
 def test_a_tenant_is_not_erased_from_under_the_hold_of_a_subject_without_calls(store: Store) -> None:
     store.call("hers", subject="alice")
     service = store.erasure()

@@ -161,7 +161,7 @@ class Erasure:
         if override is not None:
             check_reason(override)
         if not parts:
-            raise self.eraser.nothing(parts[0].chosen if parts else Chosen())
+            raise self.eraser.nothing(Chosen())
         if override is None and any(rule.minimum for rule in self.home.config.retention):
             self.check_clock()
         self.ledger.index()
@@ -205,7 +205,10 @@ class Erasure:
         self, name: str, *, reason: str, signer: Signer, calls: Sequence[str] = (), tenant: str | None = None,
         subject: str | None = None, since: datetime | None = None, until: datetime | None = None,
     ) -> Position:  # fmt: skip
-        """Hold calls, a tenant, a subject of a tenant (default: the tenant without a name), or a time.
+        """Hold calls, a tenant, a subject, or a time.
+
+        A subject is one of `tenant`, else of every tenant that knows it now, as `erase` takes it; where none does, of
+        the tenant without a name.
 
         Raises: MalformedError `bad-option`; MissingError `unknown-call`; StoreError `hold-exists`; VerificationError
         `signer-unknown`.
@@ -227,7 +230,7 @@ class Erasure:
         for call in calls:  # a misspelt ID would hold nothing, and nobody would notice
             self.ledger.call(call)
         self.ledger.drain()
-        named = (self.home.vault.subject_digest(tenant or "", subject),) if subject else ()
+        named = self._digests(subject, tenant) if subject else ()
         body = records.Hold(
             action="place", name=name, at=timestamp(self.clock()), reason=reason, calls=tuple(sorted(set(calls))),
             tenants=(tenant,) if tenant is not None and not subject else (), subjects=named,
@@ -239,6 +242,11 @@ class Erasure:
                     "hold-exists", f"a hold called {name!r} stands already", hint="lift it first, or use another name"
                 )
             return self.ledger.append([make_statement(body, signer, name=name)])[0]
+
+    def _digests(self, subject: str, tenant: str | None) -> tuple[str, ...]:
+        known = [name for name in self.eraser.tenants() if self.eraser.knows(name, subject)]
+        tenants = [tenant] if tenant is not None else known or [""]
+        return tuple(sorted(self.home.vault.subject_digest(name, subject) for name in tenants))
 
     def lift(self, name: str, *, reason: str, signer: Signer) -> Position:
         """Lift a hold. Raises: MissingError `unknown-hold`."""

@@ -122,6 +122,8 @@ def place(
 ) -> None:
     """Hold calls: nobody and no rule erases them until the hold is lifted. It stands in the log.
 
+    A subject without --tenant is held in every tenant that has calls about it now.
+
     Example: [bold]genealog hold place case-17 --tenant acme --reason "court order of 3 May"[/bold]
     """
     home = Home.find(store)
