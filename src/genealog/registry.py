@@ -28,7 +28,7 @@ from genealog.store.home import NAME, REGISTRY, Home
 from genealog.store.scale.url import StoreUrl
 
 Progress = Callable[[int, int], None]
-_PREFIX = re.compile(r"(gl[frw]1:)?[0-9a-f]{8,64}")
+_PREFIX = re.compile(r"(gl[frwd]1:)?[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True, slots=True)

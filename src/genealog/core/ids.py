@@ -17,8 +17,9 @@ from genealog.errors import MalformedError
 ArtifactId = NewType("ArtifactId", str)  # glf1:… or glr1:… — an artifact is bytes, or a canonical body
 WeightsId = NewType("WeightsId", str)
 RecordId = NewType("RecordId", str)
+DataId = NewType("DataId", str)  # gld1:… — the records of a dataset
 
-_ID = re.compile(r"(glf1|glw1|glr1):([0-9a-f]{64})")
+_ID = re.compile(r"(glf1|glw1|glr1|gld1):([0-9a-f]{64})")
 
 
 def parse_id(text: str) -> tuple[str, str]:
@@ -26,7 +27,7 @@ def parse_id(text: str) -> tuple[str, str]:
     match = _ID.fullmatch(text)
     if match is None:
         raise MalformedError(
-            "bad-id", "not a Genealog ID", got=text[:80], expected="glf1:, glw1: or glr1: and 64 hex digits"
+            "bad-id", "not a Genealog ID", got=text[:80], expected="glf1:, glw1:, glr1: or gld1: and 64 hex digits"
         )
     return match[1], match[2]
 

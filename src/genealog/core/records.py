@@ -3,6 +3,8 @@
 Lineage lives only in events (`ExecutionEnd.events`). Contexts group, refs point, statements prove; none of them
 creates reachability. Every body is canonical; the ID of an execution, a serving spec, or an artifact that has no files
 of its own is the hash of its body (`core.ids.record_id`).
+
+Long because the vocabulary of the log is one list, to be read in one place.
 """
 
 from __future__ import annotations
@@ -28,6 +30,15 @@ class Weights(Record):
     id: str  # glw1:…
     tensors: int
     list: Blob
+    tied: dict[str, str] = {}  # noqa: RUF012 - name that the files leave out → name of the same bytes
+
+
+class RecordSet(Record):
+    """The records of a dataset, in whatever files: the root that proves one inside or absent, and their list."""
+
+    root: str  # gld1:…
+    count: int
+    list: Blob
 
 
 class Artifact(Record):
@@ -49,6 +60,7 @@ class Artifact(Record):
     source: str | None = None
     claims: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
     warnings: tuple[str, ...] = ()
+    records: RecordSet | None = None
 
 
 class Execution(Record):
@@ -67,16 +79,23 @@ class Execution(Record):
     environment: str | None = None  # artifact ID
     hardware: dict[str, str] = {}  # noqa: RUF012
     name: str | None = None
+    command: tuple[str, ...] = ()  # what was typed, secrets masked: `genealog reproduce` types it again
+    folder: str | None = None  # where, relative to the root of the code tree
+    determinism: dict[str, str] = {}  # noqa: RUF012 - switches, as they stood
+    random: dict[str, str] = {}  # noqa: RUF012 - source → hex SHA-256 of its state at the start
 
 
 class Event(Record):
-    """An artifact went in or came out of an execution."""
+    """An artifact went in or came out of an execution. `facts` are exact strings: a weight, a step, an order."""
 
     artifact: str
     direction: Direction
     role: str
     state: State
     weights: str | None = None  # glw1:… where the artifact has tensors, so that a base is pinned bit for bit
+    path: str | None = None  # where it lay, relative to the folder of the execution
+    facts: dict[str, str] = {}  # noqa: RUF012
+    code: str | None = None  # why the state is not better
 
 
 class ExecutionEnd(Record):
@@ -88,6 +107,68 @@ class ExecutionEnd(Record):
     events: tuple[Event, ...] = ()
     error: str | None = None
     measurements: dict[str, str] = {}  # noqa: RUF012
+
+
+class ExecutionEvents(Record):
+    """`execution-events/v1`: events of an execution that goes on: its checkpoints survive its crash."""
+
+    execution: str
+    at: str
+    events: tuple[Event, ...]
+
+
+class Finding(Record):
+    """`finding/v1`: somebody checked one edge of an execution against bytes, and this is what came of it.
+
+    For whoever reads it this is stated, not proven: who wants proof checks again. A contradiction is never taken back
+    silently: a later finding stands beside it.
+    """
+
+    execution: str
+    artifact: str
+    direction: Direction
+    role: str
+    state: State
+    method: str  # equal-bytes, equal-weights, recomputed, re-run, shapes, …
+    at: str
+    code: str | None = None
+    detail: str | None = None
+    tools: dict[str, str] = {}  # noqa: RUF012 - name → version of what recomputed it
+
+
+class Signature(Record):
+    """`signature/v1`: a foreign signature over an artifact, kept as it came; `signer` is whom it proved then."""
+
+    artifact: str
+    format: Literal["oms"]
+    method: Literal["key", "certificate", "sigstore"]
+    bundle: Blob
+    signer: str
+    at: str
+
+
+class Approval(Record):
+    """`approval/v1`: its signer agrees (or no longer agrees) that `deployment` may serve this spec."""
+
+    deployment: str
+    spec: str
+    at: str
+    action: Literal["approve", "withdraw"] = "approve"
+    reason: str | None = None
+
+
+class Incident(Record):
+    """`incident/v1`: something went wrong with what a deployment served; a hold of the same name pins the calls."""
+
+    name: str
+    action: Literal["open", "close"]
+    at: str
+    reason: str
+    deployment: str | None = None
+    specs: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
 
 
 class Context(Record):
@@ -107,9 +188,11 @@ class Ref(Record):
     name: str
     to: str
     at: str
-    action: Literal["set", "rollback"] = "set"
+    action: Literal["set", "rollback", "promote"] = "set"
     previous: str | None = None
     reason: str | None = None
+    incident: str | None = None
+    approvals: tuple[str, ...] = ()  # leaf hashes of the approvals that a promotion rests on
 
 
 class Pinned(Record):
@@ -173,6 +256,7 @@ class Key(Record):
     at: str
     public: str | None = None  # base64 of the DER SubjectPublicKeyInfo, with `add`
     reason: str | None = None
+    since: str | None = None  # with `revoke`: from then on nothing counts that it signed, also what is logged already
 
 
 class Decision(Record):
@@ -299,7 +383,12 @@ class LoadChallenge(Record, tag_field="t", tag="genealog/load-challenge/v1"):
 PREDICATES: dict[str, type[Record]] = {
     "urn:genealog:artifact:v1": Artifact,
     "urn:genealog:execution:v1": Execution,
+    "urn:genealog:execution-events:v1": ExecutionEvents,
     "urn:genealog:execution-end:v1": ExecutionEnd,
+    "urn:genealog:finding:v1": Finding,
+    "urn:genealog:signature:v1": Signature,
+    "urn:genealog:approval:v1": Approval,
+    "urn:genealog:incident:v1": Incident,
     "urn:genealog:context:v1": Context,
     "urn:genealog:ref:v1": Ref,
     "urn:genealog:serving-spec:v1": ServingSpec,

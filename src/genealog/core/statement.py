@@ -63,10 +63,16 @@ def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[S
         case records.Execution() | records.ServingSpec() | records.Context():
             return (Subject(name=name, digest=digest_set(record_id(body))),)
         case records.ExecutionEnd():
-            out = tuple(
-                Subject(name=e.role, digest=digest_set(e.artifact)) for e in body.events if e.direction == "out"
-            )
-            return (Subject(name=name, digest=digest_set(body.execution)), *out)
+            return (Subject(name=name, digest=digest_set(body.execution)), *_came_out(body.events))
+        case records.ExecutionEvents():
+            return (Subject(name=name, digest=digest_set(body.execution)), *_came_out(body.events))
+        case records.Finding():
+            digest = digest_set(body.execution)
+            return (Subject(name=name, digest=digest), Subject(name=body.role, digest=digest_set(body.artifact)))
+        case records.Signature():
+            return (Subject(name=name, digest=digest_set(body.artifact)),)
+        case records.Approval():
+            return (Subject(name=name, digest=digest_set(body.spec)),)
         case records.Ref():
             return (Subject(name=name, digest=digest_set(body.to)),)
         case records.Load():
@@ -77,6 +83,10 @@ def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[S
             return (Subject(name=name, digest={"sha256": body.keyid}),)
         case _:
             return (Subject(name=name, digest=digest_set(record_id(body))),)
+
+
+def _came_out(events: tuple[records.Event, ...]) -> tuple[Subject, ...]:
+    return tuple(Subject(name=e.role, digest=digest_set(e.artifact)) for e in events if e.direction == "out")
 
 
 def make_statement(body: Record, signer: Signer, *, name: str, artifact: str | None = None) -> bytes:
@@ -167,12 +177,22 @@ def _ids(body: Record) -> Iterator[tuple[str | None, tuple[str, ...]]]:
     match body:
         case records.Artifact():
             yield body.weights.id if body.weights else None, _WEIGHTS
+            yield body.records.root if body.records else None, ("gld1",)
         case records.Execution():
             yield from ((body.code, _ARTIFACT), (body.environment, _ARTIFACT))
-        case records.ExecutionEnd():
+        case records.ExecutionEnd() | records.ExecutionEvents():
             yield body.execution, ("glr1",)
             for event in body.events:
                 yield from ((event.artifact, _ARTIFACT), (event.weights, _WEIGHTS))
+        case records.Finding():
+            yield from ((body.execution, ("glr1",)), (body.artifact, _ARTIFACT))
+        case records.Signature():
+            yield body.artifact, _ARTIFACT
+        case records.Approval():
+            yield body.spec, ("glr1",)
+        case records.Incident():
+            yield from ((spec, ("glr1",)) for spec in body.specs)
+            yield from ((artifact, _ARTIFACT) for artifact in body.artifacts)
         case records.ServingSpec():
             for pinned in (body.model, *body.adapters):
                 yield from ((pinned.artifact, _ARTIFACT), (pinned.weights, _WEIGHTS))

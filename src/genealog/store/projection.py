@@ -126,17 +126,61 @@ def _(body: records.ExecutionEnd, connection: Connection, index: int, _read: Rea
     )
     if not first.rowcount:  # an execution ends once; a second ending is in the log, and changes nothing
         return
-    for item in body.events:
+    _events(connection, row, body.events)
+
+
+@_project.register
+def _(body: records.ExecutionEvents, connection: Connection, _index: int, _read: Read) -> None:
+    _events(connection, _id_of(connection, schema.execution, body.execution), body.events)
+
+
+def _events(connection: Connection, execution: int, events: Iterable[records.Event]) -> None:
+    for item in events:
         values = {
-            "execution": row, "artifact": _id_of(connection, schema.artifact, item.artifact),
+            "execution": execution, "artifact": _id_of(connection, schema.artifact, item.artifact),
             "direction": item.direction, "role": item.role, "state": str(item.state), "weights": item.weights,
+            "path": item.path, "facts": json.dumps(item.facts, sort_keys=True) if item.facts else None,
+            "code": item.code,
         }  # fmt: skip
         connection.execute(insert(schema.event).prefix_with("OR IGNORE").values(values))
 
 
 @_project.register
+def _(body: records.Finding, connection: Connection, index: int, _read: Read) -> None:
+    names = ("direction", "role", "method", "code", "detail", "at")
+    values = {name: getattr(body, name) for name in names} | {"state": str(body.state)}
+    execution = _id_of(connection, schema.execution, body.execution)
+    artifact = _id_of(connection, schema.artifact, body.artifact)
+    connection.execute(insert(schema.finding).values(id=index, execution=execution, artifact=artifact, **values))
+
+
+@_project.register
+def _(body: records.Signature, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("format", "method", "signer", "at")}
+    artifact = _id_of(connection, schema.artifact, body.artifact)
+    connection.execute(
+        insert(schema.signature).values(id=index, artifact=artifact, bundle=body.bundle.sha256, **values)
+    )
+
+
+@_project.register
+def _(body: records.Approval, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("deployment", "spec", "action", "reason", "at")}
+    connection.execute(insert(schema.approval).values(id=index, **values))
+
+
+@_project.register
+def _(body: records.Incident, connection: Connection, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("name", "action", "deployment", "reason", "since", "until", "at")}
+    lists = {"specs": "\n".join(body.specs), "artifacts": "\n".join(body.artifacts)}
+    connection.execute(insert(schema.incident).values(id=index, **values, **lists))
+
+
+@_project.register
 def _(body: records.Ref, connection: Connection, index: int, _read: Read) -> None:
-    values = {name: getattr(body, name) for name in ("kind", "name", "to", "action", "previous", "reason", "at")}
+    values = {
+        name: getattr(body, name) for name in ("kind", "name", "to", "action", "previous", "reason", "incident", "at")
+    }
     connection.execute(insert(schema.ref).values(id=index, **values))
 
 
@@ -144,7 +188,9 @@ def _(body: records.Ref, connection: Connection, index: int, _read: Read) -> Non
 def _(body: records.Key, connection: Connection, index: int, _read: Read) -> None:
     if body.action == "revoke":
         connection.execute(
-            update(schema.key).where(schema.key.c.keyid == body.keyid).values(revoked=index, reason=body.reason)
+            update(schema.key)
+            .where(schema.key.c.keyid == body.keyid)
+            .values(revoked=index, reason=body.reason, since=body.since)
         )
     elif body.public is not None:
         values = {"keyid": body.keyid, "identity": body.identity, "role": body.role, "public": body.public}

@@ -76,7 +76,59 @@ event = _table(
     _text("role", nullable=False),
     _text("state", nullable=False),
     _text("weights"),
+    _text("path"),
+    _text("facts"),  # a JSON object of texts, or NULL
+    _text("code"),
     UniqueConstraint("execution", "artifact", "direction", "role"),
+)
+
+finding = _table(  # an edge that somebody checked against bytes
+    "finding",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    Column("execution", Integer, ForeignKey("execution.id"), nullable=False, index=True),
+    Column("artifact", Integer, ForeignKey("artifact.id"), nullable=False, index=True),
+    _text("direction", nullable=False),
+    _text("role", nullable=False),
+    _text("state", nullable=False),
+    _text("method", nullable=False),
+    _text("code"),
+    _text("detail"),
+    _text("at", nullable=False),
+)
+
+signature = _table(  # a foreign signature over an artifact
+    "signature",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    Column("artifact", Integer, ForeignKey("artifact.id"), nullable=False, index=True),
+    _text("format", nullable=False),
+    _text("method", nullable=False),
+    _text("bundle", nullable=False),
+    _text("signer", nullable=False),
+    _text("at", nullable=False),
+)
+
+approval = _table(
+    "approval",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("deployment", nullable=False, index=True),
+    _text("spec", nullable=False, index=True),
+    _text("action", nullable=False),
+    _text("reason"),
+    _text("at", nullable=False),
+)
+
+incident = _table(
+    "incident",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("name", nullable=False, index=True),
+    _text("action", nullable=False),
+    _text("deployment"),
+    _text("reason", nullable=False),
+    _text("specs", nullable=False),  # IDs, one a line
+    _text("artifacts", nullable=False),
+    _text("since"),
+    _text("until"),
+    _text("at", nullable=False),
 )
 
 ref = _table(
@@ -88,6 +140,7 @@ ref = _table(
     _text("action", nullable=False),
     _text("previous"),
     _text("reason"),
+    _text("incident"),
     _text("at"),
 )
 
@@ -101,6 +154,7 @@ key = _table(
     Column("added", Integer, ForeignKey("entry.id"), nullable=False),
     Column("revoked", Integer, ForeignKey("entry.id")),
     _text("reason"),
+    _text("since"),
 )
 
 spec = _table(
