@@ -108,6 +108,20 @@ class Retention(Record):
         return tuple(sorted(self.delete))
 
 
+class ApprovalRule(Record, rename={"from_": "from"}):
+    """`[[approvals]]`: how many others have to agree before a deployment that fits the pattern gets another spec."""
+
+    deployment: str
+    required: Annotated[int, Meta(ge=1, le=100)]
+    from_: tuple[str, ...] = ()  # labels of [identities]; none: whoever may sign here
+    promoter_counts: bool = False  # whether who moves it may be one of them
+
+    def __post_init__(self) -> None:
+        """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        if self.from_ and self.required > len(set(self.from_)):
+            raise ValueError("`required` is more than `from` names")
+
+
 class Config(Record):
     """The file as a whole. `signer` is the label of the identity that signs when a command is not told who."""
 
@@ -117,6 +131,7 @@ class Config(Record):
     calls: Calls = Calls()
     vault: Vault = Vault()
     retention: tuple[Retention, ...] = ()
+    approvals: tuple[ApprovalRule, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -157,6 +172,9 @@ def parse_config(data: bytes, path: Path) -> Config:
         raise _malformed(path, _AT.sub(lambda at: f" in [{at[1]}]" if at[1] else "", str(error)), expected) from None
     if config.signer not in config.identities:
         raise _malformed(path, f"the signer {config.signer!r} has no [identities.{config.signer}] section")
+    for label in (label for rule in config.approvals for label in rule.from_):
+        if label not in config.identities:
+            raise _malformed(path, f"an approvals rule names {label!r}, which has no [identities.{label}] section")
     return config
 
 

@@ -181,7 +181,8 @@ def _(body: records.Ref, connection: Connection, index: int, _read: Read) -> Non
     values = {
         name: getattr(body, name) for name in ("kind", "name", "to", "action", "previous", "reason", "incident", "at")
     }
-    connection.execute(insert(schema.ref).values(id=index, **values))
+    approvals = "\n".join(body.approvals) or None
+    connection.execute(insert(schema.ref).values(id=index, approvals=approvals, **values))
 
 
 @_project.register

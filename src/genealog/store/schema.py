@@ -1,31 +1,50 @@
-"""The tables of the index: integer keys inside, digests outside.
+"""The tables of the index: integer keys inside, digests outside. The same in SQLite and in PostgreSQL.
 
-A projection of the logs and nothing else: no row holds anything that an entry does not say, so that deleting the file
-and reading the logs again gives the same rows.
+A projection of the logs and nothing else: no row holds anything that an entry does not say, so that deleting it and
+reading the logs again gives the same rows, in either database. No key is given by the database: `store.projection`
+counts artifacts and executions in the order in which the log names them, and an event's key is made of its place.
+
+Lineage is walked over one column pair: `event.src` → `event.dst`, where an artifact is its key and an execution its key
+with a minus sign. The database computes them; two indexes hold them, one for each way.
 """
 
 from __future__ import annotations
 
 import zlib
 
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, Text, UniqueConstraint
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import BigInteger, Column, Computed, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import Integer as PlainInteger
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-PROJECTION = 1  # grows when `store.projection` writes other rows into the same tables
+PROJECTION = 2  # grows when `store.projection` writes other rows into the same tables
+EVENT_BITS = 16  # an event's key is its entry's index and its place in it: an entry of 64 KiB has fewer events
 
 metadata = MetaData()
+Integer = BigInteger().with_variant(PlainInteger, "sqlite")  # SQLite's own key of a row is called INTEGER
+_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")  # compared as bytes, as SQLite does
 
 
-def _table(name: str, *columns: Column[int] | Column[str] | UniqueConstraint) -> Table:
+def _table(name: str, *columns: Column[int] | Column[str] | UniqueConstraint | Index) -> Table:
     return Table(name, metadata, *columns)
 
 
-def _text(name: str, *, nullable: bool = True, unique: bool = False, index: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=nullable, unique=unique or None, index=index or None)
+def _text(
+    name: str, *, nullable: bool = True, unique: bool = False, index: bool = False, primary_key: bool = False
+) -> Column[str]:
+    return Column(
+        name, _TEXT, nullable=nullable and not primary_key, unique=unique or None, index=index or None,
+        primary_key=primary_key,
+    )  # fmt: skip
 
 
-progress = _table("progress", Column("log", String(64), primary_key=True), Column("size", Integer, nullable=False))
+about = _table(  # what this index is: `version` of the code that made it, `origin` of the store
+    "about",
+    _text("name", primary_key=True),
+    _text("value", nullable=False),
+)
+
+progress = _table("progress", _text("log", primary_key=True), Column("size", Integer, nullable=False))
 
 entry = _table(
     "entry",
@@ -40,7 +59,7 @@ entry = _table(
 
 artifact = _table(
     "artifact",
-    Column("id", Integer, primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
     _text("digest", nullable=False, unique=True),
     Column("entry", Integer, ForeignKey("entry.id")),  # its first statement; NULL while only an event names it
     _text("kind"),
@@ -56,7 +75,7 @@ artifact = _table(
 
 execution = _table(
     "execution",
-    Column("id", Integer, primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
     _text("digest", nullable=False, unique=True),
     Column("start", Integer, ForeignKey("entry.id")),
     Column("end", Integer, ForeignKey("entry.id")),  # NULL: it is running, or it crashed
@@ -69,8 +88,8 @@ execution = _table(
 
 event = _table(
     "event",
-    Column("id", Integer, primary_key=True),
-    Column("execution", Integer, ForeignKey("execution.id"), nullable=False, index=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),  # entry << EVENT_BITS | its place in the entry
+    Column("execution", Integer, ForeignKey("execution.id"), nullable=False),
     Column("artifact", Integer, ForeignKey("artifact.id"), nullable=False, index=True),
     _text("direction", nullable=False),
     _text("role", nullable=False),
@@ -79,7 +98,11 @@ event = _table(
     _text("path"),
     _text("facts"),  # a JSON object of texts, or NULL
     _text("code"),
+    Column("src", Integer, Computed("CASE direction WHEN 'in' THEN artifact ELSE -execution END")),
+    Column("dst", Integer, Computed("CASE direction WHEN 'in' THEN -execution ELSE artifact END")),
     UniqueConstraint("execution", "artifact", "direction", "role"),
+    Index("event_down", "src", "dst", postgresql_include=["id"]),
+    Index("event_up", "dst", "src", postgresql_include=["id"]),
 )
 
 finding = _table(  # an edge that somebody checked against bytes
@@ -141,12 +164,13 @@ ref = _table(
     _text("previous"),
     _text("reason"),
     _text("incident"),
+    _text("approvals"),  # leaf hashes, one a line, or NULL
     _text("at"),
 )
 
 key = _table(
     "key",
-    Column("id", Integer, primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),  # the entry that added it
     _text("keyid", nullable=False, unique=True),
     _text("identity", nullable=False),
     _text("role", nullable=False),
@@ -186,7 +210,7 @@ decision = _table(
 head = _table(  # where another log of this store stood
     "head",
     Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
-    Column("log", Text, nullable=False, index=True),
+    _text("log", nullable=False, index=True),
     _text("origin", nullable=False),
     Column("size", Integer, nullable=False),
     _text("root", nullable=False),
@@ -199,7 +223,7 @@ head = _table(  # where another log of this store stood
 beat = _table(  # how far one emitter was at that time
     "beat",
     Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
-    Column("emitter", Text, primary_key=True),
+    _text("emitter", primary_key=True),
     _text("log", nullable=False),
     Column("size", Integer, nullable=False),
     _text("at", nullable=False),
@@ -251,7 +275,7 @@ tombstone = _table(  # what was destroyed in the vault
 
 call = _table(
     "call",
-    Column("log", Text, primary_key=True),
+    _text("log", primary_key=True),
     Column("id", Integer, primary_key=True, autoincrement=False),  # the index in that log
     _text("call", nullable=False, index=True),
     _text("leaf", nullable=False),
@@ -265,6 +289,7 @@ call = _table(
     _text("called_at"),
     _text("ended_at"),
 )
+Index("call_served", call.c.spec, call.c.called_at)  # what a spec answered, and when
 
 
 def version() -> int:
