@@ -48,6 +48,7 @@ class CodeState:
 
     tree: Tree
     vcs: str
+    root: Path  # what the paths of the tree are relative to
     git_tree: str | None = None
     commit: str | None = None
     dirty: bool | None = None
@@ -76,7 +77,7 @@ def code_state(path: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Code
         raise MissingError("no-such-path", "there is no such file or directory", got=repr(str(path)))
     program = shutil.which("git")
     if program is None:
-        return CodeState(code_folder(place), "none: git is not installed")
+        return _plain(place, "git is not installed")
     git = _Git(program, place if place.is_dir() else place.parent, timeout_s)
     try:
         top, index, objects = git.text(
@@ -85,7 +86,9 @@ def code_state(path: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Code
     except (_Failed, ValueError) as error:
         unknown = "not a git repository" in str(error)
         why = "this is no git repository" if unknown else "git refuses this folder (its owner, or a bare repository)"
-        return CodeState(code_folder(place), f"none: {why}")
+        return _plain(place, why)
+    if place != Path(top) and git.maybe("check-ignore", "--quiet", "--", str(place)) is not None:
+        return _plain(place, "git ignores this folder")  # its tree would lack the very files that run
     try:
         with tempfile.TemporaryDirectory(prefix="genealog-git-") as scratch:
             git.use(Path(top), Path(index), objects, Path(scratch))
@@ -94,6 +97,10 @@ def code_state(path: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Code
         raise StoreError("git-failed", "git could not read the work tree", got=str(error)[:200]) from None
     except OSError as error:
         raise unreadable(top, error) from None
+
+
+def _plain(place: Path, why: str) -> CodeState:
+    return CodeState(code_folder(place), f"none: {why}", place if place.is_dir() else place.parent)
 
 
 class _Failed(Exception):  # noqa: N818 - private, and never leaves this module
@@ -189,6 +196,7 @@ def _work_tree(git: _Git, top: Path) -> CodeState:
     return CodeState(
         tree,
         "git",
+        top,
         git_tree=git_tree,
         commit=git.maybe("rev-parse", "--quiet", "--verify", "HEAD^{commit}"),
         dirty=git_tree != git.maybe("rev-parse", "--quiet", "--verify", "HEAD^{tree}"),

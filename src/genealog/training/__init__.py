@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from genealog.capture.code_bodies import keep_code
 from genealog.capture.environment import environment
 from genealog.capture.git import code_state
 from genealog.core import records
@@ -140,7 +141,8 @@ def _register_code(registry: Registry, folder: Path, *, asked: bool) -> str | No
         if asked or error.code != "empty-tree":
             raise
         return None
-    return registry.add_tree(state.tree, None, kind="code", name=f"code:{folder.name}", claims=state.claims).id
+    tree = keep_code(state.tree, state.root, registry.home.objects)
+    return registry.add_tree(tree, None, kind="code", name=f"code:{folder.name}", claims=state.claims).id
 
 
 def _register_environment(registry: Registry) -> str:
