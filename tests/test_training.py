@@ -63,11 +63,11 @@ def test_a_run_pins_what_went_in_and_what_came_out(registry: Registry, tmp_path:
     roles = [(event.direction, event.role) for event in end.events]
     assert roles == [("in", "base"), ("in", "data"), ("in", "code"), ("in", "environment"), ("out", "adapter")]
     assert registry.base_of(made) == genealog.registry.Base(registry.resolve("base").id, None)
-    found, size = Answers(registry.home).lineage(made)
+    found = Answers(registry.home).lineage(made)
     assert found.complete
-    assert size == registry.home.registry_log().size
+    assert found.reach.size == registry.home.registry_log().size
     assert {node.kind for node in found.artifacts} == {"adapter", "model", "dataset", "code", "environment"}
-    down, _ = Answers(registry.home).lineage(registry.resolve("data").id, "down")
+    down = Answers(registry.home).lineage(registry.resolve("data").id, "down")
     assert made in {node.id for node in down.artifacts}
 
 

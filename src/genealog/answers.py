@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
@@ -16,12 +17,13 @@ from genealog.core.bundle import Disclosure, Evidence, Opened
 from genealog.core.call import GROUPS, CallLeaf, EngineGroup
 from genealog.core.canonical import decode
 from genealog.core.chain import Hop, Report, examine
-from genealog.core.lineage import Closure, Link, Node, Way, closure
+from genealog.core.lineage import Closure, Way
 from genealog.core.states import State
 from genealog.errors import GenealogError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
+from genealog.store.lineage import Walk, closure, walk
 from genealog.store.vault.erase import Eraser
 from genealog.upgrading import upgrade_evidence
 
@@ -154,11 +156,15 @@ class Answers:
             response=self._body(call, "response") if output else None,
         )
 
-    def lineage(self, artifact: str, way: Way = "up") -> tuple[Closure, int]:
-        """Return the closure of an artifact, and the size of the registry log that it was computed at."""
-        index = self.ledger.index()
-        row = index.first(select(schema.progress.c.size).where(schema.progress.c.log == REGISTRY))
-        return closure(artifact, way, self._links, self._nodes), row["size"] if row else 0
+    def lineage(self, artifact: str, way: Way = "up", *, depth: int | None = None, at: int | None = None) -> Closure:
+        """Return the closure of an artifact. `walk` does not hold it whole. Raises: UsageError `bad-depth`."""
+        return closure(self.ledger.index(REGISTRY), artifact, way, depth=depth, at=at)
+
+    def walk(
+        self, artifact: str, way: Way = "up", *, depth: int | None = None, at: int | None = None
+    ) -> AbstractContextManager[Walk]:
+        """Reach everything that an artifact came from, or that came of it, to be read while the context lasts."""
+        return walk(self.ledger.index(REGISTRY), artifact, way, depth=depth, at=at)
 
     def _groups(self, call: str) -> dict[str, tuple[bytes, bytes]]:
         try:
@@ -194,17 +200,17 @@ class Answers:
             yield from self._ancestry(model)
 
     def _ancestry(self, artifact: str) -> Iterable[Position]:
-        found, _ = self.lineage(artifact)
-        entry, index = schema.entry, self.ledger.index()
-        for batch in _batches([node.id for node in found.artifacts]):
-            query = select(entry.c.id, entry.c.leaf).join(schema.artifact, schema.artifact.c.entry == entry.c.id)
-            yield from _positions(index.rows(query.where(schema.artifact.c.digest.in_(batch)).order_by(entry.c.id)))
-        for batch in _batches(list(found.executions)):
-            for column in (schema.execution.c.start, schema.execution.c.end):
-                query = select(entry.c.id, entry.c.leaf).join(schema.execution, column == entry.c.id)
-                yield from _positions(
-                    index.rows(query.where(schema.execution.c.digest.in_(batch)).order_by(entry.c.id))
-                )
+        """Yield the statements of everything that an artifact came from, as one state of the log has them."""
+        artifact_, execution, entry = schema.artifact, schema.execution, schema.entry
+        with self.walk(artifact) as found:
+            for wanted in (
+                select(artifact_.c.entry).where(artifact_.c.id.in_(found.artifacts)),
+                select(execution.c.start).where(execution.c.id.in_(found.executions)),
+                select(execution.c.end).where(execution.c.id.in_(found.executions)),
+                found.event_entries(),
+            ):
+                query = select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(wanted)).order_by(entry.c.id)
+                yield from _positions(found.rows(query))
 
     def _keys(self, places: Iterable[Position]) -> Iterable[Position]:
         """Yield the statements of every key that signed any of `places`, of the owner, and their revocations."""
@@ -218,34 +224,6 @@ class Answers:
         yield from _positions(
             index.rows(select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(signers)).order_by(entry.c.id))
         )
-
-    def _links(self, artifacts: frozenset[str], way: Way) -> Iterable[Link]:
-        event, made = schema.event, "out" if way == "up" else "in"
-        for batch in _batches(sorted(artifacts)):
-            touched = (
-                select(event.c.execution)
-                .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
-                .where(schema.artifact.c.digest.in_(batch), event.c.direction == made)
-            )
-            query = (
-                select(
-                    schema.execution.c.digest.label("execution"), schema.artifact.c.digest.label("artifact"),
-                    event.c.direction, event.c.role, event.c.state,
-                )
-                .join(schema.execution, schema.execution.c.id == event.c.execution)
-                .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
-                .where(event.c.execution.in_(touched))
-                .order_by(event.c.id)
-            )  # fmt: skip
-            for row in self.home.index.rows(query):
-                yield Link(row["execution"], row["artifact"], row["direction"], row["role"], State(row["state"]))
-
-    def _nodes(self, artifacts: frozenset[str]) -> Iterable[Node]:
-        table = schema.artifact
-        for batch in _batches(sorted(artifacts)):
-            for row in self.home.index.rows(select(table).where(table.c.digest.in_(batch))):
-                kind = row["kind"] if row["entry"] is not None else None
-                yield Node(row["digest"], kind, row["name"], row["source"])
 
 
 def _opened(salt: bytes, body: bytes) -> Opened:

@@ -36,7 +36,7 @@ CREATE TABLE call (id INTEGER NOT NULL PRIMARY KEY, call TEXT NOT NULL, leaf TEX
 CREATE TABLE gone (id INTEGER PRIMARY KEY, other INTEGER REFERENCES call (id));
 INSERT INTO call VALUES (0, 'x', 'y');
 INSERT INTO gone VALUES (0, 0);
-PRAGMA user_version = 0;
+UPDATE about SET value = '0' WHERE name = 'version';
 """
 
 

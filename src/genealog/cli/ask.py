@@ -56,7 +56,8 @@ def lineage(
     home = Home.find(store)
     version = Registry(home).resolve(ref)
     way: Way = "down" if down else "up"
-    found, size = Answers(home).lineage(version.id, way)
+    found = Answers(home).lineage(version.id, way)
+    size = found.reach.size
     names = {node.id: node for node in found.artifacts}
     if json:
         print_json(_closure_json(found, version.id, size))
@@ -89,11 +90,11 @@ def _closure_json(found: Closure, start: str, size: int) -> dict[str, object]:
     events = ("execution", "artifact", "direction", "role", "state")
     return {
         "start": start,
-        "way": found.way,
+        "way": found.reach.way,
         "complete": found.complete,
         "registry_size": size,
         "artifacts": [{n: getattr(node, n) for n in ("id", "kind", "name", "source")} for node in found.artifacts],
-        "executions": found.executions,
+        "executions": [act.id for act in found.executions],
         "events": [{n: getattr(link, n) for n in events} for link in found.links],
         "gaps": [{"artifact": gap.artifact, "code": gap.code} for gap in found.gaps],
     }

@@ -1,17 +1,17 @@
 """The closure of an artifact: everything that it came from, or everything that came of it.
 
 Lineage lives only in events: an artifact that came out of an execution descends from what went into it. A closure is
-never cut short: it says whether it is complete, and if not, where the gaps are.
+never cut short silently: it says whether it is complete, and if not, where the gaps are. These are the words of an
+answer; `store.lineage` finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from genealog.core.records import Direction
-from genealog.core.states import State
+from genealog.core.states import State, weakest
 
 Way = Literal["up", "down"]
 NEEDS_LINEAGE = ("model", "adapter", "checkpoint")  # data, code and environments may begin a chain
@@ -19,13 +19,15 @@ NEEDS_LINEAGE = ("model", "adapter", "checkpoint")  # data, code and environment
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One event: `artifact` went into or came out of `execution`."""
+    """One event: `artifact` went into or came out of `execution`. `state` is a reader's, as `edge_state` gives it."""
 
     execution: str
     artifact: str
     direction: Direction
     role: str
     state: State
+    code: str | None = None  # why the state is not better: of the event, or of a finding that contradicts it
+    method: str | None = None  # how somebody checked it against bytes, where a finding says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Act:
+    """What is known of an execution: `kind` is None where no statement started it, `exit` while it has not ended."""
+
+    id: str
+    kind: str | None
+    name: str | None
+    exit: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """A place where lineage ends without saying why."""
 
@@ -47,55 +59,59 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Closure:
-    """Every artifact and execution reached from `start`, which counts itself."""
+class Reach:
+    """How much was reached from `start`, which counts itself, at a registry log of `size` entries.
+
+    `gaps` are those that leave the answer incomplete; declared origins outside are `origins`. `cut` says that `depth`
+    executions were the most that was asked for, and there are more.
+    """
 
     start: str
     way: Way
+    artifacts: int
+    executions: int
+    events: int
+    gaps: int
+    origins: int
+    contradicted: int
+    cut: bool
+    size: int
+
+    @property
+    def nodes(self) -> int:
+        """Artifacts and executions."""
+        return self.artifacts + self.executions
+
+    @property
+    def complete(self) -> bool:
+        """No gap but origins that lie outside and are declared, and nothing cut off."""
+        return not self.gaps and not self.cut
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """Every artifact and execution reached from `reach.start`, and every event between them."""
+
+    reach: Reach
     artifacts: tuple[Node, ...]
-    executions: tuple[str, ...]
+    executions: tuple[Act, ...]
     links: tuple[Link, ...]
     gaps: tuple[Gap, ...]
 
     @property
     def complete(self) -> bool:
-        """No gap but origins that lie outside and are declared."""
-        return all(gap.code == "outside-origin" for gap in self.gaps)
+        """As `Reach.complete`."""
+        return self.reach.complete
 
 
-def closure(
-    start: str,
-    way: Way,
-    links: Callable[[frozenset[str], Way], Iterable[Link]],
-    nodes: Callable[[frozenset[str]], Iterable[Node]],
-) -> Closure:
-    """Follow events from `start` until nothing new appears; cycles end by themselves.
+def edge_state(said: State, finding: State | None) -> State:
+    """Return what an edge is to a reader: never better than stated, `contradicted` once any finding says so.
 
-    `links(artifacts, way)` gives every event of the executions that made (`up`) or used (`down`) any of them;
-    `nodes(artifacts)` gives what is known of each. Both are asked once for each layer, never once for each node.
+    `said` is the event's own state; `finding` the weakest of those beside it. Whoever checked an edge that was only
+    claimed signed what came of it: then it is stated.
     """
-    found: dict[Link, None] = {}
-    seen, layer = {start}, frozenset((start,))
-    entering: Direction = "in" if way == "up" else "out"
-    while layer:
-        fresh = [link for link in links(layer, way) if link not in found]
-        found.update(dict.fromkeys(fresh))
-        layer = frozenset(link.artifact for link in fresh if link.direction == entering) - seen
-        seen |= layer
-    leaving = "out" if way == "up" else "in"
-    kept = tuple(link for link in found if link.artifact in seen or link.direction == leaving)
-    known = {node.id: node for node in nodes(frozenset(seen))}
-    artifacts = tuple(known.get(item, Node(item, None, None)) for item in sorted(seen))
-    made = {link.artifact for link in kept if link.direction == "out"}
-    executions = tuple(dict.fromkeys(link.execution for link in kept))
-    return Closure(start, way, artifacts, executions, kept, _gaps(artifacts, made) if way == "up" else ())
-
-
-def _gaps(artifacts: Iterable[Node], made: set[str]) -> tuple[Gap, ...]:
-    gaps = []
-    for node in artifacts:
-        if node.kind is None:
-            gaps.append(Gap(node.id, "unregistered"))
-        elif node.kind in NEEDS_LINEAGE and node.id not in made:
-            gaps.append(Gap(node.id, "outside-origin" if node.source else "no-lineage"))
-    return tuple(gaps)
+    if finding is State.CONTRADICTED:
+        return finding
+    if finding in (State.PROVEN, State.STATED) and said is not State.CONTRADICTED:
+        return State.STATED
+    return weakest((said, State.STATED))

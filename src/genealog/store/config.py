@@ -83,6 +83,13 @@ class Vault(Record):
     max_total: Bytes | None = None
 
 
+class Index(Record):
+    """`[index]`: where the index of the logs is kept."""
+
+    database: str | None = None  # a postgresql:// URL without a password; else a file of the store
+    schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")] = "genealog_index"
+
+
 class Retention(Record):
     """`[[retention]]`: a rule for calls whose tenant and deployment fit its patterns (`*` and `?`)."""
 
@@ -130,6 +137,7 @@ class Config(Record):
     signer: str = "owner"
     calls: Calls = Calls()
     vault: Vault = Vault()
+    index: Index = Index()
     retention: tuple[Retention, ...] = ()
     approvals: tuple[ApprovalRule, ...] = ()
 

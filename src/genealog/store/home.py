@@ -40,7 +40,7 @@ from genealog.store.call_logs import CALLS, CallLogs
 from genealog.store.config import parse_config, read_config, toml_text
 from genealog.store.disk import disk, read_file, write_whole
 from genealog.store.heads import Heads
-from genealog.store.index import Index
+from genealog.store.index import Index, open_index
 from genealog.store.keys import KeyRing
 from genealog.store.log import LocalLog
 from genealog.store.log_fsck import Finding, fsck
@@ -217,7 +217,7 @@ class Home:
     @cached_property
     def index(self) -> Index:
         """The projection, as it is on disk; `ledger.index` brings it up to date."""
-        return Index(self.path / "index.sqlite")
+        return open_index(self.path, self.config.index, origin=self.config.origin)
 
     def log(self, name: str) -> Log:
         """Return the log `registry` or a call log, open for append where its key is here, else read-only.

@@ -1,114 +1,222 @@
 """The SQL index: what the logs say, ready to be asked. Lose it and you have lost nothing.
 
 `Index.catch_up` reads the entries that it has not seen and turns each into rows (`store.projection`). One writer at a
-time; readers see whole entries or nothing. SQLite here, through SQLAlchemy Core. A file that other code made is made
-again (`schema.version`).
+time, whichever process or machine it is in; readers see whole entries or nothing, and one state of the log as long as
+they read. A file of the store, or a schema in PostgreSQL that several machines share, through SQLAlchemy Core. Tables
+that other code made are made again (`schema.version`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from sqlalchemy import Connection, MetaData, create_engine, event, insert, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 from sqlalchemy.sql import Executable
 
-from genealog.errors import StoreError
-from genealog.store import projection, schema
+from genealog.errors import StoreError, not_installed
+from genealog.store import config, projection, schema
 
 Entries = Callable[[int, int], Iterable[bytes]]
 _BATCH = 2_000
+_ANALYZE = 20_000  # entries in one catching up after which PostgreSQL is told how many there are
 
 
 class Index:
-    """The projection in one SQLite file."""
+    """The projection: in one SQLite file, or in a schema of a PostgreSQL database.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._engine = create_engine(f"sqlite:///{path}")
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        self._prepare()
+    `origin` is the store's: what another one wrote is never read as this one's. Raises: StoreError `index-unusable`,
+    `index-of-another-store`; MissingError `extra-not-installed`.
+    """
+
+    def __init__(self, place: Path | str, *, tables: str = "genealog_index", origin: str | None = None) -> None:
+        self._shared = isinstance(place, str)
+        self.label = place.name if isinstance(place, Path) else f"{tables} in PostgreSQL"
+        self._tables, self._origin = tables, origin
+        self._engine = _sqlite(place) if isinstance(place, Path) else _postgres(place, tables)
+        try:
+            self._prepare()
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def catch_up(self, log: str, size: int, entries: Entries) -> int:
         """Project the entries of `log` up to `size`; `entries(start, stop)` reads them. Returns how many were new."""
         new = 0
+        if self.size(log) >= size:  # nobody is kept waiting for nothing
+            return new
         while True:
-            with self._transaction() as connection:
+            with self._writing() as connection:
+                self._check_version(connection)
                 seen = connection.scalar(select(schema.progress.c.size).where(schema.progress.c.log == log))
                 start = seen or 0
                 stop = min(size, start + _BATCH)
                 if start >= size:
-                    return new
+                    break
                 projection.project(connection, log, start, entries(start, stop))
                 if seen is None:
                     connection.execute(insert(schema.progress).values(log=log, size=stop))
                 else:
                     connection.execute(update(schema.progress).where(schema.progress.c.log == log).values(size=stop))
                 new += stop - start
+        if self._shared and new >= _ANALYZE:
+            with self._writing() as connection:
+                connection.execute(text("ANALYZE"))
+        return new
 
     def size(self, log: str) -> int:
         """Return how many entries of `log` are projected."""
-        with self._transaction() as connection:
+        with self.reading() as connection:
             return connection.scalar(select(schema.progress.c.size).where(schema.progress.c.log == log)) or 0
 
     def rows(self, query: Executable) -> list[dict[str, Any]]:
         """Run a select and return its rows as dicts."""
-        with self._transaction() as connection:
+        with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def first(self, query: Executable) -> dict[str, Any] | None:
         """Run a select and return its first row, if any."""
-        rows = self.rows(query)
-        return rows[0] if rows else None
+        with self.reading() as connection:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else dict(row)
 
     def dump(self, tables: Sequence[str] = ()) -> dict[str, list[tuple[Any, ...]]]:
-        """Return every row of `tables`, or of all: what `index rebuild` must give again."""
-        with self._transaction() as connection:
+        """Return every row of `tables`, or of all: what `index rebuild` must give again, in either database."""
+        with self.reading() as connection:
             return {
                 table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
                 for table in schema.metadata.sorted_tables
-                if not tables or table.name in tables
+                if table is not schema.about and (not tables or table.name in tables)
             }
 
     def clear(self) -> None:
         """Forget every row."""
-        with self._transaction() as connection:
-            schema.metadata.drop_all(connection)
-            schema.metadata.create_all(connection)
+        with self._writing() as connection:
+            self._make(connection)
 
     def close(self) -> None:
         """Close the database."""
         self._engine.dispose()
 
-    def _prepare(self) -> None:
-        """Make the tables. Those of another version of this code are dropped: the logs give the rows again."""
-        wanted = schema.version()
-        with self._transaction() as connection:
-            if connection.exec_driver_sql("PRAGMA user_version").scalar() == wanted:
-                return
-            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-            old = MetaData()
-            old.reflect(connection)
-            old.drop_all(connection)
-            schema.metadata.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version={wanted}")
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the log until the context ends, and whose writes all vanish.
+
+        Raises: StoreError `index-unusable`.
+        """
+        with self._errors(), self._engine.connect() as connection:
+            if self._shared:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            connection = connection.execution_options(reading=True)
+            yield connection
+            connection.rollback()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except DatabaseError as error:
+    def _writing(self) -> Iterator[Connection]:
+        with self._errors(), self._engine.begin() as connection:
+            if self._shared:  # given back with the commit, or with the connection
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._lock()})
+            yield connection
+
+    def _lock(self) -> int:
+        digest = hashlib.sha256(f"genealog/index/v1\0{self._tables}".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+    def _prepare(self) -> None:
+        """Make the tables. Those of another version of this code are dropped: the logs give the rows again."""
+        with self._errors():
+            if self._shared:
+                with self._engine.begin() as connection:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._lock()})
+                    connection.execute(CreateSchema(self._tables, if_not_exists=True))
+        with self._writing() as connection:
+            known = {}
+            if inspect(connection).has_table("about"):
+                known = {row.name: row.value for row in connection.execute(select(schema.about))}
+            if self._origin is not None and known.get("origin") not in (None, self._origin):
+                raise StoreError(
+                    "index-of-another-store", f"the index {self.label} is of another store", got=known["origin"],
+                    expected=self._origin, hint="give each store an [index] schema of its own in genealog.toml",
+                )  # fmt: skip
+            if known.get("version") != str(schema.version()):
+                self._make(connection)
+
+    def _check_version(self, connection: Connection) -> None:
+        """Another machine's newer code may have made the tables anew since they were opened here."""
+        found = connection.scalar(select(schema.about.c.value).where(schema.about.c.name == "version"))
+        if found != str(schema.version()):
             raise StoreError(
-                "index-unusable",
-                f"the index {self.path.name} cannot be used",
-                got=str(error.orig),
-                hint="delete it and run: genealog index rebuild",
-            ) from None
+                "index-of-other-code", f"the tables of the index {self.label} were made anew by another version",
+                hint="run one version of Genealog on all machines that share an index, and start this process again",
+            )  # fmt: skip
+
+    def _make(self, connection: Connection) -> None:
+        if not self._shared:
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        old = MetaData()
+        old.reflect(connection)
+        old.drop_all(connection)
+        schema.metadata.create_all(connection)
+        about = {"version": str(schema.version())} | ({"origin": self._origin} if self._origin else {})
+        connection.execute(insert(schema.about), [{"name": name, "value": value} for name, value in about.items()])
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            hint = "delete it and run: genealog index rebuild"
+            got: object = error.orig
+            if self._shared:  # the text of PostgreSQL may quote a connection string, or a row
+                hint = "check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log"
+                got = f"{type(error.orig).__name__} {getattr(error.orig, 'sqlstate', None) or ''}".strip()
+            raise StoreError(
+                "index-unusable", f"the index {self.label} cannot be used", got=got, hint=hint
+            ) from None  # fmt: skip
+
+
+def open_index(store: Path, settings: config.Index, *, origin: str) -> Index:
+    """Open the index of the store at `store` as `[index]` in `genealog.toml` says.
+
+    Raises: StoreError `config-malformed`, and as `Index`.
+    """
+    if settings.database is None:
+        return Index(store / "index.sqlite", origin=origin)
+    return Index(_checked(settings.database), tables=settings.schema, origin=origin)
+
+
+def _checked(url: str) -> str:
+    """Return the URL of a PostgreSQL database. A password in it would stand in a file that is shown and copied."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("postgresql", "postgres") and parts.password is None
+    except ValueError:
+        sound = False
+    if not sound or {"password", "sslpassword"} & parse_qs(parts.query, keep_blank_values=True).keys():
+        raise StoreError(
+            "config-malformed", "[index] database is a postgresql:// URL without a password",
+            hint="give the password in PGPASSWORD, PGPASSFILE or ~/.pgpass",
+        )  # fmt: skip
+    return url
+
+
+def _sqlite(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    """Who writes takes the lock at once, so that what it read first is true when it writes; who reads takes none."""
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _configure(connection: Any, _record: object) -> None:
@@ -117,3 +225,19 @@ def _configure(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _postgres(url: str, tables: str) -> Engine:
+    try:
+        import psycopg
+    except ImportError:
+        raise not_installed("an index in PostgreSQL", "psycopg", "scale") from None
+
+    def connect() -> Any:
+        connection = psycopg.connect(url, connect_timeout=30, application_name="genealog", autocommit=True)
+        connection.execute("SELECT set_config('search_path', %s, false)", (f'"{tables}"',))
+        connection.execute("SET client_min_messages = warning")
+        connection.autocommit = False
+        return connection
+
+    return create_engine("postgresql+psycopg://", creator=connect, pool_pre_ping=True, pool_size=2)

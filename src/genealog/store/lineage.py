@@ -1,0 +1,292 @@
+"""The closure of an artifact in SQL: one recursive query over `event.src` → `event.dst`, in either direction.
+
+`UNION` keeps every node once, so that what a walk costs grows with the answer: no paths, no depth that the database
+would stop at, no Python recursion. What was reached lies in a temporary table while an answer is read from it, all in
+one read transaction: an answer belongs to one state of the log, whoever writes meanwhile.
+
+`reach` counts; `closure` returns everything; `walk` is for what is too big to hold, and for questions beside lineage
+that join their own tables to what was reached (`Walk.artifacts`, `Walk.executions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    Column,
+    ColumnElement,
+    Connection,
+    MetaData,
+    Select,
+    Table,
+    and_,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.schema import CreateTable
+
+from genealog.core.lineage import NEEDS_LINEAGE, Act, Closure, Gap, Link, Node, Reach, Way, edge_state
+from genealog.core.states import State, weakest
+from genealog.errors import UsageError
+from genealog.store import schema
+from genealog.store.index import Index
+
+_PAGE = 2_000  # rows in memory at once while an answer streams
+_ANALYZE = 10_000  # nodes from which on PostgreSQL is told how many there are
+_reached = Table(
+    "reached", MetaData(), Column("node", schema.Integer, primary_key=True, autoincrement=False),
+    Column("steps", schema.Integer), prefixes=["TEMPORARY"],
+)  # fmt: skip
+
+
+def reach(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Reach:
+    """Count what was reached from the artifact `start`, which counts itself.
+
+    `depth` is the number of executions to go through at most, None for all. `at` asks as of registry entry `at`: what
+    was stated later does not count. Raises: UsageError `bad-depth`; StoreError as the index.
+    """
+    with walk(index, start, way, depth=depth, at=at) as found:
+        return found.reach
+
+
+def closure(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Closure:
+    """Return everything that was reached, in the order of the log. Arguments and errors as `reach`."""
+    with walk(index, start, way, depth=depth, at=at) as found:
+        return Closure(
+            found.reach, tuple(found.nodes()), tuple(found.acts()), tuple(found.links()), tuple(found.gaps())
+        )
+
+
+@contextmanager
+def walk(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Iterator[Walk]:
+    """Reach everything, and give what reads it piece by piece while the context lasts. As `reach`."""
+    if depth is not None and depth < 1:
+        raise UsageError("bad-depth", "a walk goes through one execution at least", got=depth, expected="≥ 1")
+    with index.reading() as connection:
+        yield Walk(connection, start, way, depth, at)
+
+
+class Walk:
+    """What was reached, in one read transaction."""
+
+    def __init__(self, connection: Connection, start: str, way: Way, depth: int | None, at: int | None) -> None:
+        self.connection = connection
+        self._start, self._way, self._depth, self._at = start, way, depth, at
+        self.root: int | None = connection.scalar(select(schema.artifact.c.id).where(schema.artifact.c.digest == start))
+        connection.execute(CreateTable(_reached))
+        cut = False
+        if self.root is not None:
+            if depth is None:
+                walked = recursion(self.root, way, at)
+                connection.execute(insert(_reached).from_select(["node"], select(walked.c.node)))
+            else:
+                cut = self._in_steps(self.root, depth)
+        self.reach = self._count(cut)
+
+    @property
+    def artifacts(self) -> Select[tuple[int]]:
+        """Select the keys (`artifact.id`) of every artifact that was reached, for `in_` or as a subquery."""
+        return select(_reached.c.node.label("id")).where(_reached.c.node > 0)
+
+    @property
+    def executions(self) -> Select[tuple[int]]:
+        """Select the keys (`execution.id`) of every execution that was reached."""
+        return select((-_reached.c.node).label("id")).where(_reached.c.node < 0)
+
+    def event_entries(self) -> Select[tuple[int]]:
+        """Select the registry entry (`entry.id`) that states each event between what was reached."""
+        return select(self._events().c.id.op(">>")(schema.EVENT_BITS))
+
+    def rows(self, query: Select[Any]) -> Iterator[dict[str, Any]]:
+        """Run a select on the same state of the log; rows come as dicts, a page at a time."""
+        with self.connection.execution_options(yield_per=_PAGE).execute(query) as result:
+            for row in result.mappings():
+                yield dict(row)
+
+    def nodes(self, *, limit: int | None = None) -> Iterator[Node]:
+        """Yield every artifact, as it was first named in the log; the start may be unknown there."""
+        if self.root is None:
+            yield Node(self._start, None, None)
+            return
+        table = schema.artifact
+        columns = (table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
+        query = select(*columns).join(_reached, _reached.c.node == table.c.id).order_by(table.c.id).limit(limit)
+        for row in self.rows(query):
+            if self._said(row["entry"]):
+                yield Node(row["digest"], row["kind"], row["name"], row["source"])
+            else:
+                yield Node(row["digest"], None, None)
+
+    def acts(self, *, limit: int | None = None) -> Iterator[Act]:
+        """Yield every execution, as it was first named in the log."""
+        table = schema.execution
+        columns = (table.c.digest, table.c.kind, table.c.name, table.c.exit, table.c.start, table.c.end)
+        query = select(*columns).join(_reached, _reached.c.node == -table.c.id).order_by(table.c.id).limit(limit)
+        for row in self.rows(query):
+            kind, name = (row["kind"], row["name"]) if self._said(row["start"]) else (None, None)
+            yield Act(row["digest"], kind, name, row["exit"] if self._said(row["end"]) else None)
+
+    def links(self, *, limit: int | None = None) -> Iterator[Link]:
+        """Yield every event between what was reached, in the order of the log."""
+        event = schema.event
+        query = (
+            select(
+                schema.execution.c.digest.label("execution"), schema.artifact.c.digest.label("artifact"),
+                event.c.id, event.c.direction, event.c.role, event.c.state, event.c.code,
+            )
+            .join(schema.execution, schema.execution.c.id == event.c.execution)
+            .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
+            .where(event.c.id.in_(select(self._events().c.id)))
+            .order_by(event.c.id)
+            .limit(limit)
+        )  # fmt: skip
+        found = self._findings()
+        for row in self.rows(query):
+            beside = found.get(row["id"], ())
+            state = edge_state(State(row["state"]), weakest(item[0] for item in beside) if beside else None)
+            worst = max(beside, key=lambda item: item[0].rank, default=(state, None, None))
+            yield Link(
+                row["execution"],
+                row["artifact"],
+                row["direction"],
+                row["role"],
+                state,
+                worst[2] or row["code"],
+                worst[1],
+            )
+
+    def gaps(self, *, limit: int | None = None) -> Iterator[Gap]:
+        """Yield every place where lineage ends without saying why, declared origins outside too."""
+        if self.root is None:
+            yield Gap(self._start, "unregistered")
+            return
+        code = self._gap_code()
+        query = (
+            select(schema.artifact.c.digest, code.label("code"))
+            .join(_reached, _reached.c.node == schema.artifact.c.id)
+            .where(code.is_not(None))
+            .order_by(schema.artifact.c.id)
+            .limit(limit)
+        )
+        for row in self.rows(query):
+            yield Gap(row["digest"], row["code"])
+
+    def _in_steps(self, root: int, depth: int) -> bool:
+        """Reach `depth` executions far, one layer at a time, and say whether there is more behind."""
+        self.connection.execute(insert(_reached).values(node=root, steps=0))
+        here, there = _ends(self._way)
+        for step in range(2 * depth + 1):
+            further = (
+                select(there)
+                .distinct()
+                .join(_reached, and_(here == _reached.c.node, _reached.c.steps == step))
+                .where(_as_of(self._at), there.not_in(select(_reached.c.node)))
+            )
+            if step == 2 * depth:
+                return self.connection.execute(further.limit(1)).first() is not None
+            layer = further.subquery()
+            made = self.connection.execute(
+                insert(_reached).from_select(["node", "steps"], select(layer.c[0], literal(step + 1)))
+            )
+            if not made.rowcount:
+                break
+        return False
+
+    def _count(self, cut: bool) -> Reach:
+        size = self.connection.scalar(select(schema.progress.c.size).where(schema.progress.c.log == "registry")) or 0
+        size = size if self._at is None else min(size, self._at + 1)
+        if self.root is None:
+            return Reach(self._start, self._way, 1, 0, 0, 1, 0, 0, cut, size)
+        artifacts, nodes = self.connection.execute(
+            select(func.sum(case((_reached.c.node > 0, 1), else_=0)), func.count()).select_from(_reached)
+        ).one()
+        if nodes >= _ANALYZE and self.connection.dialect.name == "postgresql":
+            self.connection.execute(text("ANALYZE reached"))
+        events = self.connection.scalar(select(func.count()).select_from(self._events())) or 0
+        contradicted = sum(
+            any(state is State.CONTRADICTED for state, _, _ in beside) for beside in self._findings().values()
+        )
+        code = self._gap_code()
+        counted = (
+            select(code.label("code"), func.count().label("n"))
+            .select_from(schema.artifact)
+            .join(_reached, _reached.c.node == schema.artifact.c.id)
+            .where(code.is_not(None))
+            .group_by(code)
+        )
+        gaps = {row.code: int(row.n) for row in self.connection.execute(counted)}
+        origins = gaps.pop("outside-origin", 0)
+        return Reach(
+            self._start, self._way, int(artifacts), int(nodes - artifacts), int(events), sum(gaps.values()), origins,
+            contradicted, cut, size,
+        )  # fmt: skip
+
+    def _events(self) -> Any:
+        """Select the key of every event between two nodes that were reached."""
+        here, there = _ends(self._way)
+        near, far = _reached.alias("near"), _reached.alias("far")
+        query = select(schema.event.c.id).join(near, near.c.node == here).where(_as_of(self._at))
+        if self._depth is not None:  # else what lies behind is reached too
+            query = query.join(far, far.c.node == there)
+        return query.subquery()
+
+    def _findings(self) -> dict[int, list[tuple[State, str, str | None]]]:
+        """Return (state, method, code) of every finding beside an event that was reached, by the event's key."""
+        finding, event, made = schema.finding, schema.event, _reached.alias("made")
+        same = and_(*(finding.c[name] == event.c[name] for name in ("execution", "artifact", "direction", "role")))
+        query = select(event.c.id, finding.c.state, finding.c.method, finding.c.code)
+        query = query.join(_reached, _reached.c.node == -finding.c.execution)
+        query = query.join(made, made.c.node == finding.c.artifact).join(event, same).order_by(finding.c.id)
+        if self._at is not None:
+            query = query.where(finding.c.id <= self._at)
+        found: dict[int, list[tuple[State, str, str | None]]] = {}
+        for key, state, method, code in self.connection.execute(query):
+            found.setdefault(key, []).append((State(state), method, code))
+        return found
+
+    def _said(self, entry: int | None) -> bool:
+        """Whether an entry is there, and was at the time that is asked for."""
+        return entry is not None and (self._at is None or entry <= self._at)
+
+    def _gap_code(self) -> ColumnElement[str | None]:
+        """What is wrong with an artifact that was reached, NULL where nothing is: only on the way up."""
+        if self._way == "down":
+            return literal(None)
+        table, made = schema.artifact, schema.event.alias("made")
+        unknown: ColumnElement[bool] = table.c.entry.is_(None)
+        if self._at is not None:
+            unknown = or_(unknown, table.c.entry > self._at)
+        told = exists().where(made.c.dst == table.c.id, _as_of(self._at, made.c.id))
+        return case(
+            (unknown, "unregistered"),
+            (or_(table.c.kind.not_in(NEEDS_LINEAGE), told), None),
+            (table.c.source.is_not(None), "outside-origin"),
+            else_="no-lineage",
+        )
+
+
+def recursion(root: int, way: Way, at: int | None = None) -> CTE:
+    """Return the recursive query itself: the nodes reached from the artifact with the key `root`, that one too."""
+    here, there = _ends(way)
+    walked = select(literal(root, schema.Integer).label("node")).cte("walked", recursive=True)
+    return walked.union(select(there).join(walked, here == walked.c.node).where(_as_of(at)))
+
+
+def _ends(way: Way) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """Return the end of an event that a walk comes to, and the one that it goes on from."""
+    event = schema.event
+    return (event.c.dst, event.c.src) if way == "up" else (event.c.src, event.c.dst)
+
+
+def _as_of(at: int | None, key: ColumnElement[int] = schema.event.c.id) -> ColumnElement[bool]:
+    return true() if at is None else key < (at + 1) << schema.EVENT_BITS
