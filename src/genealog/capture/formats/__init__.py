@@ -62,8 +62,8 @@ class Reader:
         """Return the layout of an open file, as `LayoutOf` says; `siblings` is made by `siblings.siblings_in`."""
         read = import_module(f"{__name__}.{self.module}").layout_of
         if self.spreads:
-            return cast(SpreadLayoutOf, read)(file, size, path=path, siblings=siblings)
-        return cast(LayoutOf, read)(file, size, path=path)
+            return cast("SpreadLayoutOf", read)(file, size, path=path, siblings=siblings)
+        return cast("LayoutOf", read)(file, size, path=path)
 
 
 def _starts(*heads: bytes) -> Callable[[bytes], bool]:

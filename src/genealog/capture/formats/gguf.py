@@ -16,7 +16,7 @@ KEPT = (  # what the file says of itself that changes what a model answers, or t
 )  # fmt: skip
 
 
-def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
+def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:  # noqa: ARG001 - every reader has it
     """Return the tensors of a GGUF file. Raises: MalformedError, as `core.gguf.parse_gguf`."""
     parsed = parse_gguf(read_at(file), size)
     metadata = [(key, parsed.metadata[key]) for key in KEPT if key in parsed.metadata]

@@ -42,7 +42,7 @@ def siblings_in(found: Iterable[Found], path: str) -> Siblings:
                 hint="register the folder that holds all of its files",
             )  # fmt: skip
         try:
-            opened = Path(file.real).open("rb")
+            opened = Path(file.real).open("rb")  # noqa: SIM115 - the caller closes it
         except OSError as error:
             raise unreadable(file.real, error) from None
         if FileKey.of(os.fstat(opened.fileno())) != file.key:
