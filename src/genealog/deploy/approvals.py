@@ -1,0 +1,232 @@
+"""Approvals: who agrees that a deployment may serve a serving spec, and whether that is enough.
+
+An approval is for one spec on one deployment, and is good for nothing else. It counts while its signer's key is not
+revoked and its signer has not withdrawn it, until that spec is rolled back from: what went wrong is approved anew.
+People are told apart by the identity that the log knows a key by: two keys of one identity are one approval.
+
+The rules stand in `genealog.toml`; the approvals in the log. Whoever can append to the log with code of his own can
+move a deployment without asking this module; the move then names no approvals, and is shown so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import select
+
+from genealog.core import records
+from genealog.core.canonical import timestamp
+from genealog.core.dsse import Signer
+from genealog.deploy.moves import Move, left_behind
+from genealog.errors import GenealogError, MissingError, PolicyDenied, UsageError
+from genealog.ledger import Position
+from genealog.registry import Registry
+from genealog.store import schema
+from genealog.store.config import ApprovalRule
+from genealog.store.home import REGISTRY, Home
+from genealog.store.vault.patterns import fits
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one identity last said of a spec on a deployment. `void` says why it does not count, if it does not."""
+
+    identity: str
+    keyid: str
+    index: int
+    leaf: str
+    at: str
+    reason: str | None
+    void: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """One rule, who has met it so far, and whose approval could still be had (labels; none: anybody who signs here)."""
+
+    rule: ApprovalRule
+    given: tuple[Given, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether enough others approve."""
+        return len(self.given) >= self.rule.required
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that was said of a spec on a deployment, judged by the rules that fit the deployment."""
+
+    deployment: str
+    spec: str
+    said: tuple[Given, ...]
+    rules: tuple[Ruled, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether every rule is met."""
+        return all(rule.met for rule in self.rules)
+
+
+class Approvals:
+    """The approvals in one store."""
+
+    def __init__(self, home: Home, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.home = home
+        self.registry = Registry(home)
+        self.clock = clock
+
+    def rules(self, deployment: str) -> tuple[ApprovalRule, ...]:
+        """Return the rules that fit a deployment's name."""
+        return tuple(rule for rule in self.home.config.approvals if fits(deployment, rule.deployment))
+
+    def say(
+        self, deployment: str, spec: str, *, signer: Signer, reason: str | None = None, withdraw: bool = False
+    ) -> Position:
+        """Approve that `deployment` serves `spec` (its whole ID), or withdraw that.
+
+        Raises: MissingError `no-approval` (nothing to withdraw); VerificationError `signer-unknown`.
+        """
+        with self.home.registry_log().exclusive():
+            if withdraw:
+                mine = self._identity(signer.keyid)
+                if mine not in {given.identity for given in self.said(deployment, spec) if given.void is None}:
+                    raise MissingError(
+                        "no-approval", "this identity does not approve that now", got=mine,
+                        hint=f"genealog approvals {deployment}",
+                    )  # fmt: skip
+            action: Literal["approve", "withdraw"] = "withdraw" if withdraw else "approve"
+            body = records.Approval(
+                deployment=deployment, spec=spec, at=timestamp(self.clock()), action=action, reason=reason
+            )
+            return self.registry.append(body, signer=signer, name=deployment)
+
+    def said(self, deployment: str, spec: str, moves: Sequence[Move] | None = None) -> tuple[Given, ...]:
+        """Return the last word of every identity, in log order. `moves` are those of the deployment that count."""
+        table, entry, key = schema.approval, schema.entry, schema.key
+        query = (
+            select(table, entry.c.leaf, entry.c.signer, entry.c.keyid, key.c.revoked)
+            .join(entry, entry.c.id == table.c.id)
+            .join(key, key.c.keyid == entry.c.keyid)
+            .where(table.c.deployment == deployment, table.c.spec == spec)
+            .order_by(table.c.id)
+        )
+        left = left_behind(moves or (), spec)
+        last: dict[str, Given] = {}
+        for row in self.registry.ledger.index(REGISTRY).rows(query):
+            last.pop(row["signer"], None)
+            last[row["signer"]] = Given(
+                row["signer"], row["keyid"], row["id"], row["leaf"], row["at"], row["reason"], _void(row, left)
+            )
+        return tuple(last.values())
+
+    def status(self, deployment: str, spec: str, moves: Sequence[Move], promoter: str | None = None) -> Status:
+        """Judge what was said by the rules. `promoter` is the key that would move the deployment, if it is known."""
+        said = self.said(deployment, spec, moves)
+        mover = self._identity(promoter) if promoter is not None else None
+        ruled = []
+        for rule in self.rules(deployment):
+            allowed = {label: self._identities(label) for label in dict.fromkeys(rule.from_)}
+            everybody = {identity for names in allowed.values() for identity in names}
+            given = tuple(
+                each
+                for each in said
+                if each.void is None
+                and (not rule.from_ or each.identity in everybody)
+                and (rule.promoter_counts or each.identity != mover)
+            )
+            who = {each.identity for each in given}
+            missing = tuple(
+                label
+                for label, names in allowed.items()
+                if not names & who and (rule.promoter_counts or mover not in names)
+            )
+            ruled.append(Ruled(rule, given, missing))
+        return Status(deployment, spec, said, tuple(ruled))
+
+    def check(self, deployment: str, spec: str, moves: Sequence[Move], promoter: str) -> tuple[str, ...]:
+        """Return the leaf hashes of the approvals that a move rests on: none where no rule fits.
+
+        Raises: PolicyDenied `approvals-missing`, saying whose.
+        """
+        status = self.status(deployment, spec, moves, promoter)
+        for ruled in status.rules:
+            if not ruled.met:
+                who = ", ".join(ruled.missing) or "others who sign here"
+                raise PolicyDenied(
+                    "approvals-missing", f"{deployment} gets a serving spec only when enough others approve it",
+                    got=f"{len(ruled.given)} of {ruled.rule.required} approvals of {spec}; not from: {who}",
+                    hint=f"genealog approve {deployment} --spec {spec} --as LABEL; genealog approvals {deployment}",
+                )  # fmt: skip
+        counted = {each.leaf: each.index for ruled in status.rules for each in ruled.given}
+        return tuple(sorted(counted, key=counted.__getitem__))
+
+    def waiting(self, deployment: str) -> tuple[str, ...]:
+        """Return the specs that anybody has said something of on this deployment, newest last."""
+        table = schema.approval
+        query = select(table.c.spec).where(table.c.deployment == deployment).order_by(table.c.id)
+        return tuple(dict.fromkeys(row["spec"] for row in self.registry.ledger.index(REGISTRY).rows(query)))
+
+    def of_move(self, move: Move, deployment: str) -> tuple[Given, ...]:
+        """Return the approvals that a move names, as they were when it was made: `void` where they bear nothing."""
+        table, entry, key = schema.approval, schema.entry, schema.key
+        query = (
+            select(table, entry.c.leaf, entry.c.signer, entry.c.keyid, key.c.revoked)
+            .join(entry, entry.c.id == table.c.id)
+            .join(key, key.c.keyid == entry.c.keyid)
+            .where(entry.c.leaf.in_(move.approvals))
+            .order_by(table.c.id)
+        )
+        found = {row["leaf"]: row for row in self.registry.ledger.index(REGISTRY).rows(query)} if move.approvals else {}
+        given = []
+        for leaf in move.approvals:
+            row = found.get(leaf)
+            if row is None:
+                given.append(Given("", "", -1, leaf, "", None, "no such approval in the log"))
+                continue
+            void = None
+            if (row["deployment"], row["spec"]) != (deployment, move.spec):
+                void = "for another deployment or spec"
+            elif row["action"] != "approve" or row["id"] > move.index:
+                void = "no approval before the move"
+            elif row["revoked"] is not None and row["revoked"] < move.index:
+                void = "its key was revoked before"
+            given.append(Given(row["signer"], row["keyid"], row["id"], leaf, row["at"], row["reason"], void))
+        return tuple(given)
+
+    def _identity(self, keyid: str) -> str:
+        row = self.registry.keys().get(keyid)
+        return row.identity if row is not None else ""
+
+    def _identities(self, label: str) -> set[str]:
+        """Return the names in the log that a label of `genealog.toml` stands for: by its name, and by its key."""
+        person = self.home.config.identities[label]
+        names = {person.name}
+        with suppress(GenealogError):  # its key is on another machine: the name has to do
+            names.add(self._identity(self.home.keys.signer(person.key).keyid))
+        return names - {""}
+
+
+def choose_spec(known: list[str], text: str) -> str:
+    """Return the one ID that begins with `text`. Raises: MissingError `unknown-spec`; UsageError `ambiguous-ref`."""
+    found = [spec for spec in known if spec.startswith(text) or spec.partition(":")[2].startswith(text)]
+    if not found or not text:
+        raise MissingError("unknown-spec", "no serving spec has this ID", got=text, hint="genealog show DEPLOYMENT")
+    if len(set(found)) > 1:
+        raise UsageError("ambiguous-ref", "more than one ID starts so", got=text, hint="give more digits")
+    return found[0]
+
+
+def _void(row: dict[str, Any], left: int) -> str | None:
+    if row["action"] != "approve":
+        return "withdrawn"
+    if row["revoked"] is not None:
+        return "its key was revoked"
+    if row["id"] < left:
+        return "this spec was rolled back from since"
+    return None
