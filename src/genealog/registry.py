@@ -6,7 +6,7 @@ import base64
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from genealog.core.manifest import Manifest, decode_manifest, encode_manifest, f
 from genealog.core.statement import Read, check_role, make_statement, read_statement
 from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, PolicyDenied, VerificationError
+from genealog.kept_records import keep_records
 from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home
@@ -137,7 +138,7 @@ class Registry:
         """
         signer = signer or self.signer()
         name = name or path.resolve().name
-        tree = scan_tree(path, progress=progress, exclude=_own_store(path))
+        tree = scan_tree(path, progress=progress, exclude=own_store(path))
         return self.add_tree(tree, path, kind=kind, name=name, source=source, claims=claims or {}, signer=signer)
 
     def add_tree(
@@ -151,19 +152,26 @@ class Registry:
         if tree.weights:
             listing = self._keep(encode_tensors(tree.weights))
             weights = records.Weights(id=weights_root(tree.weights), tensors=len(tree.weights), list=listing)
+        kept, notes = None, tuple[str, ...]()
         if path is not None:
             self.home.remember(identifier, path)
+            if kind == "dataset" and not self._known(identifier):
+                kept, notes = keep_records(self.home, path, tree.entries, exclude=tree.excludes)
+                tree = replace(tree, warnings=(*tree.warnings, *notes))
         body = records.Artifact(
             kind=kind, registered_at=_now(), files=len(tree.entries), size=sum(e.size for e in tree.entries),
             manifest=self._keep(encode_manifest(tree.entries, tree.excludes)),
             weights=weights, format=tree.format, excludes=tree.excludes, source=source, claims=dict(claims or {}),
-            warnings=tree.warnings,
+            warnings=tree.warnings, records=kept,
         )  # fmt: skip
         return self._register(identifier, body, name=name, signer=signer, artifact=identifier, tree=tree)
 
-    def add_record(self, body: Mapping[str, Any], *, kind: str, name: str, signer: Signer | None = None) -> Added:
+    def add_record(
+        self, body: Mapping[str, Any], *, kind: str, name: str, signer: Signer | None = None,
+        kept: records.RecordSet | None = None,
+    ) -> Added:  # fmt: skip
         """Register an artifact without files: its ID is the hash of `body` (an environment, an external model)."""
-        artifact = records.Artifact(kind=kind, registered_at=_now(), body=dict(body))
+        artifact = records.Artifact(kind=kind, registered_at=_now(), body=dict(body), records=kept)
         return self._register(record_id(body), artifact, name=name, signer=signer or self.signer())
 
     def _register(
@@ -171,9 +179,8 @@ class Registry:
         artifact: str | None = None, tree: Tree | None = None,
     ) -> Added:  # fmt: skip
         weights = body.weights.id if body.weights else None
-        known = self._artifact_row(identifier)
         batch: list[tuple[Record, str, str | None]] = []
-        if known is None or known["entry"] is None:
+        if not self._known(identifier):
             batch.append((body, name, artifact))
         move = self.last_ref("name", name)
         if move is None or move["to"] != identifier:
@@ -305,7 +312,7 @@ class Registry:
         Raises: VerificationError `bytes-differ`, naming the files; what `scan_tree` raises.
         """
         version = self.resolve(ref)
-        difference = rescan(path, self.manifest(version).files, progress=progress, exclude=_own_store(path))
+        difference = rescan(path, self.manifest(version).files, progress=progress, exclude=own_store(path))
         if not difference.none:
             raise VerificationError(
                 "bytes-differ", f"the files at {path.name} are not {version.name}",
@@ -338,6 +345,10 @@ class Registry:
     def _keep(self, data: bytes) -> records.Blob:
         return records.Blob(sha256=self.home.objects.put(data), size=len(data))
 
+    def _known(self, identifier: str) -> bool:
+        row = self._artifact_row(identifier)
+        return row is not None and row["entry"] is not None
+
     def _artifact_row(self, identifier: str) -> dict[str, Any] | None:
         return self.ledger.index(REGISTRY).first(select(schema.artifact).where(schema.artifact.c.digest == identifier))
 
@@ -356,7 +367,7 @@ class Registry:
         return str(row["leaf"]) if row else ""
 
 
-def _own_store(path: Path) -> tuple[str, ...]:
+def own_store(path: Path) -> tuple[str, ...]:
     """Return what to leave out of a folder that holds a store: registering would change what is registered."""
     return (NAME,) if (path / NAME).is_dir() else ()
 

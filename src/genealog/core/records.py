@@ -38,7 +38,10 @@ class RecordSet(Record):
 
     root: str  # gld1:…
     count: int
+    leaves: int  # equal records are one
     list: Blob
+    order: str  # hex SHA-256 over the record digests as they were read: the same root in another order is a reshuffle
+    readings: tuple[str, ...]  # json, text: how a record is read before it is looked up
 
 
 class Artifact(Record):
