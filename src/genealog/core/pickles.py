@@ -5,7 +5,7 @@ global is its name, a call is a note of what would be called with what. What lie
 byte offset, also from a pickle that breaks later: by then a real unpickler would have run it. Dictionaries are kept as
 pairs, so that no hostile key is ever hashed; text and bytes over a limit, and numbers of many digits, are left out.
 
-The machine knows pickles, not tensors: `capture.formats.torch` reads its notes. Long because it is one table of opcodes.
+The machine knows pickles, not tensors: `capture.formats.torch` reads its notes. Long because opcodes are one table.
 
 Source: CPython 3.11 `Lib/pickle.py` and `pickletools`; the allow-list follows torch 2.13 `_weights_only_unpickler`.
 """
@@ -37,6 +37,7 @@ _REBUILD = (
     "tensor tensor_v2 tensor_v3 parameter parameter_with_state qtensor sparse_tensor meta_tensor_no_storage "
     "nested_tensor wrapper_subclass device_tensor_from_numpy device_tensor_from_cpu_tensor"
 )
+_BUILTINS = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
 # (module, name): importing and calling these runs no code that the pickle chooses.
 ALLOWED = frozenset({
     *(("torch", name + "Storage") for name in _TORCH_TYPES.split()),
@@ -53,7 +54,7 @@ ALLOWED = frozenset({
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *((module, name)
       for module in ("builtins", "__builtin__")
-      for name in "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple".split()),
+      for name in _BUILTINS.split()),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     ("numpy", "ndarray"), ("numpy", "dtype"),
@@ -74,7 +75,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """What a pickle makes: by an opcode (`by` is "dict" or "set") or by a call that did not happen (`by` is the callee).
+    """What a pickle makes: by an opcode (`by` is "dict" or "set"), or by a call that was not made (`by` is the callee).
 
     `pairs` were set on it in order (the last of a key counts), `items` were appended, `state` was given by BUILD.
     """
@@ -114,9 +115,13 @@ class Unsafe:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One pickle. `broken` says why it ended before its STOP, else None; `stop` is the offset behind its last byte."""
+    """One pickle. `broken` says why it ended before its STOP, else None; `stop` is the offset behind its last byte.
+
+    `pids` are the persistent IDs in the order in which they were met.
+    """
 
     value: object
+    pids: tuple[object, ...]
     unsafe: tuple[Unsafe, ...]
     broken: MalformedError | None
     stop: int
@@ -125,8 +130,8 @@ class Scan:
 def scan_pickle(file: BinaryIO, *, at: int = 0) -> Scan:
     """Read one pickle from where `file` stands; offsets in the answer count from `at`. Nothing is imported or called.
 
-    A pickle that is cut, breaks the rules or is over a limit is no exception: `Scan.broken` has code `pickle-truncated`,
-    `pickle-malformed` or `pickle-too-big`, and what was unsafe until there is told.
+    A pickle that is cut, breaks the rules or is over a limit raises nothing: `Scan.broken` has code
+    `pickle-truncated`, `pickle-malformed` or `pickle-too-big`, and what was unsafe until there is told.
     """
     machine = _Machine(file, at)
     value, broken = None, None
@@ -134,7 +139,8 @@ def scan_pickle(file: BinaryIO, *, at: int = 0) -> Scan:
         value = machine.run()
     except MalformedError as error:
         broken = error
-    return Scan(value=value, unsafe=tuple(machine.unsafe.values()), broken=broken, stop=machine.at)
+    unsafe = tuple(machine.unsafe.values())
+    return Scan(value=value, pids=tuple(machine.pids), unsafe=unsafe, broken=broken, stop=machine.at)
 
 
 def pairs_of(value: object) -> list[tuple[object, object]] | None:
@@ -180,6 +186,7 @@ class _Machine:
         self._metastack: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self.unsafe: dict[str, Unsafe] = {}
+        self.pids: list[object] = []
 
     def run(self) -> object:
         for _ in range(MAX_OPCODES):
@@ -421,7 +428,9 @@ class _Machine:
         return int(line)
 
     def persistent(self, *, line: bool) -> None:
-        self.push(Persistent(self._line().decode("ascii", "replace") if line else self._pop()))
+        pid = self._line().decode("ascii", "replace") if line else self._pop()
+        self.pids.append(pid)
+        self.push(Persistent(pid))
 
     def protocol(self) -> None:
         if (version := self._read(1)[0]) > 5:
@@ -481,9 +490,12 @@ _ACTS: dict[bytes, _Act] = {
     b"}": lambda m: m.made("dict"), b"d": _Machine.dictionary, b"\x8f": lambda m: m.made("set"),
     b"\x91": _Machine.frozen, b"t": lambda m: m.push(tuple(m.marked())),
     b"\x85": lambda m: m.tuple_of(1), b"\x86": lambda m: m.tuple_of(2), b"\x87": lambda m: m.tuple_of(3),
-    b"a": lambda m: m.append([m.popped()]), b"e": lambda m: m.append(m.marked()), b"\x90": lambda m: m.append(m.marked()),
+    b"a": lambda m: m.append([m.popped()]), b"e": lambda m: m.append(m.marked()),
+    b"\x90": lambda m: m.append(m.marked()),
     b"s": lambda m: m.set(m.two()), b"u": lambda m: m.set(m.marked()),
-    b"g": lambda m: m.get(m.memo_line()), b"h": lambda m: m.get(m.integer("<B")), b"j": lambda m: m.get(m.integer("<I")),
-    b"p": lambda m: m.put(m.memo_line()), b"q": lambda m: m.put(m.integer("<B")), b"r": lambda m: m.put(m.integer("<I")),
+    b"g": lambda m: m.get(m.memo_line()), b"h": lambda m: m.get(m.integer("<B")),
+    b"j": lambda m: m.get(m.integer("<I")),
+    b"p": lambda m: m.put(m.memo_line()), b"q": lambda m: m.put(m.integer("<B")),
+    b"r": lambda m: m.put(m.integer("<I")),
     b"\x94": _Machine.memoize, b"\x80": _Machine.protocol, b"\x95": lambda m: m.integer("<Q"),
 }  # fmt: skip

@@ -70,12 +70,17 @@ def _starts(*heads: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(heads)
 
 
+def _anything(head: bytes) -> bool:
+    return bool(head)
+
+
 ZIP = b"PK\x03\x04"
 NPY = b"\x93NUMPY"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 # The first row that fits both ways reads the file.
 READERS: tuple[Reader, ...] = (
+    Reader("torch", "torch", (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"), _anything),
     Reader("npz", "npz", (".npz",), _starts(ZIP, b"PK\x05\x06")),
     Reader("npy", "npz", (".npy",), _starts(NPY)),
     Reader("gguf", "gguf", (".gguf",), _starts(b"GGUF")),

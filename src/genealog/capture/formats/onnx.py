@@ -38,7 +38,7 @@ TYPES = {
     14: ("C64", 64, _FLOATS), 15: ("C128", 128, _DOUBLES), 16: ("BF16", 16, _INT32), 17: ("F8_E4M3", 8, _INT32),
     18: ("F8_E4M3FNUZ", 8, _INT32), 19: ("F8_E5M2", 8, _INT32), 20: ("F8_E5M2FNUZ", 8, _INT32),
     21: ("U4", 4, _INT32), 22: ("I4", 4, _INT32), 23: ("F4", 4, _INT32), 24: ("F8_E8M0", 8, _INT32),
-    25: ("U2", 2, _INT32), 26: ("I2", 2, _INT32),
+    25: ("U2", 2, _INT32), 26: ("I2", 2, _INT32), 27: ("F6_E2M3", 6, _INT32), 28: ("F6_E3M2", 6, _INT32),
 }  # fmt: skip
 
 
@@ -195,7 +195,7 @@ class _Walker:
             self.found.runs.append(Run(name, dtype, facts.shape, raw.start, raw.stop))
         else:
             width = {_FLOATS: 4, _DOUBLES: 8, _INT64: 8}.get(holder) or max(1, bits // 8)
-            gather = _gatherer(place, holder, width, length)
+            gather = _gatherer(place, holder, width, length, six=bits == 6)
             self.found.loose.append(Loose(name, dtype, facts.shape, gather))
 
     def _external(self, name: str, dtype: str, facts: _Tensor, length: int) -> None:
@@ -306,8 +306,13 @@ def _integers(walker: _Walker, part: Field) -> list[int]:
     return numbers
 
 
-def _gatherer(place: Field, holder: int, width: int, length: int) -> Callable[[BinaryIO], Iterator[bytes]]:
-    """Return how the elements of a tensor are read from the field `holder`, `width` bytes each, `length` in all."""
+def _gatherer(
+    place: Field, holder: int, width: int, length: int, *, six: bool
+) -> Callable[[BinaryIO], Iterator[bytes]]:
+    """Return how the elements of a tensor are read from the field `holder`, `width` bytes each, `length` bytes in all.
+
+    Elements of `six` bits stand one a byte in the field, and four in three bytes in a tensor.
+    """
 
     def read(file: BinaryIO) -> Iterator[bytes]:
         at, total, pending = read_at(file), 0, bytearray()
@@ -317,14 +322,25 @@ def _gatherer(place: Field, holder: int, width: int, length: int) -> Callable[[B
             for element in _elements(at, part, holder, width):
                 pending += element
                 if len(pending) >= 64 << 10:
-                    total += len(pending)
+                    done = _sixes(pending) if six else bytes(pending)
+                    total += len(done)
                     _check_length(total, length, final=False)
-                    yield bytes(pending)
+                    yield done
                     pending.clear()
-        _check_length(total + len(pending), length, final=True)
-        yield bytes(pending)
+        done = _sixes(pending) if six else bytes(pending)
+        _check_length(total + len(done), length, final=True)
+        yield done
 
     return read
+
+
+def _sixes(values: bytearray) -> bytes:
+    """Pack numbers of six bits, the first in the lowest bits."""
+    out = bytearray()
+    for at in range(0, len(values), 4):
+        packed = sum((value & 63) << (6 * index) for index, value in enumerate(values[at : at + 4]))
+        out += packed.to_bytes(3, "little")
+    return bytes(out[: -(-len(values) * 6 // 8)])
 
 
 def _elements(at: Callable[[int, int], bytes], part: Field, holder: int, width: int) -> Iterator[bytes]:

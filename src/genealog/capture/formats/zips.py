@@ -93,7 +93,8 @@ class _Directory:
         for number, (header, entry, flags) in enumerate(found):
             after = found[number + 1][0] if number + 1 < len(found) else start
             if header != position:
-                raise self._bad(f"{entry.name!r} overlaps another member or leaves a hole", got=header, expected=position)
+                what = f"{entry.name!r} overlaps another member or leaves a hole"
+                raise self._bad(what, got=header, expected=position)
             member = self._local(header, entry, flags)
             gap = after - member.stop
             if gap not in ((12, 16, 20, 24) if flags & _DESCRIPTOR else (0,)):
