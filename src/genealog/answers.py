@@ -18,6 +18,7 @@ from genealog.core.call import GROUPS, CallLeaf, EngineGroup
 from genealog.core.canonical import decode
 from genealog.core.chain import Hop, Report, examine
 from genealog.core.lineage import Closure, Way
+from genealog.core.receipt import Receipt
 from genealog.core.states import State
 from genealog.errors import GenealogError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
@@ -165,6 +166,12 @@ class Answers:
     ) -> AbstractContextManager[Walk]:
         """Reach everything that an artifact came from, or that came of it, to be read while the context lasts."""
         return walk(self.ledger.index(REGISTRY), artifact, way, depth=depth, at=at)
+
+    def ancestry(self, artifact: str) -> tuple[Receipt, ...]:
+        """Return the receipts of everything that an artifact came from, itself first, and of the keys that signed."""
+        places = dict.fromkeys(self._ancestry(artifact))
+        places |= dict.fromkeys(self._keys(places))
+        return tuple(self.ledger.receipt(place) for place in places)
 
     def _groups(self, call: str) -> dict[str, tuple[bytes, bytes]]:
         try:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from genealog.capture.data.collecting import Taken
 from genealog.capture.data.snapshot import Progress, take, take_dataset
@@ -48,9 +48,9 @@ def open_records(home: Home, kept: records.RecordSet) -> RecordList:
     return RecordList(home.objects.get(kept.list.sha256))
 
 
-def _kept(home: Home, read: Callable[[IO[bytes]], Taken]) -> records.RecordSet:
+def _kept(home: Home, read: Callable[[BinaryIO], Taken]) -> records.RecordSet:
     with tempfile.TemporaryFile(prefix="genealog-records-") as out:
-        taken = read(out)
+        taken = read(cast("BinaryIO", out))
         out.flush()
         size = os.fstat(out.fileno()).st_size
         with mmap.mmap(out.fileno(), size, access=mmap.ACCESS_READ) as whole:  # a list may be bigger than memory

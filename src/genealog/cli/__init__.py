@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, erase, keep, log, prove, receipts, serve, settings, signers, witness
+from genealog.cli import ask, erase, incident, keep, log, past, prove, receipts, serve, settings, signers, witness
+from genealog.cli.contains import contains
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -39,8 +40,8 @@ KEEP, SERVE, ASK, FORGET, PROVE = "Keep", "Serve", "Ask", "Forget", "Prove"
 for panel, commands in (
     ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, keep.sign, keep.show, keep.ls, keep.revoke)),
-    (SERVE, (gateway, engine, serve.deploy, serve.rollback)),
-    (ASK, (ask.why, ask.lineage)),
+    (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
+    (ASK, (ask.why, ask.lineage, contains, past.what_was_live)),
     (FORGET, (erase.erase,)),
     (PROVE, (prove.evidence, erase.disclose, prove.verify, prove.fsck, mirror)),
 ):
@@ -48,6 +49,7 @@ for panel, commands in (
         app.command(rich_help_panel=panel)(command)
 app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
 app.add_typer(settings.app, name="config", rich_help_panel=KEEP)
+app.add_typer(incident.app, name="incident", rich_help_panel=SERVE)
 app.add_typer(erase.hold_app, name="hold", rich_help_panel=FORGET)
 app.add_typer(erase.retention_app, name="retention", rich_help_panel=FORGET)
 app.add_typer(erase.vault_app, name="vault", rich_help_panel=FORGET)

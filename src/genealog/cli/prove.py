@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_fi
 from genealog.core.call import GROUPS, is_call_log
 from genealog.core.chain import examine, examine_disclosure, examine_fork, examine_receipt
 from genealog.core.fork import Fork
+from genealog.core.membership import examine_membership, is_membership, parse_membership
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
 from genealog.core.trust import parse_trust
@@ -127,7 +129,10 @@ def evidence(
 
 def verify(
     file: Annotated[
-        Path, typer.Argument(help="A receipt, a disclosure, an evidence bundle, fork evidence, or a folder.")
+        Path,
+        typer.Argument(
+            help="A receipt, a disclosure, an evidence bundle, a proof about a record, fork evidence, or a folder."
+        ),
     ],
     trust: Annotated[
         Path | None, typer.Option(help="The trust policy: which logs you believe, as a store's trust.policy.")
@@ -137,6 +142,9 @@ def verify(
     ] = None,
     entry: Annotated[
         Path | None, typer.Option(help="For a tlog-proof or a COSE receipt: the file with the entry's bytes.")
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option(help="For a proof about a record: the record that you hold, as genealog contains.")
     ] = None,
     ref: Annotated[
         str | None, typer.Option("--as", help="For files: the registered version that they should be. Needs a store.")
@@ -160,7 +168,13 @@ def verify(
         return
     policy = parse_trust(read(trust)) if trust is not None else None
     data, roots = read(file), read(tsa_roots) if tsa_roots is not None else None
-    if is_bare(data):
+    if record is not None and not is_membership(data):
+        raise UsageError("bad-option", "this file says nothing of a record", hint="leave --record out")
+    if is_membership(data):
+        report = examine_membership(
+            parse_membership(data), policy, record=given(record) if record is not None else None
+        )
+    elif is_bare(data):
         if entry is None or output is not None:
             raise UsageError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
         report = examine_bare(data, read(entry), policy)
@@ -251,6 +265,13 @@ def _entry(ledger: Ledger, what: str) -> Position:
             "unknown-entry", f"the log {log} has {size} entries", got=what, expected=f"below {log}:{size}"
         )
     return Position(log, int(number), ledger.home.log(log).leaf_hash(int(number)).hex())
+
+
+def given(text: str) -> bytes:
+    """Return what an argument gives: itself, the contents of @FILE, or standard input for "-"."""
+    if text == "-":
+        return sys.stdin.buffer.read(MAX_FILE)
+    return read(Path(text[1:])) if text.startswith("@") else text.encode()
 
 
 def read(path: Path) -> bytes:

@@ -1,6 +1,6 @@
 """One record of a dataset as bytes, and the digest of it: what makes two records the same record.
 
-    json   a JSON value: RFC 8785 bytes, but that an integer keeps every digit. {"b": 1.50, "a": "é"} → {"a":"é","b":1.5}
+    json   a JSON value: RFC 8785 bytes, but that an integer keeps every digit. {"b": 1.0, "a": "é"} → {"a":"é","b":1}
     text   a line, as it is, without its line end
 
     digest = SHA-256("genealog/data-record/v1" ‖ 00 ‖ reading ‖ 00 ‖ bytes)

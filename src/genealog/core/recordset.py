@@ -218,7 +218,7 @@ class RecordList:
 
 
 def verify_lookup(lookup: Lookup, root: str) -> int:
-    """Check a lookup against a records root (`gld1:`) and return how often the record stands there: 0 is proven absence.
+    """Check a lookup against a records root (`gld1:`) and return how often the record stands there; 0: it is absent.
 
     Raises: VerificationError `inclusion-proof-mismatch`, `absence-unproven`; MalformedError `bad-id`.
     """

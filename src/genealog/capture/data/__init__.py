@@ -1,1 +1,1 @@
-"""The records of data, in files of known formats or in memory, as one records root. What is unknown is never guessed."""
+"""The records of data, in files of known formats or in memory. What is unknown is never guessed."""

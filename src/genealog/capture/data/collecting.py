@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from genealog.core.data_record import READINGS, Reading, record_digest
 from genealog.core.recordset import Listed, ListWriter
@@ -43,7 +43,7 @@ class Collector:
         self._aside: BinaryIO | None = None
         self._runs: list[tuple[int, int]] = []  # where each begins, and its digests
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -65,8 +65,7 @@ class Collector:
         """Write the list to `out`, which can seek, from where it stands. Raises: MalformedError `bad-count`."""
         writer, start = ListWriter(), out.tell()
         out.write(writer.header)
-        for digest, equal in groupby(self._sorted()):
-            out.write(writer.add(digest, sum(1 for _ in equal)))
+        out.writelines(writer.add(digest, sum(1 for _ in equal)) for digest, equal in groupby(self._sorted()))
         out.write(writer.groups)
         end = out.tell()
         out.seek(start)

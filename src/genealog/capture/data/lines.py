@@ -4,8 +4,8 @@
     .csv .tsv               an object a row: names from the first line, every value a text, because CSV has no types
     .txt                    a line, without its \\n or \\r\\n
 
-UTF-8, where there are characters; one mark of byte order is passed over. A row with more or fewer fields than names is an
-error: a reader that fills the gap would make records that nobody wrote.
+UTF-8, where there are characters; one mark of byte order is passed over. A row with more or fewer fields than names is
+an error: a reader that fills the gap would make records that nobody wrote.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         if len(line) > MAX_LINE:
             raise MalformedError("bad-record", f"line {count} is too long", expected=f"≤ {MAX_LINE} bytes")
         if count == 1:
-            line = line.removeprefix(_BOM)  # noqa: PLW2901
+            line = line.removeprefix(_BOM)
         yield count, line.removesuffix(b"\n")
 
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from genealog.capture.data import lines, tables
 from genealog.capture.data.collecting import RUN, Collector, Taken
@@ -92,7 +92,7 @@ def reader_of(path: str) -> Callable[[BinaryIO], lines.Records] | None:
     """Return what reads the records of a file of this name, None where nothing does."""
     name = PurePosixPath(path.lower())
     if name.suffix == ".gz" and (inner := PurePosixPath(name.stem).suffix) in _PACKED:
-        return lambda stream: _READERS[inner](gzip.GzipFile(fileobj=stream))  # type: ignore[arg-type]
+        return lambda stream: _READERS[inner](cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
     return _READERS.get(name.suffix)
 
 
@@ -114,7 +114,7 @@ def _records(
             if seeks:
                 whole.rest()
                 raw.seek(0)
-            yield from reader(raw if seeks else io.BufferedReader(whole, 1 << 20))  # type: ignore[arg-type]
+            yield from reader(raw if seeks else io.BufferedReader(whole, 1 << 20))
             if not seeks:
                 whole.rest()
             if FileKey.of(os.stat(file.real)) != file.key:  # noqa: PTH116

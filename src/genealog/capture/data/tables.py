@@ -17,7 +17,7 @@ JSON record that is spelled so is the same record; that is how one is asked for.
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
@@ -29,7 +29,7 @@ from genealog.errors import GenealogError, MalformedError, not_installed
 Word = Callable[[Any], Any]
 _BATCH = 4_096
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_EPOCH = datetime.date(1970, 1, 1).toordinal()
+_EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
 def parquet_rows(stream: BinaryIO) -> Records:
@@ -42,15 +42,13 @@ def parquet_rows(stream: BinaryIO) -> Records:
 
 def arrow_rows(stream: BinaryIO) -> Records:
     """Yield the rows of an Arrow file or stream (`datasets` writes streams). Raises: as `parquet_rows`."""
-    pyarrow = _arrow()
-    opens = pyarrow.ipc.open_file if stream.read(6) == b"ARROW1" else pyarrow.ipc.open_stream
+    ipc = _arrow().ipc
+    whole = stream.read(6) == b"ARROW1"
     stream.seek(0)
 
     def batches() -> Iterable[Any]:
-        reader = opens(stream)
-        if opens is pyarrow.ipc.open_file:
-            return (reader.get_batch(number) for number in range(reader.num_record_batches))
-        return iter(reader)
+        reader = ipc.open_file(stream) if whole else ipc.open_stream(stream)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches)) if whole else reader
 
     yield from _guarded(batches)
 
@@ -66,15 +64,15 @@ READERS: dict[str, Callable[[BinaryIO], Records]] = {".arrow": arrow_rows, ".par
 
 def _arrow() -> Any:
     try:
-        import pyarrow
+        import pyarrow as pa
         import pyarrow.ipc
     except ImportError:
         raise not_installed("reading Arrow and Parquet", "pyarrow", "data") from None
-    return pyarrow
+    return pa
 
 
 def _guarded(batches: Callable[[], Iterable[Any]]) -> Records:
-    import pyarrow
+    import pyarrow as pa
 
     try:
         for batch in batches():
@@ -82,7 +80,7 @@ def _guarded(batches: Callable[[], Iterable[Any]]) -> Records:
                 yield "json", row
     except GenealogError:
         raise
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise MalformedError("bad-record", "not a table that can be read", got=type(error).__name__) from None
 
 
@@ -105,38 +103,38 @@ def _column(column: Any, kind: Any) -> list[Any]:
 
 def _plain(kind: Any) -> Any:
     """Return the type to cast to, so that times come as the integers that they are."""
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import types
 
     if types.is_date32(kind) or types.is_time32(kind):
-        return pyarrow.int32()
+        return pa.int32()
     if types.is_temporal(kind):
-        return pyarrow.int64()
+        return pa.int64()
     if types.is_dictionary(kind):
         return _plain(kind.value_type)
-    if isinstance(kind, pyarrow.BaseExtensionType):
+    if isinstance(kind, pa.BaseExtensionType):
         return _plain(kind.storage_type)
     if types.is_fixed_size_list(kind):
-        return pyarrow.list_(_plain(kind.value_type), kind.list_size)
+        return pa.list_(_plain(kind.value_type), kind.list_size)
     if types.is_large_list(kind):
-        return pyarrow.large_list(_plain(kind.value_type))
+        return pa.large_list(_plain(kind.value_type))
     if types.is_list(kind):
-        return pyarrow.list_(_plain(kind.value_type))
+        return pa.list_(_plain(kind.value_type))
     if types.is_struct(kind):
-        return pyarrow.struct([pyarrow.field(field.name, _plain(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
     if types.is_map(kind):
-        return pyarrow.map_(_plain(kind.key_type), _plain(kind.item_type))
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
     return kind
 
 
 def _word(kind: Any) -> Word | None:
     """Return what makes a JSON value of a value of this type, None where it is one already."""
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import types
 
     if types.is_dictionary(kind):
         return _word(kind.value_type)
-    if isinstance(kind, pyarrow.BaseExtensionType):
+    if isinstance(kind, pa.BaseExtensionType):
         return _word(kind.storage_type)
     if types.is_null(kind) or types.is_boolean(kind) or types.is_integer(kind) or _is_text(kind):
         return None
@@ -196,9 +194,9 @@ def _moment(kind: Any) -> Word:
 
 def _date(days: int) -> str:
     ordinal = days + _EPOCH
-    if not 1 <= ordinal <= datetime.date.max.toordinal():
+    if not 1 <= ordinal <= dt.date.max.toordinal():
         raise MalformedError("bad-record", "a date outside the years 1 to 9999", got=f"{days} days from 1970")
-    return datetime.date.fromordinal(ordinal).isoformat()
+    return dt.date.fromordinal(ordinal).isoformat()
 
 
 def _time(value: int, per: int) -> str:
