@@ -106,7 +106,7 @@ class Data:
         """
         version = self.registry.resolve(ref)
         digests = digests_of(record)
-        asked: dict[str, str] = dict(digests)
+        asked = {str(reading): digest for reading, digest in digests.items()}
         if self._statement(version).records is not None or version.kind == "dataset":
             found = self._look_up(version, None, digests)
             return Contained(version, found.verdict, asked, (found,), ())

@@ -74,9 +74,9 @@ def _print(answer: Contained) -> None:
     text = Text(answer.verdict, style=_STYLE[answer.verdict]).append(f"  {one_line(answer.subject.name)}")
     out.print(text.append(f"  {short(answer.subject.id)}", style="dim"))
     rows = [
-        (each.name, each.role, each.verdict, each.count or None, each.records, short(each.artifact), _WHY.get(each.code or ""))
-        for each in answer.sets
-    ]  # fmt: skip
+        (e.name, e.role, e.verdict, e.count or None, e.records, short(e.artifact), _WHY.get(e.code or ""))
+        for e in answer.sets
+    ]
     columns = ("data", "role", "verdict", "times", "of records", "artifact", "note")
     print_table(columns, rows, empty="no dataset is on record for it")
     for artifact, name, code in answer.gaps:

@@ -17,12 +17,12 @@ from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_file
 from genealog.core.call import GROUPS, is_call_log
-from genealog.core.chain import examine, examine_disclosure, examine_fork, examine_receipt
+from genealog.core.chain import Report, examine, examine_disclosure, examine_fork, examine_receipt
 from genealog.core.fork import Fork
 from genealog.core.membership import examine_membership, is_membership, parse_membership
 from genealog.core.receipt import encode_receipt
 from genealog.core.states import State, exit_status
-from genealog.core.trust import parse_trust
+from genealog.core.trust import Trust, parse_trust
 from genealog.errors import MalformedError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
 from genealog.registry import Registry
@@ -131,7 +131,7 @@ def verify(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A receipt, a disclosure, an evidence bundle, a proof about a record, fork evidence, or a folder."
+            help="A receipt, a disclosure, an evidence bundle, a proof about a record, fork evidence, a folder."
         ),
     ],
     trust: Annotated[
@@ -171,29 +171,30 @@ def verify(
     if record is not None and not is_membership(data):
         raise UsageError("bad-option", "this file says nothing of a record", hint="leave --record out")
     if is_membership(data):
-        report = examine_membership(
-            parse_membership(data), policy, record=given(record) if record is not None else None
-        )
+        held = given(record) if record is not None else None
+        report = examine_membership(parse_membership(data), policy, record=held)
     elif is_bare(data):
         if entry is None or output is not None:
             raise UsageError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
         report = examine_bare(data, read(entry), policy)
-    elif isinstance(found := parse_file(data), Evidence):
-        report = examine(found, policy, output=read(output) if output else None, tsa_roots=roots)
-    elif isinstance(found, Disclosure):
-        report = examine_disclosure(found, policy, output=read(output) if output else None)
     else:
-        if output is not None:
-            raise UsageError("bad-option", "this file holds no answer to match --output with", got=output)
-        if isinstance(found, Fork):
-            report = examine_fork(found, policy)
-        else:
-            report = examine_receipt(found, policy, tsa_roots=roots)
+        report = _judge(data, policy, output, roots)
     if json:
         print_json(report_json(report))
     else:
         print_report(report)
     raise typer.Exit(exit_status(report.state, strict=strict))
+
+
+def _judge(data: bytes, policy: Trust | None, output: Path | None, roots: bytes | None) -> Report:
+    found = parse_file(data)
+    if isinstance(found, Evidence):
+        return examine(found, policy, output=read(output) if output else None, tsa_roots=roots)
+    if isinstance(found, Disclosure):
+        return examine_disclosure(found, policy, output=read(output) if output else None)
+    if output is not None:
+        raise UsageError("bad-option", "this file holds no answer to match --output with", got=output)
+    return examine_fork(found, policy) if isinstance(found, Fork) else examine_receipt(found, policy, tsa_roots=roots)
 
 
 def fsck(

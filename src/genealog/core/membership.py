@@ -10,7 +10,7 @@ proven; that the root is of those files, and that those files went into that mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from genealog.core import records
 from genealog.core.canonical import Record, decode, encode
@@ -80,12 +80,12 @@ def digests_of(record: bytes) -> dict[Reading, str]:
     return found
 
 
-def covers(kept: records.RecordSet, lookups: tuple[Lookup, ...], possible: set[str]) -> bool:
+def covers(kept: records.RecordSet, lookups: tuple[Lookup, ...], possible: Collection[str]) -> bool:
     """Say whether absence is told for every way in which the records of a dataset are read, as far as it is `possible`.
 
     What is no JSON can be no record of JSON lines.
     """
-    return {lookup.reading for lookup in lookups} >= set(kept.readings) & possible
+    return {lookup.reading for lookup in lookups} >= set(kept.readings) & set(possible)
 
 
 def examine_membership(membership: Membership, trust: Trust | None, *, record: bytes | None = None) -> Report:
@@ -125,7 +125,7 @@ class _Judge:
         if len(set(readings)) != len(readings) or not readings:
             return self._hop(0, "record", "no record", State.CONTRADICTED, "record-mismatch")
         title = f"present in {present} of {len(self._membership.sets)}" if present else "absent"
-        digest = sorted(self._said)[0][1]
+        digest = min(self._said)[1]
         if self._digests is None:
             detail = "told by its digest; give --record to compare it with one that you hold"
             return self._hop(0, "record", title, State.PROVEN, id=digest, detail=detail)

@@ -92,7 +92,7 @@ def reader_of(path: str) -> Callable[[BinaryIO], lines.Records] | None:
     """Return what reads the records of a file of this name, None where nothing does."""
     name = PurePosixPath(path.lower())
     if name.suffix == ".gz" and (inner := PurePosixPath(name.stem).suffix) in _PACKED:
-        return lambda stream: _READERS[inner](cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+        return lambda stream: _READERS[inner](cast("BinaryIO", gzip.GzipFile(fileobj=stream)))
     return _READERS.get(name.suffix)
 
 

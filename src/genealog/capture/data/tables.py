@@ -10,8 +10,8 @@
                                            {"$duration": "1.5"} seconds
     maps                                   {"$map": [[key, value], …]}
 
-Units, widths, dictionaries and chunks do not count: a table that is written again in other files has the same records. A
-JSON record that is spelled so is the same record; that is how one is asked for. pyarrow is imported here only.
+Units, widths, dictionaries and chunks do not count: a table written again in other files has the same records. A JSON
+record that is spelled so is the same record; that is how one is asked for. pyarrow is imported here only.
 """
 
 from __future__ import annotations
