@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +10,11 @@ import typer
 from rich.markup import escape
 
 from genealog.answers import Answers
-from genealog.cli.options import As, Json, Store
+from genealog.cli.options import As, Json, Store, moment
 from genealog.cli.output import out, print_json, print_table
 from genealog.cli.prove import write
 from genealog.core.bundle import encode_evidence
-from genealog.core.canonical import timestamp
 from genealog.erasure import Erasure, Plan
-from genealog.errors import UsageError
 from genealog.registry import Registry
 from genealog.retention import Due, Keeping
 from genealog.retention import Plan as DuePlan
@@ -35,7 +31,6 @@ Subject = Annotated[
 hold_app = typer.Typer(no_args_is_help=True, help="Holds: what may not be erased, by nobody and no rule.")
 retention_app = typer.Typer(no_args_is_help=True, help="Retention: keep for so long, delete after so long.")
 vault_app = typer.Typer(no_args_is_help=True, help="The vault: the erasable side of the store.")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z)?")
 
 
 def erase(
@@ -129,7 +124,7 @@ def place(
     home = Home.find(store)
     position = Erasure(home).place(
         name, reason=reason, signer=Registry(home).signer(as_), calls=call or (), tenant=tenant, subject=subject,
-        since=_time(since, last=False), until=_time(until, last=True),
+        since=moment(since), until=moment(until, last=True),
     )  # fmt: skip
     _said(f"hold {name} stands: entry {position}", {"hold": name, "entry": str(position)}, json=json)
 
@@ -312,20 +307,3 @@ def _days(seconds: int | None) -> str | None:
         if seconds % size == 0:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
-
-
-def _time(text: str | None, *, last: bool) -> datetime | None:
-    """Read a UTC day or time; a day as its first or last millisecond."""
-    if text is None:
-        return None
-    try:
-        if not _TIME.fullmatch(text):
-            raise ValueError(text)
-        whole = text if "T" in text else f"{text}T23:59:59.999Z" if last else f"{text}T00:00:00.000Z"
-        found = datetime.fromisoformat(whole).astimezone(UTC)
-        timestamp(found)
-    except ValueError:
-        raise UsageError(
-            "bad-option", "not a time", got=text[:40], expected="2026-05-03 or 2026-05-03T10:00:00Z"
-        ) from None
-    return found

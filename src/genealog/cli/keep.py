@@ -13,11 +13,13 @@ from sqlalchemy import select
 
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, out, print_json, print_table, short
-from genealog.deploy import Deployments
+from genealog.cli.past import moves_json, print_moves
+from genealog.deploy import Deployments, Live
+from genealog.deploy.taint import revocations, tainted, taints_of
 from genealog.errors import MissingError, UsageError
 from genealog.registry import Registry, Version
 from genealog.store import schema
-from genealog.store.home import NAME, Home, as_place
+from genealog.store.home import NAME, REGISTRY, Home, as_place
 
 Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
 
@@ -145,11 +147,18 @@ def revoke(
 ) -> None:
     """Withdraw a version: engines refuse to load it, gateways to serve it.
 
+    What descends from it is flagged as tainted: what serves goes on, a new deployment of it needs a reason.
+
     Example: [bold]genealog revoke facts-lora --reason "trained on the wrong snapshot"[/bold]
     """
     registry = Registry(Home.find(store))
+    version = registry.resolve(ref)
     position = registry.revoke(ref, reason=reason, signer=registry.signer(as_))
+    flagged = [taint for taint in tainted(registry.ledger.index(REGISTRY)).values() if taint.ancestor == version.id]
     out.print(f"revoked {ref}: entry {position}")
+    if flagged:
+        count = "1 descendant is" if len(flagged) == 1 else f"{len(flagged)} descendants are"
+        out.print(f"{count} flagged as tainted; what served them and what they said: genealog blast {ref}")
 
 
 def show(
@@ -197,15 +206,17 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
     keys = registry.keys()
     signers = [f"{keys[k].identity} ({k[:12]})" for k in read.keyids if k in keys]
     files = registry.manifest(version).files if version.id.startswith("glf1:") else ()
+    index = registry.ledger.index(REGISTRY)
+    taints = taints_of(index, version.id, revocations(index))
     if json:
         listed = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
-        print_json(_plain(version) | {"signers": signers, "files": listed})
+        print_json(_plain(version) | {"signers": signers, "files": listed, "tainted": [str(taint) for taint in taints]})
         return
     location = registry.home.location(version.id)
     facts = {
         "id": version.id, "weights": version.weights, "kind": version.kind, "entry": f"registry:{version.index}",
         "signed by": ", ".join(signers), "source": version.source and f"“{version.source}” (claimed)",
-        "revoked": version.revoked, "seen at": location,
+        "revoked": version.revoked, "tainted": "; ".join(map(str, taints)), "seen at": location,
     }  # fmt: skip
     out.print(f"[bold]{version.name}[/bold]")
     for name, value in facts.items():
@@ -215,19 +226,21 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
 
 
 def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None:
-    moves = deployments.history(name)
-    rows = [(m.at, m.action, m.spec, m.reason) for m in moves]
-    spec = deployments.spec(moves[-1].spec)
+    live = deployments.history(name)[-1]
+    spec = deployments.spec(live.spec)
+    taint = deployments.taint(spec)
     if json:
         print_json({
-            "deployment": name, "spec": moves[-1].spec, "models": spec.models, "upstream": spec.upstream,
-            "history": [dict(zip(("at", "action", "spec", "reason"), row, strict=True)) for row in rows],
+            "deployment": name, "spec": live.spec, "models": spec.models, "upstream": spec.upstream,
+            "tainted": str(taint) if taint else None, "history": moves_json(deployments, name),
         })  # fmt: skip
         return
-    out.print(f"[bold]{name}[/bold] → {moves[-1].spec}")
+    out.print(f"[bold]{name}[/bold] → {live.spec}")
     out.print(f"  serves {', '.join(short(model) for model in spec.models)} from {spec.upstream}")
     out.print(f"  minimum assurance {spec.minimum_assurance}, durability {spec.durability}, bodies {spec.body_capture}")
-    print_table(("when", "move", "spec", "reason"), [(a, b, short(c), d) for a, b, c, d in rows], empty="no moves")
+    if taint:
+        out.print(f"  [yellow]tainted[/yellow] {escape(f'{short(taint.artifact)} {taint}')}")
+    print_moves(deployments, name)
 
 
 def _plain(version: Version) -> dict[str, object]:
@@ -236,14 +249,19 @@ def _plain(version: Version) -> dict[str, object]:
 
 def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     versions = Registry(home).versions()[-limit:]
-    rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", v.revoked and "revoked") for v in versions]
+    flags = dict.fromkeys(tainted(home.index), "tainted") | {v.id: "revoked" for v in versions if v.revoked}
+    rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", flags.get(v.id)) for v in versions]
     return ("name", "kind", "id", "weights", "entry", "note"), list(rows)
 
 
 def _deployments(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     live = list(Deployments(home).snapshot().live.values())[:limit]
-    rows = [(d.name, d.spec, ", ".join(map(short, d.body.models)), d.body.upstream, d.revoked) for d in live]
-    return ("name", "spec", "models", "upstream", "revoked"), list(rows)
+    rows = [(d.name, d.spec, ", ".join(map(short, d.body.models)), d.body.upstream, _flag(d)) for d in live]
+    return ("name", "spec", "models", "upstream", "note"), list(rows)
+
+
+def _flag(live: Live) -> str | None:
+    return f"revoked: {live.revoked}" if live.revoked else f"tainted: {live.tainted}" if live.tainted else None
 
 
 def _calls(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

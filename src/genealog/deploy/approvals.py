@@ -149,9 +149,12 @@ class Approvals:
             ruled.append(Ruled(rule, given, missing))
         return Status(deployment, spec, said, tuple(ruled))
 
-    def check(self, deployment: str, spec: str, moves: Sequence[Move], promoter: str) -> tuple[str, ...]:
+    def check(
+        self, deployment: str, spec: str, moves: Sequence[Move], promoter: str, *, known: bool = True
+    ) -> tuple[str, ...]:
         """Return the leaf hashes of the approvals that a move rests on: none where no rule fits.
 
+        `known` says whether the spec is in the log, so that it can be approved.
         Raises: PolicyDenied `approvals-missing`, saying whose.
         """
         status = self.status(deployment, spec, moves, promoter)
@@ -161,7 +164,9 @@ class Approvals:
                 raise PolicyDenied(
                     "approvals-missing", f"{deployment} gets a serving spec only when enough others approve it",
                     got=f"{len(ruled.given)} of {ruled.rule.required} approvals of {spec}; not from: {who}",
-                    hint=f"genealog approve {deployment} --spec {spec} --as LABEL; genealog approvals {deployment}",
+                    hint=f"genealog approve {deployment} --spec {spec.partition(':')[2][:12]} --as LABEL"
+                    if known
+                    else "deploy it under a name that no rule guards, let others approve it there, then promote it",
                 )  # fmt: skip
         counted = {each.leaf: each.index for ruled in status.rules for each in ruled.given}
         return tuple(sorted(counted, key=counted.__getitem__))

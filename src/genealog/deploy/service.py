@@ -171,9 +171,9 @@ class Deployments:
             body = self.spec(earlier[-1])
             if revoked := self._revoked(body, revocations(self._index())):
                 raise PolicyDenied("model-revoked", f"the spec before this one serves a revoked model: {revoked}")
-            move = self._ref(name, earlier[-1], "rollback", reason, moves, incident=incident)
-            batch = [(each, title, None) for each, title in ahead(moves)]
-            position = self.registry.append_all([*batch, (move, name, None)], signer=signer)[-1]
+            batch: list[tuple[Record, str, str | None]] = [(each, title, None) for each, title in ahead(moves)]
+            batch.append((self._ref(name, earlier[-1], "rollback", reason, moves, incident=incident), name, None))
+            position = self.registry.append_all(batch, signer=signer)[-1]
         taint = self.taint(body)
         return Live(name, earlier[-1], body, tainted=str(taint) if taint else None), position
 
@@ -264,8 +264,8 @@ class Deployments:
                     "model-tainted", f"{taint.artifact} {taint}", got=identifier,
                     hint='look at it, and if it may be served all the same: --allow-tainted "REASON"',
                 )  # fmt: skip
-            rests = self.approvals.check(name, identifier, moves, signer.keyid)
             known = index.first(select(schema.spec.c.id).where(schema.spec.c.digest == identifier))
+            rests = self.approvals.check(name, identifier, moves, signer.keyid, known=known is not None)
             batch: list[tuple[Record, str, str | None]] = [] if known else [(spec, name, None)]
             if taint is not None:
                 batch.append((self._allowed(name, taint, allow_tainted or "", action), name, None))
