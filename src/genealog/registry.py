@@ -1,4 +1,7 @@
-"""The registry: models, data, code and keys, each an ID computed from content, each a signed statement in the log."""
+"""The registry: models, data, code and keys, each an ID computed from content, each a signed statement in the log.
+
+Long because every verb of a registry is here, and one of them alone says little.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ from genealog.store.home import NAME, REGISTRY, Home
 from genealog.store.scale.url import StoreUrl
 
 Progress = Callable[[int, int], None]
+Body = tuple[Record, str, str | None]  # what a statement says, its name, the artifact ID if that has files
+Also = Callable[[str, str | None], Sequence[Body]]  # (artifact ID, weights ID) → more bodies of the same batch
 _PREFIX = re.compile(r"(gl[frwd]1:)?[0-9a-f]{8,64}")
 
 
@@ -143,9 +148,9 @@ class Registry:
 
     def add_tree(
         self, tree: Tree, path: Path | None, *, kind: str, name: str, source: str | None = None,
-        claims: Mapping[str, str] | None = None, signer: Signer | None = None,
+        claims: Mapping[str, str] | None = None, signer: Signer | None = None, also: Also | None = None,
     ) -> Added:  # fmt: skip
-        """Register a tree that was scanned before."""
+        """Register a tree that was scanned before. What `also` says of it goes into the same durable batch."""
         signer = signer or self.signer()
         identifier = files_root(tree.entries)
         weights = None
@@ -164,7 +169,7 @@ class Registry:
             weights=weights, format=tree.format, excludes=tree.excludes, source=source, claims=dict(claims or {}),
             warnings=tree.warnings, records=kept,
         )  # fmt: skip
-        return self._register(identifier, body, name=name, signer=signer, artifact=identifier, tree=tree)
+        return self._register(identifier, body, name=name, signer=signer, artifact=identifier, tree=tree, also=also)
 
     def add_record(
         self, body: Mapping[str, Any], *, kind: str, name: str, signer: Signer | None = None,
@@ -176,7 +181,7 @@ class Registry:
 
     def _register(
         self, identifier: str, body: records.Artifact, *, name: str, signer: Signer,
-        artifact: str | None = None, tree: Tree | None = None,
+        artifact: str | None = None, tree: Tree | None = None, also: Also | None = None,
     ) -> Added:  # fmt: skip
         weights = body.weights.id if body.weights else None
         batch: list[tuple[Record, str, str | None]] = []
@@ -185,10 +190,12 @@ class Registry:
         move = self.last_ref("name", name)
         if move is None or move["to"] != identifier:
             batch.append((self.move("name", name, identifier), name, None))
+        new = bool(batch) and isinstance(batch[0][0], records.Artifact)
+        batch += also(identifier, weights) if also else ()
         if not batch:
             return Added(identifier, weights, None, new=False, tree=tree)
         position = self.append_all(batch, signer=signer)[0]
-        return Added(identifier, weights, position, new=isinstance(batch[0][0], records.Artifact), tree=tree)
+        return Added(identifier, weights, position, new=new, tree=tree)
 
     def sign(self, ref: str, *, signer: Signer) -> Position:
         """Put a second signature under a registered version: the same statement, stated by another identity."""
@@ -285,6 +292,10 @@ class Registry:
         row = self.ledger.index(REGISTRY).first(query)
         return Base(row["digest"], row["weights"]) if row else None
 
+    def is_made(self, artifact: str) -> bool:
+        """Return whether an execution on record made `artifact`."""
+        return self.ledger.index(REGISTRY).first(_makers(artifact)) is not None
+
     def keys(self) -> dict[str, KeyRow]:
         """Return every registered key by its ID."""
         return {
@@ -353,16 +364,17 @@ class Registry:
         return self.ledger.index(REGISTRY).first(select(schema.artifact).where(schema.artifact.c.digest == identifier))
 
     def _version(self, row: Mapping[str, Any]) -> Version:
-        statement = self._leaf(row["entry"])
+        statement = self.leaf(row["entry"])
         ends = select(schema.execution.c.end).where(schema.execution.c.id.in_(_makers(row["digest"])))
         made = self.ledger.index(REGISTRY).first(ends.order_by(schema.execution.c.end.desc()))
         return Version(
             id=row["digest"], kind=row["kind"], name=row["name"], weights=row["weights"], statement=statement,
-            lineage=self._leaf(made["end"]) if made else statement, index=row["entry"],
+            lineage=self.leaf(made["end"]) if made else statement, index=row["entry"],
             revoked=self.revocation(row["digest"]), source=row["source"],
         )  # fmt: skip
 
-    def _leaf(self, index: int) -> str:
+    def leaf(self, index: int) -> str:
+        """Return the hex leaf hash of an entry of the registry by its index, or an empty text."""
         row = self.home.index.first(select(schema.entry.c.leaf).where(schema.entry.c.id == index))
         return str(row["leaf"]) if row else ""
 

@@ -18,6 +18,7 @@ import typer
 from genealog import __version__
 from genealog.cli import ask, erase, incident, keep, log, past, prove, receipts, serve, settings, signers, witness
 from genealog.cli.contains import contains
+from genealog.cli.check import check
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -43,7 +44,7 @@ for panel, commands in (
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
     (ASK, (ask.why, ask.lineage, contains, past.what_was_live)),
     (FORGET, (erase.erase,)),
-    (PROVE, (prove.evidence, erase.disclose, prove.verify, prove.fsck, mirror)),
+    (PROVE, (prove.evidence, erase.disclose, prove.verify, check, prove.fsck, mirror)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
