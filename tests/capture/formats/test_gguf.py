@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import survives, tensors
 
 from genealog.capture.formats.gguf import layout_of
 from genealog.core.gguf import TYPES
 from genealog.core.layout import Layout
 from genealog.errors import MalformedError
+from layouts import survives, tensors
 
 
 def read(data: bytes) -> Layout:
@@ -176,7 +176,7 @@ def test_random_headers_never_surprise(data: bytes) -> None:
 @given(
     arrays=st.dictionaries(
         st.text(min_size=1, max_size=20),
-        st.tuples(st.sampled_from("f4 f2 f8 i1 i2 i4 i8".split()), st.lists(st.integers(1, 5), min_size=1, max_size=4)),
+        st.tuples(st.sampled_from(["f4", "f2", "f8", "i1", "i2", "i4", "i8"]), st.lists(st.integers(1, 5), min_size=1, max_size=4)),
         min_size=1, max_size=6,
     )
 )  # fmt: skip

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import beside, survives, tensors
 from onnx import TensorProto, helper, numpy_helper
 
 from genealog.capture.formats.onnx import TYPES, layout_of
 from genealog.core.layout import Layout
 from genealog.errors import MalformedError
+from layouts import beside, survives, tensors
 
 NOTHING = Path(__file__).parent / "nothing"
 TYPED = [  # data types whose elements can stand in typed fields

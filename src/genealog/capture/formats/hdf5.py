@@ -33,7 +33,10 @@ MAX_RATIO = 1_100  # deflate cannot pack better than 1032 to 1: more is a claim,
 OPTIMIZERS = ("optimizer", "optimizer_weights", "_optimizer")
 _LEGACY = "model_weights"
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
-_NAMES = {"f": "F", "i": "I", "u": "U", "c": "C", "b": "BOOL"}
+_NAMES = {
+    "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128", "b1": "BOOL",
+    **{f"{kind.lower()}{size}": f"{kind}{size * 8}" for kind in "IU" for size in (1, 2, 4, 8)},
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str) -> Layout:
     except Exception as error:  # noqa: BLE001 - h5py raises whatever libhdf5 says: OSError, RuntimeError, KeyError, …
         raise _bad("malformed", "libhdf5 cannot read this file", got=type(error).__name__) from None
     warnings = {
-        "hdf5-filter": ("packed in a way that is not read, so no tensor was", found.unread),
+        "hdf5-unread": ("stored in a way that is not read, so no tensor was", found.unread),
         "hdf5-not-tensors": ("datasets of text or records, not in the weights ID", found.others),
         "optimizer-state": (
             "tensors of an optimizer, not in the weights ID",
@@ -154,6 +157,9 @@ def _dataset(path: str, item: Any, found: _Found, base: int, size: int) -> None:
         return
     name = path.removeprefix(f"{_LEGACY}/")
     dtype, width, swap = _dtype(item)
+    if dtype is None and item.dtype.kind == "V" and item.dtype.names is None:  # numbers of a kind that it does not say
+        found.unread.append(name)
+        return
     if dtype is None or item.shape is None:
         found.others.append(name)
         return
@@ -163,7 +169,7 @@ def _dataset(path: str, item: Any, found: _Found, base: int, size: int) -> None:
     total = math.prod(shape) * width
     if total > MAX_RATIO * size or len(shape) > MAX_RANK:
         raise _bad("tensor", f"{name!r} is bigger than its file can hold", got=shape)
-    part = 8 if width > 8 else width
+    part = width // 2 if dtype[0] == "C" else width  # of a complex number each half has its own order of bytes
     inner = (*shape, width // part)
     offset = item.id.get_offset()
     if total == 0:
@@ -187,10 +193,8 @@ def _dtype(item: Any) -> tuple[str | None, int, bool]:
     dtype = item.dtype
     if dtype.kind == "V" and dtype.itemsize == 2 and item.attrs.get("dtype") in ("bfloat16", b"bfloat16"):
         return "BF16", 2, False  # as Keras stores it
-    if dtype.kind not in _NAMES or dtype.itemsize not in (1, 2, 4, 8, 16) or dtype.subdtype is not None:
-        return None, 0, False
-    name = _NAMES[dtype.kind]
-    return name if name == "BOOL" else f"{name}{dtype.itemsize * 8}", dtype.itemsize, dtype.byteorder == ">"
+    name = _NAMES.get(f"{dtype.kind}{dtype.itemsize}") if dtype.subdtype is None else None
+    return name, dtype.itemsize, dtype.byteorder == ">"
 
 
 def _swapped(start: int, width: int, shape: tuple[int, ...]) -> Callable[[BinaryIO], Iterator[memoryview]]:
@@ -207,13 +211,13 @@ def _swapped(start: int, width: int, shape: tuple[int, ...]) -> Callable[[Binary
 def _stored(item: Any, total: int) -> bytes:
     """Return the bytes of a small dataset that lies in its own header, or one element where nothing was stored."""
     import h5py
-    import numpy
+    import numpy as np
 
     if item.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:  # at most 64 KiB by the format
         if total > 1 << 16:
             raise _bad("tensor", "a compact dataset is too big", got=total)
         return bytes(item[()].tobytes())
-    return bytes(numpy.asarray(item.fillvalue, dtype=item.dtype).tobytes())
+    return bytes(np.asarray(item.fillvalue, dtype=item.dtype).tobytes())
 
 
 def _constant(data: bytes, total: int, width: int, *, swap: bool) -> Callable[[BinaryIO], Iterator[bytes]]:
@@ -241,19 +245,19 @@ def _chunked(name: str, item: Any, found: _Found, base: int, size: int, kind: tu
         raise _bad("tensor", f"the chunks of {name!r} are too big", got=chunk, expected=f"≤ {MAX_BAND} bytes a row")
     chunks: dict[tuple[int, ...], _Chunk] = {}
 
-    def note(info: Any) -> None:
-        if len(chunks) >= MAX_CHUNKS:
-            raise _bad("tensor", f"{name!r} has too many chunks", expected=f"≤ {MAX_CHUNKS}")
-        if info.byte_offset is not None:
-            if info.byte_offset + info.size > size or info.size > 2 * MAX_BAND:
-                raise _bad("truncated", f"the file ends inside {name!r}", got=size)
-            chunks[tuple(info.chunk_offset)] = _Chunk(base + int(info.byte_offset), int(info.size), info.filter_mask)
+    def note(info: Any) -> bool | None:
+        chunks[tuple(info.chunk_offset)] = _Chunk(base + int(info.byte_offset), int(info.size), info.filter_mask)
+        return True if len(chunks) > MAX_CHUNKS else None  # whatever is not None ends the walk
 
-    for index in range(item.id.get_num_chunks()):
-        note(item.id.get_chunk_info(index))
-    fill = _stored(item, 0)
-    plan = _Chunks(name, shape, chunk, width, filters, chunks, fill, swap)
-    found.loose.append(Loose(name, dtype or "", shape, plan.read))
+    item.id.chunk_iter(note)
+    if len(chunks) > MAX_CHUNKS:
+        raise _bad("tensor", f"{name!r} has too many chunks", expected=f"≤ {MAX_CHUNKS}")
+    for piece in chunks.values():
+        if piece.start + piece.size > base + size or piece.size > 2 * MAX_BAND:
+            raise _bad("truncated", f"the file ends inside {name!r}", got=size)
+    part = width // 2 if dtype[0] == "C" else width
+    plan = _Chunks(name, shape, chunk, width, filters, chunks, _stored(item, 0), part if swap else 1)
+    found.loose.append(Loose(name, dtype, shape, plan.read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,28 +271,28 @@ class _Chunks:
     filters: list[int]
     chunks: Mapping[tuple[int, ...], _Chunk]
     fill: bytes
-    swap: bool
+    swap: int  # bytes that are turned around together
 
     def read(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the bytes of the dataset, row-major and little-endian."""
-        import numpy
+        import numpy as np
 
         bands: dict[int, list[tuple[int, ...]]] = {}
         for offset in self.chunks:
             bands.setdefault(offset[0], []).append(offset)
         for top in range(0, self.shape[0], self.chunk[0]):
             rows = min(self.chunk[0], self.shape[0] - top)
-            out = numpy.empty((rows, *self.shape[1:]), f"V{self.width}")
-            out[...] = numpy.frombuffer(self.fill, f"V{self.width}")[0]
+            out: Any = np.empty((rows, *self.shape[1:]), f"V{self.width}")
+            out[...] = np.frombuffer(self.fill, f"V{self.width}")[0]
             for offset in bands.get(top, ()):
-                block = numpy.frombuffer(self._unpack(file, self.chunks[offset]), f"V{self.width}").reshape(self.chunk)
+                block = np.frombuffer(self._unpack(file, self.chunks[offset]), f"V{self.width}").reshape(self.chunk)
                 into = (slice(0, rows), *(slice(at, at + n) for at, n in zip(offset[1:], self.chunk[1:], strict=True)))
                 room = out[into]
                 room[...] = block[tuple(slice(0, n) for n in room.shape)]
             data = memoryview(out.view("u1").reshape(-1)).cast("B")
             for at in range(0, len(data), PIECE):
                 piece = bytes(data[at : at + PIECE])
-                yield _reversed(piece, min(self.width, 8)) if self.swap else piece
+                yield _reversed(piece, self.swap) if self.swap > 1 else piece
 
     def _unpack(self, file: BinaryIO, chunk: _Chunk) -> bytes:
         data = b"".join(pieces(file, chunk.start, chunk.start + chunk.size, code="hdf5-truncated"))
@@ -301,7 +305,7 @@ class _Chunks:
             elif filter_ == _DEFLATE:
                 data = self._inflate(data, wanted)
             elif filter_ == _SHUFFLE:
-                data = b"".join(data[at :: len(data) // self.width or 1] for at in range(len(data) // self.width or 1))
+                data = _unshuffled(data, self.width)
         if len(data) != wanted:
             raise _bad("tensor", f"a chunk of {self.name!r} has another size", got=len(data), expected=wanted)
         return data
@@ -315,6 +319,15 @@ class _Chunks:
         if not inflate.eof:
             raise _bad("tensor", f"a chunk of {self.name!r} is longer or shorter than it says", expected=wanted)
         return out
+
+
+def _unshuffled(data: bytes, width: int) -> bytes:
+    """Undo the filter that puts first bytes first; bytes beyond the last whole element stay at the end."""
+    count = len(data) // width
+    out = bytearray(data)
+    for index in range(width):
+        out[index : count * width : width] = data[index * count : (index + 1) * count]
+    return bytes(out)
 
 
 def _reversed(data: bytes, width: int) -> bytes:
