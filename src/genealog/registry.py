@@ -18,8 +18,8 @@ from sqlalchemy import select
 
 from genealog.capture.files import Tree, rescan, scan_tree
 from genealog.core import records
-from genealog.core.canonical import Record, timestamp
-from genealog.core.dsse import Signer, unb64
+from genealog.core.canonical import Record, parse_timestamp, timestamp
+from genealog.core.dsse import Signer, load_public_key, unb64, verify_signature
 from genealog.core.ids import record_id
 from genealog.core.manifest import Manifest, decode_manifest, encode_manifest, files_root
 from genealog.core.statement import Read, check_role, make_statement, read_statement
@@ -30,6 +30,7 @@ from genealog.ledger import Ledger, Position
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home
 from genealog.store.scale.url import StoreUrl
+from genealog.store.signers.source import open_signer
 
 Progress = Callable[[int, int], None]
 Body = tuple[Record, str, str | None]  # what a statement says, its name, the artifact ID if that has files
@@ -69,6 +70,7 @@ class KeyRow:
     role: str
     public_der: bytes
     revoked: str | None
+    since: str | None = None  # nothing counts that it signed from then on
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,20 @@ class Registry:
         return cls(Home.create(path, origin=origin, identity=identity, first=introduce))
 
     def signer(self, label: str | None = None) -> Signer:
-        """Return the signer of an identity in `genealog.toml` (default: its `signer`). Raises: MissingError."""
+        """Return the signer of an identity in `genealog.toml` (default: its `signer`).
+
+        Raises: MissingError `unknown-identity`; as `open_signer`.
+        """
         label = label or self.home.config.signer
         identity = self.home.config.identities.get(label)
         if identity is None:
             known = ", ".join(sorted(self.home.config.identities))
             raise MissingError("unknown-identity", f"genealog.toml has no identity {label!r}", expected=known)
-        return self.home.keys.signer(identity.key)
+        return open_signer(identity.key, self.home.keys, secret=identity.secret)
+
+    def owner(self) -> Signer:
+        """Return the owner's signer, wherever its key is kept. Raises: as `signer`."""
+        return self.signer("owner") if "owner" in self.home.config.identities else self.home.keys.signer("owner")
 
     def append(self, body: Record, *, signer: Signer, name: str, artifact: str | None = None) -> Position:
         """Sign `body` as a statement called `name` and append it."""
@@ -217,15 +226,34 @@ class Registry:
         """
         self.home.check_label(label)
         key = self.home.keys.create(label, algorithm)
-        position = self.append(_key_body(key, identity, role), signer=self.home.keys.signer("owner"), name=identity)
+        position = self.append(_key_body(key, identity, role), signer=self.owner(), name=identity)
         self.home.add_identity(label, identity, label)
         return position
 
-    def revoke_key(self, keyid: str, *, reason: str) -> Position:
+    def adopt_signer(
+        self, label: str, identity: str, *, source: str, secret: str | None = None, role: str = "signer"
+    ) -> Position:
+        """Register a key that is kept elsewhere, in a token, a file or a variable, signed by the owner.
+
+        It signs once, so that nobody registers a key that he cannot use. Raises: as `add_signer` and `open_signer`;
+        MalformedError `bad-public-key` for a curve that statements are not signed by.
+        """
+        self.home.check_label(label)
+        key = open_signer(source, self.home.keys, secret=secret)
+        load_public_key(key.public_der)
+        verify_signature(key.public_der, key.sign(b"genealog"), b"genealog")
+        position = self.append(_key_body(key, identity, role), signer=self.owner(), name=identity)
+        self.home.add_identity(label, identity, source, secret)
+        return position
+
+    def revoke_key(self, keyid: str, *, reason: str, since: str | None = None) -> Position:
         """Withdraw a key: what it signs from here on vouches for nothing. `keyid` may be cut to 8 digits or more.
 
-        Raises: MissingError `unknown-key`; MalformedError `ambiguous-ref`.
+        With `since`, a past time as `timestamp` writes it, nothing counts either that cannot be shown to have been in
+        the log before (docs/adr/0022). Raises: MissingError `unknown-key`; MalformedError `ambiguous-ref`, `bad-time`.
         """
+        if since is not None and parse_timestamp(since) > datetime.now(UTC):
+            raise MalformedError("bad-time", "a key is revoked since a time that has come", got=since)
         rows = [row for known, row in self.keys().items() if known.startswith(keyid)] if len(keyid) >= 8 else []
         if not rows:
             raise MissingError(
@@ -246,9 +274,10 @@ class Registry:
                 hint="genealog log rotate-key NAME, then --retire",
             )  # fmt: skip
         body = records.Key(
-            action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason
-        )
-        return self.append(body, signer=self.home.keys.signer("owner"), name=row.identity)
+            action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason,
+            since=since,
+        )  # fmt: skip
+        return self.append(body, signer=self.owner(), name=row.identity)
 
     def resolve(self, ref: str) -> Version:
         """Return the version that `ref` means: a name, an ID, or the start of one (≥ 8 hex digits).
@@ -301,7 +330,7 @@ class Registry:
         return {
             row["keyid"]: KeyRow(
                 row["keyid"], row["identity"], row["role"], unb64(row["public"]),
-                (row["reason"] or "revoked") if row["revoked"] is not None else None,
+                (row["reason"] or "revoked") if row["revoked"] is not None else None, row["since"],
             )
             for row in self.ledger.index(REGISTRY).rows(select(schema.key))
         }  # fmt: skip

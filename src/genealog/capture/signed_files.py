@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 class Hash(Protocol):
     """What `hashlib` gives."""
 
-    def update(self, data: memoryview, /) -> None:
+    def update(self, data: memoryview, /) -> object:
         """Take the next bytes."""
 
     def hexdigest(self) -> str:
@@ -57,10 +57,9 @@ def list_signed(root: Path, *, ignored: Callable[[str], bool], follow: bool) -> 
     if not stat.S_ISDIR(info.st_mode):
         return Listed(((".", str(root), info.st_size),), (), (), ())
     files, out, links, special = list[tuple[str, str, int]](), list[str](), list[str](), list[str]()
-    count = 0
-    for path, where, link, state in _walk(str(root), follow=follow, ignored=ignored, out=out):
-        count += 1
-        if count > MAX_PATHS:
+    walked = _walk(str(root), follow=follow, ignored=ignored, out=out)
+    for count, (path, where, link, state) in enumerate(walked):
+        if count >= MAX_PATHS:
             raise MalformedError("too-many-files", "the tree is too big", expected=f"≤ {MAX_PATHS} files")
         if link and not follow:
             links.append(path)
@@ -103,7 +102,11 @@ def _walk(
 
 
 def hash_signed(
-    files: tuple[tuple[str, str, int], ...], *, algorithm: str, shard: int | None = None, progress: Progress | None = None
+    files: tuple[tuple[str, str, int], ...],
+    *,
+    algorithm: str,
+    shard: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, str]:
     """Return hex digests by the name that OMS gives them: a path, or `path:start:end` for each shard of `shard` bytes.
 
@@ -180,7 +183,7 @@ def _new(algorithm: str) -> Callable[[], Hash]:
         except ImportError:
             raise not_installed("a signature over blake3 digests", "blake3", "signing") from None
         return blake3
-    return {"sha256": hashlib.sha256, "blake2b": hashlib.blake2b}[algorithm]
+    return hashlib.blake2b if algorithm == "blake2b" else hashlib.sha256
 
 
 def _utf8(name: str) -> str:

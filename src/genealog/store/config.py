@@ -52,10 +52,46 @@ class Store(Record):
 
 
 class Identity(Record):
-    """`[identities.LABEL]`: somebody who signs: the name people know, and the key file that signs for it."""
+    """`[identities.LABEL]`: somebody who signs: the name people know, where the key is, and what opens it.
+
+    `key` is the name of a key file, or a source as `store.signers.source` reads it; `secret` says where its password
+    or PIN comes from, and is never one.
+    """
 
     name: str
     key: str
+    secret: str | None = None
+
+
+class TrustedSigner(Record):
+    """`[trust.signers.LABEL]`: whoever signs by this key, under these roots, or by this keyless identity counts as it.
+
+    A file is named relative to the folder of `genealog.toml`, or its text stands here.
+    """
+
+    name: str | None = None
+    key: str | None = None  # a public key in PEM
+    roots: str | None = None  # certificates in PEM
+    subjects: tuple[str, ...] = ()  # with `roots`: names in the certificate, letter for letter
+    trusted_root: str | None = None  # of a sigstore, as JSON
+    identity: str | None = None
+    issuer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what needs two fields. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        if sum(each is not None for each in (self.key, self.roots, self.trusted_root)) != 1:
+            raise ValueError("a trusted signer has one of `key`, `roots` and `trusted_root`")
+        keyless = [each is not None for each in (self.trusted_root, self.identity, self.issuer)]
+        if any(keyless) != all(keyless):
+            raise ValueError("`trusted_root`, `identity` and `issuer` stand together: a sigstore signs for everybody")
+        if (self.roots is not None) != bool(self.subjects):
+            raise ValueError("`roots` and `subjects` stand together: an authority signs for many")
+
+
+class Trusted(Record):
+    """`[trust]`: who counts as whom when others have signed."""
+
+    signers: dict[str, TrustedSigner] = {}  # noqa: RUF012 - msgspec copies an empty default
 
 
 class Calls(Record):
@@ -140,6 +176,7 @@ class Config(Record):
     index: Index = Index()
     retention: tuple[Retention, ...] = ()
     approvals: tuple[ApprovalRule, ...] = ()
+    trust: Trusted = Trusted()
 
     @property
     def origin(self) -> str:

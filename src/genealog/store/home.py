@@ -314,11 +314,12 @@ class Home:
         if label in self.config.identities:
             raise StoreError("identity-exists", f"genealog.toml has an identity {label!r} already")
 
-    def add_identity(self, label: str, name: str, key: str) -> None:
+    def add_identity(self, label: str, name: str, key: str, secret: str | None = None) -> None:
         """Write a signer identity into `genealog.toml`. Raises: as `check_label`."""
         self.check_label(label)
         before = read_file(self.path / "genealog.toml") or b""
         section = f"\n[identities.{label}]\nname = {toml_text(name)}\nkey = {toml_text(key)}\n"
+        section += f"secret = {toml_text(secret)}\n" if secret is not None else ""
         self.write("genealog.toml", before + section.encode())
         self.reload()
 

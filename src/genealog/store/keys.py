@@ -2,53 +2,27 @@
 
 Log keys are Ed25519 (C2SP asks for it); the keys that sign statements are ECDSA P-256 (OMS asks for it) or Ed25519. A
 key file that others can read is refused, as ssh does. Nothing here prints or returns private bytes, but for
-`vault_key`, which the vault needs.
+`vault_key`, which the vault needs. Keys from elsewhere, a token or a variable, come through `signers.source`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from genealog.core.dsse import keyid_of
 from genealog.core.note import NoteSigner
 from genealog.errors import MissingError, StoreError
 from genealog.store.disk import disk, sync_folder, write_once
+from genealog.store.signers.pem import KeySigner, PrivateKey, read_pem
 
 _NEXT = "vault-next.key"
 
-PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-
-
-@dataclass(frozen=True)
-class KeySigner:
-    """A DSSE signer over a private key in memory."""
-
-    private: PrivateKey = field(repr=False)
-
-    @property
-    def public_der(self) -> bytes:
-        """The DER SubjectPublicKeyInfo."""
-        return self.private.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-
-    @property
-    def keyid(self) -> str:
-        """Hex SHA-256 of `public_der`."""
-        return keyid_of(self.public_der)
-
-    def sign(self, data: bytes) -> bytes:
-        """Sign `data`: DER ECDSA over SHA-256, or 64 raw bytes of Ed25519."""
-        if isinstance(self.private, ed25519.Ed25519PrivateKey):
-            return self.private.sign(data)
-        return self.private.sign(data, ec.ECDSA(hashes.SHA256()))
+__all__ = ["KeyRing", "KeySigner"]
 
 
 class KeyRing:
@@ -82,18 +56,12 @@ class KeyRing:
             with suppress(StoreError):  # another process of this machine was quicker
                 self.create_vault_key()
 
-    def signer(self, name: str) -> KeySigner:
-        """Return the signer called `name`.
+    def signer(self, name: str, password: Callable[[], str] | None = None) -> KeySigner:
+        """Return the signer called `name`; `password` is asked only if its file is encrypted.
 
-        Raises: MissingError `no-key`; StoreError `key-readable` or `key-unreadable`.
+        Raises: MissingError `no-key`; StoreError `key-readable`, `key-unreadable`, `key-password`.
         """
-        try:
-            private = serialization.load_pem_private_key(self._read(f"{name}.pem"), password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise StoreError("key-unreadable", f"{name}.pem is not an unencrypted PKCS #8 key") from None
-        if not isinstance(private, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
-            raise StoreError("key-unreadable", f"{name}.pem is of a kind not used here", expected="P-256 or Ed25519")
-        return KeySigner(private)
+        return read_pem(self._read(f"{name}.pem"), f"{name}.pem", password)
 
     def note_signer(self, name: str, origin: str) -> NoteSigner:
         """Return the signer of the log `origin`, whose key file is called `name`."""

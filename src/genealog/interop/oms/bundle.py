@@ -1,7 +1,7 @@
 """The sigstore bundle around a signed model: an envelope with one signature, and how to find the key that made it.
 
     {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-     "verificationMaterial": {"publicKey": {"hint": …} | "x509CertificateChain": … | "certificate": …, "tlogEntries": […]},
+     "verificationMaterial": {"publicKey" | "x509CertificateChain" | "certificate": {…}, "tlogEntries": […]},
      "dsseEnvelope": {"payload": base64, "payloadType": …, "signatures": [{"sig": base64, "keyid": ""}]}}
 
 Reads what others wrote and keeps the signed bytes as they came: the payload need not be canonical. What an older
@@ -30,6 +30,7 @@ from genealog.interop.oms.strict import malformed, member, read_json, unbase64
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_BUNDLE = 128 << 20  # bytes: a model of a million files has some 150 of them each
 MAX_CERTIFICATES = 16
+MAX_STAMPS = 32
 Method = Literal["key", "certificate", "sigstore"]
 _HASHES: dict[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
     "secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512,
@@ -69,12 +70,14 @@ def read_bundle(data: bytes) -> Bundle:
         raise unsupported(f"an envelope of {envelope['payloadType'][:80]!r}")
     material = member(value, "verificationMaterial", dict, "the bundle")
     method, hint, chain = _material(material)
-    stamps = (material.get("timestampVerificationData") or {}).get("rfc3161Timestamps") or []
+    stamps = _dict(material.get("timestampVerificationData") or {}, "the timestamps").get("rfc3161Timestamps") or []
+    if not isinstance(stamps, list) or len(stamps) > MAX_STAMPS:
+        raise malformed("the timestamps", f"no list of at most {MAX_STAMPS}")
     return Bundle(
         method=method, hint=hint, chain=chain, data=data,
         payload=unbase64(envelope.get("payload"), "the payload"),
         signature=unbase64(signatures[0].get("sig"), "the signature"),
-        stamps=tuple(unbase64(_dict(each, "a timestamp").get("signedTimestamp"), "a timestamp") for each in stamps[:32]),
+        stamps=tuple(unbase64(_dict(each, "a timestamp").get("signedTimestamp"), "a timestamp") for each in stamps),
     )  # fmt: skip
 
 

@@ -61,11 +61,19 @@ def read_chain(chain: Sequence[bytes]) -> tuple[Leaf, tuple[x509.Certificate, ..
         public = first.public_key()
         begins, ends, subject = first.not_valid_before_utc, first.not_valid_after_utc, first.subject.rfc4514_string()
         names = _names(first)
-    except (ValueError, UnsupportedAlgorithm, IndexError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as e:
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        IndexError,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as e:
         raise MalformedError("certificate-malformed", "a certificate cannot be read", got=str(e)[:120]) from None
     if not isinstance(public, ec.EllipticCurvePublicKey):
         kind = type(public).__name__
-        raise MalformedError("bad-public-key", "OMS has no signatures by such a key", got=kind, expected="P-256, P-384 or P-521")
+        raise MalformedError(
+            "bad-public-key", "OMS has no signatures by such a key", got=kind, expected="P-256, P-384 or P-521"
+        )
     hash_for(public)
     return Leaf(subject, names, public, begins, ends), certificates
 

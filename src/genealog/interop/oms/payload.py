@@ -126,7 +126,9 @@ def read_payload(payload: bytes) -> Signed:
     pieces = tuple(_pieces(member(predicate, "resources", list, what), hash_type, size))
     root = member(member(subject[0], "digest", dict, what), "sha256", str, what)
     if (real := hashlib.sha256(b"".join(bytes.fromhex(piece.digest) for piece in pieces)).hexdigest()) != root:
-        raise VerificationError("oms-root-mismatch", "the digests do not give the model's digest", got=real, expected=root)
+        raise VerificationError(
+            "oms-root-mismatch", "the digests do not give the model's digest", got=real, expected=root
+        )
     return Signed(
         name=member(subject[0], "name", str, what), root=root, pieces=pieces, hash_type=hash_type, shard_size=size,
         allow_symlinks=member(serialization, "allow_symlinks", bool, what), ignore_paths=tuple(ignored),
