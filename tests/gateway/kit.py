@@ -91,6 +91,10 @@ class FakeSource:
         self.epoch += 1
         return leaf
 
+    def stamp(self) -> object:
+        """Tell at once that something changed."""
+        return self.epoch
+
     def poll(self) -> Snapshot:
         """Return what is deployed."""
         self.polls += 1

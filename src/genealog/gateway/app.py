@@ -225,6 +225,8 @@ def _loop(live: Live) -> UpstreamError:
 
 def _model(live: Live) -> dict[str, Any]:
     facts = {"spec": live.spec, "models": live.body.models, "minimum_assurance": live.body.minimum_assurance}
+    if live.tainted:
+        facts["tainted"] = live.tainted
     return {"id": live.name, "object": "model", "created": 0, "owned_by": "genealog", "genealog": facts}
 
 
