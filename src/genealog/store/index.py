@@ -110,11 +110,9 @@ class Index:
 
         Raises: StoreError `index-unusable`.
         """
+        alike = {"isolation_level": "REPEATABLE READ"} if self._shared else {}
         with self._errors(), self._engine.connect() as connection:
-            if self._shared:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            connection = connection.execution_options(reading=True)
-            yield connection
+            yield connection.execution_options(reading=True, **alike)
             connection.rollback()
 
     @contextmanager

@@ -105,7 +105,7 @@ class Walk:
 
     def event_entries(self) -> Select[tuple[int]]:
         """Select the registry entry (`entry.id`) that states each event between what was reached."""
-        return select(self._events().c.id.op(">>")(schema.EVENT_BITS))
+        return select(schema.event.c.id.op(">>")(schema.EVENT_BITS)).where(self._between())
 
     def rows(self, query: Select[Any]) -> Iterator[dict[str, Any]]:
         """Run a select on the same state of the log; rows come as dicts, a page at a time."""
@@ -120,7 +120,7 @@ class Walk:
             return
         table = schema.artifact
         columns = (table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
-        query = select(*columns).join(_reached, _reached.c.node == table.c.id).order_by(table.c.id).limit(limit)
+        query = select(*columns).where(table.c.id.in_(self.artifacts)).order_by(table.c.id).limit(limit)
         for row in self.rows(query):
             if self._said(row["entry"]):
                 yield Node(row["digest"], row["kind"], row["name"], row["source"])
@@ -131,7 +131,7 @@ class Walk:
         """Yield every execution, as it was first named in the log."""
         table = schema.execution
         columns = (table.c.digest, table.c.kind, table.c.name, table.c.exit, table.c.start, table.c.end)
-        query = select(*columns).join(_reached, _reached.c.node == -table.c.id).order_by(table.c.id).limit(limit)
+        query = select(*columns).where(table.c.id.in_(self.executions)).order_by(table.c.id).limit(limit)
         for row in self.rows(query):
             kind, name = (row["kind"], row["name"]) if self._said(row["start"]) else (None, None)
             yield Act(row["digest"], kind, name, row["exit"] if self._said(row["end"]) else None)
@@ -146,7 +146,7 @@ class Walk:
             )
             .join(schema.execution, schema.execution.c.id == event.c.execution)
             .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
-            .where(event.c.id.in_(select(self._events().c.id)))
+            .where(self._between())
             .order_by(event.c.id)
             .limit(limit)
         )  # fmt: skip
@@ -170,11 +170,12 @@ class Walk:
         if self.root is None:
             yield Gap(self._start, "unregistered")
             return
+        if self._way == "down":  # what came of it came of something
+            return
         code = self._gap_code()
         query = (
             select(schema.artifact.c.digest, code.label("code"))
-            .join(_reached, _reached.c.node == schema.artifact.c.id)
-            .where(code.is_not(None))
+            .where(schema.artifact.c.id.in_(self.artifacts), code.is_not(None))
             .order_by(schema.artifact.c.id)
             .limit(limit)
         )
@@ -212,41 +213,42 @@ class Walk:
         ).one()
         if nodes >= _ANALYZE and self.connection.dialect.name == "postgresql":
             self.connection.execute(text("ANALYZE reached"))
-        events = self.connection.scalar(select(func.count()).select_from(self._events())) or 0
+        events = self.connection.scalar(select(func.count()).select_from(schema.event).where(self._between())) or 0
         contradicted = sum(
             any(state is State.CONTRADICTED for state, _, _ in beside) for beside in self._findings().values()
         )
-        code = self._gap_code()
-        counted = (
-            select(code.label("code"), func.count().label("n"))
-            .select_from(schema.artifact)
-            .join(_reached, _reached.c.node == schema.artifact.c.id)
-            .where(code.is_not(None))
-            .group_by(code)
-        )
-        gaps = {row.code: int(row.n) for row in self.connection.execute(counted)}
+        gaps = self._count_gaps() if self._way == "up" else {}
         origins = gaps.pop("outside-origin", 0)
         return Reach(
             self._start, self._way, int(artifacts), int(nodes - artifacts), int(events), sum(gaps.values()), origins,
             contradicted, cut, size,
         )  # fmt: skip
 
-    def _events(self) -> Any:
-        """Select the key of every event between two nodes that were reached."""
+    def _count_gaps(self) -> dict[str, int]:
+        code = self._gap_code()
+        query = (
+            select(code.label("code"), func.count().label("n"))
+            .select_from(schema.artifact)
+            .where(schema.artifact.c.id.in_(self.artifacts), code.is_not(None))
+            .group_by(text("1"))
+        )
+        return {row.code: int(row.n) for row in self.connection.execute(query)}
+
+    def _between(self) -> ColumnElement[bool]:
+        """What is true of every event between two nodes that were reached."""
         here, there = _ends(self._way)
-        near, far = _reached.alias("near"), _reached.alias("far")
-        query = select(schema.event.c.id).join(near, near.c.node == here).where(_as_of(self._at))
-        if self._depth is not None:  # else what lies behind is reached too
-            query = query.join(far, far.c.node == there)
-        return query.subquery()
+        nodes = select(_reached.c.node)
+        # without a depth, what lies behind is reached too
+        further = true() if self._depth is None else there.in_(nodes)
+        return and_(here.in_(nodes), further, _as_of(self._at))
 
     def _findings(self) -> dict[int, list[tuple[State, str, str | None]]]:
         """Return (state, method, code) of every finding beside an event that was reached, by the event's key."""
-        finding, event, made = schema.finding, schema.event, _reached.alias("made")
+        finding, event = schema.finding, schema.event
         same = and_(*(finding.c[name] == event.c[name] for name in ("execution", "artifact", "direction", "role")))
         query = select(event.c.id, finding.c.state, finding.c.method, finding.c.code)
-        query = query.join(_reached, _reached.c.node == -finding.c.execution)
-        query = query.join(made, made.c.node == finding.c.artifact).join(event, same).order_by(finding.c.id)
+        query = query.join(event, same).order_by(finding.c.id)
+        query = query.where(finding.c.execution.in_(self.executions), finding.c.artifact.in_(self.artifacts))
         if self._at is not None:
             query = query.where(finding.c.id <= self._at)
         found: dict[int, list[tuple[State, str, str | None]]] = {}
@@ -259,9 +261,7 @@ class Walk:
         return entry is not None and (self._at is None or entry <= self._at)
 
     def _gap_code(self) -> ColumnElement[str | None]:
-        """What is wrong with an artifact that was reached, NULL where nothing is: only on the way up."""
-        if self._way == "down":
-            return literal(None)
+        """What is wrong with an artifact that was reached on the way up, NULL where nothing is."""
         table, made = schema.artifact, schema.event.alias("made")
         unknown: ColumnElement[bool] = table.c.entry.is_(None)
         if self._at is not None:

@@ -154,8 +154,8 @@ class Batch:
                 row |= {"revoked": index, "reason": _plain(body.reason), "since": body.since, "changed": True}
         elif body.public is not None and row is None:
             self._keys[body.keyid] = {
-                "id": index, "keyid": body.keyid, "identity": _plain(body.identity), "role": body.role, "public": body.public,
-                "added": index, "revoked": None, "reason": None, "since": None, "new": True,
+                "id": index, "keyid": body.keyid, "identity": _plain(body.identity), "role": body.role,
+                "public": body.public, "added": index, "revoked": None, "reason": None, "since": None, "new": True,
             }  # fmt: skip
 
     def write(self) -> None:

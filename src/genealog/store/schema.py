@@ -98,8 +98,8 @@ event = _table(
     _text("path"),
     _text("facts"),  # a JSON object of texts, or NULL
     _text("code"),
-    Column("src", Integer, Computed("CASE direction WHEN 'in' THEN artifact ELSE -execution END")),
-    Column("dst", Integer, Computed("CASE direction WHEN 'in' THEN -execution ELSE artifact END")),
+    Column("src", Integer, Computed("CASE direction WHEN 'in' THEN artifact ELSE -execution END", persisted=True)),
+    Column("dst", Integer, Computed("CASE direction WHEN 'in' THEN -execution ELSE artifact END", persisted=True)),
     UniqueConstraint("execution", "artifact", "direction", "role"),
     Index("event_down", "src", "dst", postgresql_include=["id"]),
     Index("event_up", "dst", "src", postgresql_include=["id"]),
