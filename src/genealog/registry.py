@@ -165,7 +165,9 @@ class Registry:
         weights = None
         if tree.weights:
             listing = self._keep(encode_tensors(tree.weights))
-            weights = records.Weights(id=weights_root(tree.weights), tensors=len(tree.weights), list=listing)
+            weights = records.Weights(
+                id=weights_root(tree.weights), tensors=len(tree.weights), list=listing, tied=dict(tree.tied)
+            )
         kept, notes = None, tuple[str, ...]()
         if path is not None:
             self.home.remember(identifier, path)

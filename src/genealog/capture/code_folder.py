@@ -86,7 +86,7 @@ def code_tree(root: Path, paths: Iterable[str], left_out: Iterable[str], warning
             odd.append(path)
     if not files and not links:
         raise MalformedError("empty-tree", "there is no code to identify", got=repr(str(root)))
-    digests, rehashed = hash_files(files, tensors=False)
+    digests = hash_files(files, tensors=False)
     said = {**warnings, "not-a-regular-file": odd}
     return Tree(
         entries=in_order([*file_entries(files, digests), *links], lambda entry: entry.path, code="duplicate-path"),
@@ -94,7 +94,6 @@ def code_tree(root: Path, paths: Iterable[str], left_out: Iterable[str], warning
         weights=None,
         format="code",
         warnings=tuple(f"{code}: {few(names)}" for code, names in sorted(said.items()) if names),
-        rehashed=rehashed,
     )
 
 

@@ -1,28 +1,40 @@
 """A directory (or one file) as the entries of a manifest and the tensors of its weights, from one read of each file.
 
-`capture.listing` says which files count; here they are read, on all cores, and only safetensors give tensors. A
-pickle is never opened as a pickle: it is hashed as a file, with a warning. The cache may answer for files that did
-not change; then the tree says that it was not re-hashed, and `rescan`, which verifies, has no cache at all.
+`capture.listing` says which files count; here they are read, on all cores. `capture.formats` says where tensors lie in
+a file; nothing in a file is ever run. The weights of a tree are those of one format: safetensors before any other, for
+what stands beside them (the state of an optimizer, the same weights once more) is not what a loader takes. Names that
+a file leaves out because they are tied are added (`core.ties`), and it is told which. Nothing is taken from memory of
+an earlier read: every digest is of bytes read now.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import posixpath
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
-from genealog.capture.hash_cache import Digests, HashCache
+from genealog.capture.formats import HEAD_BYTES, Reader, named_for, reader_for
+from genealog.capture.formats.siblings import siblings_in
 from genealog.capture.listing import Found, list_tree
-from genealog.capture.reading import read_once
+from genealog.capture.reading import OneRead, read_once
+from genealog.capture.runs import RunHasher
 from genealog.capture.safetensors import TensorHasher
 from genealog.core.manifest import Difference, FileEntry, diff_files, few
+from genealog.core.ties import tied_by_config, tied_by_metadata, with_tied
 from genealog.core.weights import TensorEntry
 from genealog.errors import MalformedError, StoreError
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
+CONFIG = "config.json"
+MAX_CONFIG = 4 << 20  # bytes
+# Which format gives the weights where a tree holds several.
+ORDER = ("safetensors", "torch", "gguf", "keras", "hdf5", "tensorflow", "onnx", "npz", "npy")
 
 Progress = Callable[[int, int], None]
 
@@ -31,9 +43,9 @@ Progress = Callable[[int, int], None]
 class Tree:
     """What `scan_tree` saw.
 
-    `entries` are sorted by path, `weights` by tensor name (None: no tensors could be read). `warnings` are lines
-    `code: what`, one per code: `pickle-not-read`, `gguf-not-read`, `not-safetensors`. `rehashed` is False when a digest
-    came from the cache.
+    `entries` are sorted by path, `weights` by tensor name (None: no tensors could be read); `tied` gives each name that
+    was added to them, with the name it shares its bytes with. `warnings` are lines `code: what`. `rehashed` is False
+    for a tree that was not made here and stands on digests of an earlier read.
     """
 
     entries: tuple[FileEntry, ...]
@@ -41,33 +53,45 @@ class Tree:
     weights: tuple[TensorEntry, ...] | None
     format: str
     warnings: tuple[str, ...]
-    rehashed: bool
+    tied: Mapping[str, str] = field(default_factory=dict)
+    rehashed: bool = True
 
 
-def scan_tree(
-    path: str | os.PathLike[str],
-    *,
-    progress: Progress | None = None,
-    cache: HashCache | None = None,
-    exclude: Collection[str] = (),
-) -> Tree:
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What one file hashed to. `tensors` is None when no reader knows the file; `named` is the format of its name."""
+
+    sha256: str
+    tensors: tuple[TensorEntry, ...] | None = None
+    format: str | None = None
+    named: str | None = None
+    warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    copy: bytes | None = None  # of a configuration
+
+
+def scan_tree(path: str | os.PathLike[str], *, progress: Progress | None = None, exclude: Collection[str] = ()) -> Tree:
     """Hash every file below `path`; a single file is a tree of one entry named by its base name.
 
     `progress(bytes_done, bytes_total)` is called from worker threads, one at a time. `exclude` names more top-level
     entries to leave out.
     Raises: as `listing.list_tree` and `reading.read_once`; MalformedError `duplicate-tensor`, and those of
-    `core.safetensors` for a file that is cut or inconsistent.
+    `core.safetensors` and `capture.formats` for a file that is cut or inconsistent.
     """
     found, excludes = list_tree(path, exclude=exclude)
-    digests, rehashed = hash_files(found, progress=progress, cache=cache)
-    format_, warnings = _describe(found, digests)
+    digests = hash_files(found, progress=progress)
+    format_, chosen, warnings = _choose(found, digests)
+    weights = _merge(chosen)
+    if weights is None and chosen and format_ != "safetensors":
+        warnings.append("several-weights: files hold different tensors of one name, so there is no weights ID")
+    tied = {} if weights is None else _tied(found, digests, chosen)
     return Tree(
         entries=file_entries(found, digests),
         excludes=excludes,
-        weights=_merge(found, digests),
+        weights=with_tied(weights, tied) if weights else None,
         format=format_,
-        warnings=warnings,
-        rehashed=rehashed,
+        warnings=tuple(warnings),
+        tied=tied,
     )
 
 
@@ -83,39 +107,38 @@ def rescan(
     Every byte is read; tensors are not looked at. Raises: as `scan_tree`, except for tensors.
     """
     found, _ = list_tree(path, exclude=exclude)
-    digests, _ = hash_files(found, tensors=False, progress=progress)
-    return diff_files(entries, file_entries(found, digests))
+    return diff_files(entries, file_entries(found, hash_files(found, tensors=False, progress=progress)))
 
 
-def hash_files(
-    found: Sequence[Found], *, tensors: bool = True, progress: Progress | None = None, cache: HashCache | None = None
-) -> tuple[list[Digests], bool]:
-    """Return the digests of `found` in its order, and whether every byte was read now. Threads work across files."""
+def hash_files(found: Sequence[Found], *, tensors: bool = True, progress: Progress | None = None) -> list[Digests]:
+    """Return the digests of `found` in its order; every byte is read now. Threads work across files."""
     total = sum(file.key.size for file in found)
     done = 0
     stop = threading.Event()
     lock = threading.Lock()
 
-    def tick(count: int) -> None:
+    def tick(count: int = 0) -> None:
         nonlocal done
         if stop.is_set():
             raise StoreError("cancelled", "hashing was cancelled")
-        if progress is not None:
+        if progress is not None and count:
             with lock:
                 done += count
                 progress(done, total)
 
-    def digest(file: Found) -> tuple[Digests, bool]:
-        as_tensors = tensors and _suffix(file) == ".safetensors"
-        if cache is not None and (known := cache.get(file.key, safetensors=as_tensors)):
-            tick(file.key.size)
-            return known, False
-        read = read_once(file.real, expected=file.key, also=TensorHasher if as_tensors else None, tick=tick)
-        hasher = read.consumer
-        result = Digests(read.sha256, None if hasher is None or hasher.foreign else hasher.tensors())
-        if cache is not None:
-            cache.put(file.key, result, safetensors=as_tensors)
-        return result, True
+    def digest(file: Found) -> Digests:
+        if not tensors:
+            plain: OneRead[Any] = read_once(file.real, expected=file.key, tick=tick)
+            return Digests(plain.sha256)
+        if _suffix(file) == ".safetensors":
+            return _safetensors(file, tick)
+        if named_for(file.path):
+            look = _Look(file, found, tick)
+            read: OneRead[Any] = read_once(file.real, expected=file.key, look=look, tick=tick)
+            return look.digests(read.sha256)
+        keep = PurePosixPath(file.path).name == CONFIG and file.key.size <= MAX_CONFIG
+        kept: OneRead[Any] = read_once(file.real, expected=file.key, keep=keep, tick=tick)
+        return Digests(kept.sha256, copy=None if kept.copy is None else bytes(kept.copy))
 
     # The biggest first: a big file that starts last would be read alone.
     order = sorted(range(len(found)), key=lambda index: -found[index].key.size)
@@ -126,7 +149,7 @@ def hash_files(
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
             raise
-    return [results[index][0] for index in range(len(found))], all(read for _, read in results.values())
+    return [results[index] for index in range(len(found))]
 
 
 def file_entries(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[FileEntry, ...]:
@@ -137,39 +160,122 @@ def file_entries(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[Fi
     )
 
 
-def _merge(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[TensorEntry, ...] | None:
-    """Return the tensors of all files as one set of weights, sorted by name; None when there are none."""
+def _safetensors(file: Found, tick: Callable[[int], None]) -> Digests:
+    read = read_once(file.real, expected=file.key, also=TensorHasher, tick=tick)
+    hasher = read.consumer
+    if hasher is None or hasher.foreign:
+        return Digests(read.sha256, named="safetensors")
+    metadata = {} if hasher.layout is None else hasher.layout.metadata
+    return Digests(read.sha256, hasher.tensors(), "safetensors", "safetensors", metadata=metadata)
+
+
+class _Look:
+    """Asks the reader of a format where the tensors of a file lie, once it is open, and hashes them."""
+
+    def __init__(self, file: Found, found: Sequence[Found], tick: Callable[[int], None]) -> None:
+        self._file = file
+        self._found = found
+        self._tick = tick
+        self._reader: Reader | None = None
+        self._hasher: RunHasher | None = None
+        self._warnings: tuple[str, ...] = ()
+        self._format = ""
+
+    def begin(self, file: BinaryIO, size: int, /) -> RunHasher | None:
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        self._reader = reader_for(self._file.path, head)
+        if self._reader is None:
+            return None
+        siblings = siblings_in(self._found, self._file.path)
+        layout = self._reader.layout_of(file, size, path=self._file.path, siblings=siblings)
+        self._warnings, self._format = layout.warnings, layout.format
+        if layout.runs or layout.loose:
+            self._hasher = RunHasher(layout, size)
+        return self._hasher
+
+    def finish(self, file: BinaryIO, /) -> None:
+        if self._hasher is not None:
+            self._hasher.finish(file, lambda: self._tick(0))
+
+    def digests(self, sha256: str) -> Digests:
+        named = named_for(self._file.path)[0].format
+        if self._reader is None:
+            return Digests(sha256, named=named)
+        tensors = () if self._hasher is None else self._hasher.tensors()
+        return Digests(sha256, tensors, self._format, named, self._warnings)
+
+
+def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, list[tuple[Found, Digests]], list[str]]:
+    """Return the format of the weights, the files that hold them, and what is to be said of the other files."""
+    pairs = list(zip(found, digests, strict=True))
+    warnings = [line for digest in digests for line in digest.warnings]
+    holding = [(file, digest) for file, digest in pairs if digest.tensors]
+    formats = sorted({str(digest.format) for _, digest in holding}, key=_rank)
+    chosen = [(file, digest) for file, digest in holding if digest.format == formats[0]]
+    others = [file.path for file, digest in holding if digest.format != formats[0]]
+    if others:
+        warnings.append(f"other-weights: not {formats[0]}, so not in the weights ID: {few(others)}")
+    for named in sorted({str(digest.named) for _, digest in pairs if digest.named and digest.tensors is None}):
+        paths = [file.path for file, digest in pairs if digest.named == named and digest.tensors is None]
+        warnings.append(f"not-{named}: named so, and they are not: hashed as files: {few(paths)}")
+    known = sorted({str(digest.format) for digest in digests if digest.format}, key=_rank)
+    return formats[0] if formats else known[0] if known else "files", chosen, warnings
+
+
+def _rank(format_: str) -> tuple[int, str]:
+    return (ORDER.index(format_) if format_ in ORDER else len(ORDER), format_)
+
+
+def _merge(chosen: Sequence[tuple[Found, Digests]]) -> tuple[TensorEntry, ...] | None:
+    """Return the tensors of all files as one set of weights, sorted by name; None when there are none, or no one set.
+
+    Shards of safetensors never share a name: there it is an error. Other formats may say one tensor twice.
+    """
     seen: dict[str, tuple[TensorEntry, str]] = {}
-    for file, digest in zip(found, digests, strict=True):
+    for file, digest in chosen:
         for tensor in digest.tensors or ():
-            if tensor.name in seen:
+            before = seen.setdefault(tensor.name, (tensor, file.path))
+            if before[1] != file.path and digest.format == "safetensors":
                 raise MalformedError(
                     "duplicate-tensor",
                     f"two files hold a tensor {tensor.name!r}",
-                    got=f"{seen[tensor.name][1]!r} and {file.path!r}",
+                    got=f"{before[1]!r} and {file.path!r}",
                     hint="these are not shards of one set of weights: register their directories one by one",
                 )
-            seen[tensor.name] = (tensor, file.path)
+            if before[0] != tensor:
+                return None
     return tuple(seen[name][0] for name in sorted(seen)) or None
 
 
-def _describe(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, tuple[str, ...]]:
-    """Return the format of the weights, and a warning per kind of file whose weights were not read."""
-    read = any(digest.tensors for digest in digests)
-    pickles = [file.path for file in found if _suffix(file) in PICKLES]
-    ggufs = [file.path for file in found if _suffix(file) == ".gguf"]
-    foreign = [
-        file.path
+def _tied(
+    found: Sequence[Found], digests: Sequence[Digests], chosen: Sequence[tuple[Found, Digests]]
+) -> dict[str, str]:
+    """Return the names that the weights leave out: by the metadata of a file, by the configuration beside it."""
+    configs = {
+        posixpath.dirname(file.path): digest.copy
         for file, digest in zip(found, digests, strict=True)
-        if _suffix(file) == ".safetensors" and digest.tensors is None
-    ]
-    warnings = {
-        "gguf-not-read": ("hashed as files, their tensors are not in the weights ID", ggufs if read else []),
-        "not-safetensors": ("named so, and they are not: hashed as files", foreign),
-        "pickle-not-read": ("may run code when loaded: hashed as files and never opened", pickles),
+        if digest.copy is not None
     }
-    format_ = "safetensors" if read else "gguf" if ggufs else "pickle" if pickles else "files"
-    return format_, tuple(f"{code}: {what}: {few(paths)}" for code, (what, paths) in warnings.items() if paths)
+    every = {tensor.name for _, digest in chosen for tensor in digest.tensors or ()}
+    folders: dict[str, list[TensorEntry]] = {}
+    tied: dict[str, str] = {}
+    for file, digest in chosen:
+        folders.setdefault(posixpath.dirname(file.path), []).extend(digest.tensors or ())
+        tied.update(tied_by_metadata(digest.metadata, digest.tensors or ()))
+    for folder, tensors in folders.items():
+        if (config := parse_config(configs.get(folder))) is not None:
+            tied.update(tied_by_config(config, tensors))
+    return {name: source for name, source in sorted(tied.items()) if name not in every}
+
+
+def parse_config(data: bytes | None) -> Mapping[str, Any] | None:
+    """Return a `config.json` as values, None where it is none."""
+    try:
+        value = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _suffix(file: Found) -> str:

@@ -1,8 +1,9 @@
 """Reads one file once, from start to end, and makes sure that it was the same file all the while.
 
 Every reader of model bytes goes through `read_once`: the SHA-256 of the file and a second consumer (tensor
-digests) see the same bytes in the same pass, on two cores. A file that is edited, cut, grown or replaced during the
-read has no digest. Memory is three chunks, whatever the size, unless a private copy is asked for.
+digests) see the same bytes in the same pass, on two cores; without a consumer the second core reads ahead. A file that
+is edited, cut, grown or replaced during the read has no digest. Memory is three chunks, whatever the size, unless a
+private copy is asked for.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 from genealog.errors import MalformedError, MissingError, StoreError
 
@@ -46,7 +47,18 @@ class Consumer(Protocol):
         """Take the next bytes."""
 
 
+class Looker(Protocol):
+    """Makes a consumer from a look at the open file first, and gives it the file again once all bytes went by."""
+
+    def begin(self, file: BinaryIO, size: int, /) -> Consumer | None:
+        """Return who takes the bytes, or None."""
+
+    def finish(self, file: BinaryIO, /) -> None:
+        """Look at whatever did not come by in one run."""
+
+
 C = TypeVar("C", bound=Consumer)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +76,16 @@ def read_once(
     *,
     expected: FileKey | None = None,
     also: Callable[[int], C] | None = None,
+    look: Looker | None = None,
     keep: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> OneRead[C]:
     """Read the regular file at `path` once and return its digest.
 
-    `also` is called with the size in bytes and gives a second consumer, which runs beside the digest. `keep` returns
-    the bytes in memory that nobody else can write to (page-aligned, no map of the file). `tick` gets the bytes of
-    each chunk and may raise to stop. `expected` is the state that the file must still be in.
+    `also` is called with the size in bytes and gives a second consumer, which runs beside the digest; `look` gives one
+    from the open file, and sees the file again at the end. `keep` returns the bytes in memory that nobody else can
+    write to (page-aligned, no map of the file). `tick` gets the bytes of each chunk and may raise to stop. `expected`
+    is the state that the file must still be in.
     Raises: StoreError `file-changed`, `file-unreadable`; MissingError `no-such-file`; MalformedError
     `not-a-regular-file`; whatever the consumer raises.
     """
@@ -84,7 +98,10 @@ def read_once(
             if not stat.S_ISREG(before.st_mode):
                 raise MalformedError("not-a-regular-file", "only regular files have a digest", got=repr(str(path)))
             consumer = None if also is None else also(key.size)
-            digest, copy = _read(file, path, key.size, consumer=consumer, keep=keep, tick=tick)
+            looking = None if look is None else _with(file, lambda opened: look.begin(opened, key.size))
+            digest, copy = _read(file, path, key.size, consumer=looking or consumer, keep=keep, tick=tick)
+            if look is not None and looking is not None:
+                _with(file, look.finish)
             if key != FileKey.of(Path(path).stat()):  # by its path: another file may have taken its place
                 raise _changed(path)
     except FileNotFoundError:
@@ -94,6 +111,17 @@ def read_once(
     except OSError as error:
         raise unreadable(path, error) from None
     return OneRead(sha256=digest, key=key, consumer=consumer, copy=copy)
+
+
+def _with(file: FileIO, act: Callable[[BinaryIO], T]) -> T:
+    """Give the file to `act` with a buffer, from its start, and rewind it."""
+    file.seek(0)
+    buffered = BufferedReader(file)
+    try:
+        return act(buffered)
+    finally:
+        buffered.detach()  # closing it would close the file
+        file.seek(0)
 
 
 def _open(path: str, flags: int) -> int:
@@ -111,21 +139,35 @@ def _read(
 ) -> tuple[str, memoryview | None]:
     copy = _private(size) if keep else None
     ring = [memoryview(bytearray(min(CHUNK, size))) for _ in range(0 if keep else 3)]
-    whole, done, busy = hashlib.sha256(), 0, list[Future[None]]()
-    with ThreadPoolExecutor(1, "genealog-tensors") as helper:  # its thread starts with the first submit
-        while done < size:
+    whole = hashlib.sha256()
+
+    def chunk_at(done: int) -> memoryview:
+        chunk = ring[done // CHUNK % 3] if copy is None else copy[done : done + CHUNK]
+        chunk = chunk[: _fill(file, chunk[: size - done])]
+        if len(chunk) < min(CHUNK, size - done):
+            raise _changed(path)
+        return chunk
+
+    if size <= CHUNK:  # not worth a thread
+        chunk = chunk_at(0)
+        whole.update(chunk)
+        if consumer is not None and size:
+            consumer.update(chunk)
+        if tick is not None and size:
+            tick(size)
+        return whole.hexdigest(), copy
+    with ThreadPoolExecutor(1, "genealog-tensors") as helper:
+        busy: list[Future[None]] = []
+        ahead: Future[memoryview] | None = None
+        for done in range(0, size, CHUNK):
             if len(busy) == 3:
                 busy.pop(0).result()  # the buffer that we fill now was its buffer
-            chunk = ring[done // CHUNK % 3] if copy is None else copy[done : done + CHUNK]
-            chunk = chunk[: _fill(file, chunk[: size - done])]
-            if len(chunk) < min(CHUNK, size - done):
-                raise _changed(path)
-            if consumer is not None and size > CHUNK:
+            chunk = chunk_at(done) if ahead is None else ahead.result()
+            if consumer is not None:
                 busy.append(helper.submit(consumer.update, chunk))
-            elif consumer is not None:
-                consumer.update(chunk)
+            elif done + CHUNK < size:
+                ahead = helper.submit(chunk_at, done + CHUNK)
             whole.update(chunk)
-            done += len(chunk)
             if tick is not None:
                 tick(len(chunk))
         for future in busy:

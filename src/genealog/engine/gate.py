@@ -13,8 +13,9 @@ from typing import Literal
 
 from genealog.core.canonical import timestamp
 from genealog.core.dsse import Signer
+from genealog.core.ids import WeightsId
 from genealog.core.manifest import diff_files
-from genealog.core.records import Decision, Loaded
+from genealog.core.records import Artifact, Decision, Loaded
 from genealog.engine.held import Held, read_folder
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, VerificationError
 from genealog.registry import Registry, Version
@@ -30,11 +31,12 @@ class Admitted:
     role: Role
     version: Version
     held: Held
+    weights: WeightsId
 
     @property
     def loaded(self) -> Loaded:
         """What the load statement says about it."""
-        return Loaded(role=self.role, artifact=self.held.artifact, weights=self.held.weights_id)
+        return Loaded(role=self.role, artifact=self.held.artifact, weights=self.weights)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -94,11 +96,11 @@ class Gate:
                 _check_revoked(version)
             held = read_folder(path)
             subject = held.artifact
-            found = self._match(path, version, held)
+            found, weights = self._match(path, version, held)
         except REFUSALS as error:
             self.refuse(subject, error)
             raise
-        return Admitted(role, found, held)
+        return Admitted(role, found, held, weights)
 
     def _find(self, ref: str) -> tuple[Path, Version | None]:
         """Return where the files of `ref` are, and the version it names unless it is a path."""
@@ -117,8 +119,11 @@ class Gate:
             )  # fmt: skip
         return location, version
 
-    def _match(self, path: Path, version: Version | None, held: Held) -> Version:
-        """Return the registered version of the bytes in `held`."""
+    def _match(self, path: Path, version: Version | None, held: Held) -> tuple[Version, WeightsId]:
+        """Return the registered version of the bytes in `held`, and their weights ID.
+
+        Tied names are added as the registration says: one from before there were rules for them has none.
+        """
         if version is None:
             try:
                 version = self._registry.resolve(held.artifact)
@@ -136,12 +141,15 @@ class Gate:
                 got=held.artifact, expected=version.id,
                 hint="restore the listed files, or register the folder as a new version",
             )  # fmt: skip
-        if version.weights != held.weights_id:
+        body = self._registry.statement(version.statement).body
+        registered_weights = body.weights if isinstance(body, Artifact) else None
+        weights = held.weights_id({} if registered_weights is None else registered_weights.tied)
+        if version.weights != weights:
             raise PolicyDenied(
                 "weights-differ", f"the registry names other weights for {version.name}",
-                got=held.weights_id, expected=version.weights,
+                got=weights, expected=version.weights,
             )  # fmt: skip
-        return version
+        return version, weights
 
     def _check_base(self, base: Admitted, adapter: Admitted) -> None:
         named = self._registry.base_of(adapter.version.id)

@@ -18,6 +18,7 @@ from genealog.capture.reading import OneRead, read_once
 from genealog.capture.safetensors import read_private
 from genealog.core.ids import ArtifactId, WeightsId
 from genealog.core.manifest import FileEntry, files_root
+from genealog.core.ties import with_tied
 from genealog.core.weights import TensorEntry, weights_root
 from genealog.errors import MalformedError
 
@@ -41,10 +42,12 @@ class Held:
         """The artifact ID of the folder."""
         return files_root(self.entries)
 
-    @property
-    def weights_id(self) -> WeightsId:
-        """The weights ID of its tensors."""
-        return weights_root(self.weights)
+    def weights_id(self, tied: Mapping[str, str]) -> WeightsId:
+        """Return the weights ID of its tensors, with the names that its registration says are tied.
+
+        Raises: MalformedError `bad-tie`.
+        """
+        return weights_root(with_tied(self.weights, tied))
 
     @property
     def digests(self) -> dict[str, str]:

@@ -84,7 +84,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     """
     head = file.read(len(LEGACY))
     file.seek(0)
-    name = PurePath(path).name
+    name = few([PurePath(path).name])
     if head.startswith(b"PK"):
         return _zip(file, size, name)
     if head == LEGACY:
@@ -203,8 +203,12 @@ def _pickles(file: BinaryIO, size: int, name: str) -> Layout:
 
 
 def _unsafe(found: list[Unsafe], name: str) -> tuple[str, ...]:
+    """Return the one line that says what loading this file would run besides, if anything."""
+    if not found:
+        return ()
     first = {item.what: item for item in reversed(found)}
-    return tuple(f"pickle-unsafe: {item} in {name}" for item in sorted(first.values(), key=lambda item: item.at))
+    items = [f"{item.what[:80]} at byte {item.at}" for item in sorted(first.values(), key=lambda item: item.at)]
+    return (f"pickle-unsafe: {few(items)} in {name}",)
 
 
 class _Storages:
