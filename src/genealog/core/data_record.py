@@ -130,7 +130,7 @@ def _constant(token: str) -> float:
 
 
 def _spell(value: Any, parts: list[str], depth: int) -> None:
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and isinstance(value, list | tuple | Mapping):
         raise _bad("a record nested too deeply", f"more than {MAX_DEPTH} levels")
     match value:
         case str():
