@@ -19,7 +19,7 @@ _BATCH = 100_000
 _COLUMNS = {
     "artifact": ("id", "digest", "entry", "kind", "name", "source"),
     "execution": ("id", "digest", "start", "end", "kind", "name", "exit"),
-    "event": ("id", "execution", "artifact", "direction", "role", "state"),
+    "event": ("id", "execution", "artifact", "direction", "role", "state", "src", "dst"),
 }
 
 
@@ -91,7 +91,10 @@ class Loader:
         )
         yield (
             "event",
-            [(number << schema.EVENT_BITS, *event, "stated") for number, event in enumerate(events, self.events)],
+            [
+                (number << schema.EVENT_BITS, *event, "stated", *schema.ends(*event[:3]))
+                for number, event in enumerate(events, self.events)
+            ],
         )
         self.events += len(events)
 

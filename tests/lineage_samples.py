@@ -55,12 +55,17 @@ def put(index: Index, facts: Sequence[Fact], kinds: dict[int, str | None] | None
             ])  # fmt: skip
         for start in range(0, len(facts), 50_000):
             connection.execute(insert(schema.event), [
-                {
-                    "id": fact.entry << schema.EVENT_BITS | place, "execution": fact.execution,
-                    "artifact": fact.artifact, "direction": fact.direction, "role": fact.role, "state": fact.state,
-                }
-                for place, fact in enumerate(facts[start : start + 50_000], start)
+                event(fact, place) for place, fact in enumerate(facts[start : start + 50_000], start)
             ])  # fmt: skip
+
+
+def event(fact: Fact, place: int) -> dict[str, object]:
+    """The row of an event."""
+    src, dst = schema.ends(fact.execution, fact.artifact, fact.direction)
+    return {
+        "id": fact.entry << schema.EVENT_BITS | place, "execution": fact.execution, "artifact": fact.artifact,
+        "direction": fact.direction, "role": fact.role, "state": fact.state, "src": src, "dst": dst,
+    }  # fmt: skip
 
 
 def chain(length: int) -> list[Fact]:
@@ -89,8 +94,7 @@ def expected(
         (execution(fact.execution), artifact(fact.artifact), fact.direction, fact.role)
         for fact in facts
         if fact.execution in runs and fact.artifact in artifacts
-        and (fact.direction == entering or fact.direction == leaving)
-    }  # fmt: skip
+    }
     made = {fact.artifact for fact in facts if fact.direction == "out"}
     gaps = set()
     for number in artifacts if way == "up" else ():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
@@ -33,10 +34,11 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Index as SqlIndex
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from genealog.core.lineage import NEEDS_LINEAGE, Act, Closure, Gap, Link, Node, Reach, Way, edge_state
-from genealog.core.states import State, weakest
+from genealog.core.states import State
 from genealog.errors import UsageError
 from genealog.store import schema
 from genealog.store.index import Index
@@ -47,6 +49,7 @@ _reached = Table(
     "reached", MetaData(), Column("node", schema.Integer, primary_key=True, autoincrement=False),
     Column("steps", schema.Integer), prefixes=["TEMPORARY"],
 )  # fmt: skip
+_by_steps = SqlIndex("reached_steps", _reached.c.steps)
 
 
 def reach(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Reach:
@@ -109,9 +112,9 @@ class Walk:
 
     def rows(self, query: Select[Any]) -> Iterator[dict[str, Any]]:
         """Run a select on the same state of the log; rows come as dicts, a page at a time."""
-        with self.connection.execution_options(yield_per=_PAGE).execute(query) as result:
-            for row in result.mappings():
-                yield dict(row)
+        names = [column.name for column in query.selected_columns]
+        for row in self._stream(query):
+            yield dict(zip(names, row, strict=True))
 
     def nodes(self, *, limit: int | None = None) -> Iterator[Node]:
         """Yield every artifact, as it was first named in the log; the start may be unknown there."""
@@ -119,30 +122,27 @@ class Walk:
             yield Node(self._start, None, None)
             return
         table = schema.artifact
-        columns = (table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
-        query = select(*columns).where(table.c.id.in_(self.artifacts)).order_by(table.c.id).limit(limit)
-        for row in self.rows(query):
-            if self._said(row["entry"]):
-                yield Node(row["digest"], row["kind"], row["name"], row["source"])
-            else:
-                yield Node(row["digest"], None, None)
+        query = select(table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
+        query = query.where(table.c.id.in_(self.artifacts)).order_by(table.c.id).limit(limit)
+        for digest, entry, kind, name, source in self._stream(query):
+            yield Node(digest, kind, name, source) if self._said(entry) else Node(digest, None, None)
 
     def acts(self, *, limit: int | None = None) -> Iterator[Act]:
         """Yield every execution, as it was first named in the log."""
         table = schema.execution
-        columns = (table.c.digest, table.c.kind, table.c.name, table.c.exit, table.c.start, table.c.end)
-        query = select(*columns).where(table.c.id.in_(self.executions)).order_by(table.c.id).limit(limit)
-        for row in self.rows(query):
-            kind, name = (row["kind"], row["name"]) if self._said(row["start"]) else (None, None)
-            yield Act(row["digest"], kind, name, row["exit"] if self._said(row["end"]) else None)
+        query = select(table.c.digest, table.c.start, table.c.end, table.c.kind, table.c.name, table.c.exit)
+        query = query.where(table.c.id.in_(self.executions)).order_by(table.c.id).limit(limit)
+        for digest, start, end, kind, name, outcome in self._stream(query):
+            ended = outcome if self._said(end) else None
+            yield Act(digest, kind, name, ended) if self._said(start) else Act(digest, None, None, ended)
 
     def links(self, *, limit: int | None = None) -> Iterator[Link]:
         """Yield every event between what was reached, in the order of the log."""
         event = schema.event
         query = (
             select(
-                schema.execution.c.digest.label("execution"), schema.artifact.c.digest.label("artifact"),
-                event.c.id, event.c.direction, event.c.role, event.c.state, event.c.code,
+                event.c.id, schema.execution.c.digest, schema.artifact.c.digest, event.c.direction, event.c.role,
+                event.c.state, event.c.code,
             )
             .join(schema.execution, schema.execution.c.id == event.c.execution)
             .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
@@ -150,20 +150,14 @@ class Walk:
             .order_by(event.c.id)
             .limit(limit)
         )  # fmt: skip
-        found = self._findings()
-        for row in self.rows(query):
-            beside = found.get(row["id"], ())
-            state = edge_state(State(row["state"]), weakest(item[0] for item in beside) if beside else None)
-            worst = max(beside, key=lambda item: item[0].rank, default=(state, None, None))
-            yield Link(
-                row["execution"],
-                row["artifact"],
-                row["direction"],
-                row["role"],
-                state,
-                worst[2] or row["code"],
-                worst[1],
-            )
+        alone = {state.value: edge_state(state, None) for state in State}
+        for key, execution, artifact, direction, role, state, code in self._stream(query):
+            beside = self._findings.get(key)
+            if beside is None:
+                yield Link(execution, artifact, direction, role, alone[state], code)
+            else:
+                worst, method, why = max(beside, key=lambda item: item[0].rank)
+                yield Link(execution, artifact, direction, role, edge_state(State(state), worst), why or code, method)
 
     def gaps(self, *, limit: int | None = None) -> Iterator[Gap]:
         """Yield every place where lineage ends without saying why, declared origins outside too."""
@@ -179,19 +173,24 @@ class Walk:
             .order_by(schema.artifact.c.id)
             .limit(limit)
         )
-        for row in self.rows(query):
-            yield Gap(row["digest"], row["code"])
+        for digest, what in self._stream(query):
+            yield Gap(digest, what)
+
+    def _stream(self, query: Select[Any]) -> Iterator[Any]:
+        with self.connection.execution_options(yield_per=_PAGE).execute(query) as result:
+            yield from result
 
     def _in_steps(self, root: int, depth: int) -> bool:
         """Reach `depth` executions far, one layer at a time, and say whether there is more behind."""
+        self.connection.execute(CreateIndex(_by_steps))
         self.connection.execute(insert(_reached).values(node=root, steps=0))
         here, there = _ends(self._way)
         for step in range(2 * depth + 1):
             further = (
                 select(there)
                 .distinct()
-                .join(_reached, and_(here == _reached.c.node, _reached.c.steps == step))
-                .where(_as_of(self._at), there.not_in(select(_reached.c.node)))
+                .where(here.in_(select(_reached.c.node).where(_reached.c.steps == step)), _as_of(self._at))
+                .where(there.not_in(select(_reached.c.node)))
             )
             if step == 2 * depth:
                 return self.connection.execute(further.limit(1)).first() is not None
@@ -215,7 +214,7 @@ class Walk:
             self.connection.execute(text("ANALYZE reached"))
         events = self.connection.scalar(select(func.count()).select_from(schema.event).where(self._between())) or 0
         contradicted = sum(
-            any(state is State.CONTRADICTED for state, _, _ in beside) for beside in self._findings().values()
+            any(state is State.CONTRADICTED for state, _, _ in beside) for beside in self._findings.values()
         )
         gaps = self._count_gaps() if self._way == "up" else {}
         origins = gaps.pop("outside-origin", 0)
@@ -242,6 +241,7 @@ class Walk:
         further = true() if self._depth is None else there.in_(nodes)
         return and_(here.in_(nodes), further, _as_of(self._at))
 
+    @cached_property
     def _findings(self) -> dict[int, list[tuple[State, str, str | None]]]:
         """Return (state, method, code) of every finding beside an event that was reached, by the event's key."""
         finding, event = schema.finding, schema.event

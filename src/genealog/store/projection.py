@@ -256,12 +256,14 @@ def _(body: records.ExecutionEvents, batch: Batch, index: int, _read: Read) -> N
 
 
 def _events(batch: Batch, index: int, body: records.ExecutionEnd | records.ExecutionEvents) -> None:
+    execution = batch.execution(body.execution)
     for place, item in enumerate(body.events):
+        artifact = batch.artifact(item.artifact)
+        src, dst = schema.ends(execution, artifact, item.direction)
         batch.insert(
-            schema.event, id=index << schema.EVENT_BITS | place, execution=batch.execution(body.execution),
-            artifact=batch.artifact(item.artifact), direction=item.direction, role=item.role, state=str(item.state),
-            weights=item.weights, path=item.path,
-            facts=json.dumps(item.facts, sort_keys=True) if item.facts else None, code=item.code,
+            schema.event, id=index << schema.EVENT_BITS | place, execution=execution, artifact=artifact,
+            direction=item.direction, role=item.role, state=str(item.state), weights=item.weights, path=item.path,
+            facts=json.dumps(item.facts, sort_keys=True) if item.facts else None, code=item.code, src=src, dst=dst,
         )  # fmt: skip
 
 

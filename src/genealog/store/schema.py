@@ -5,19 +5,20 @@ reading the logs again gives the same rows, in either database. No key is given 
 counts artifacts and executions in the order in which the log names them, and an event's key is made of its place.
 
 Lineage is walked over one column pair: `event.src` → `event.dst`, where an artifact is its key and an execution its key
-with a minus sign. The database computes them; two indexes hold them, one for each way.
+with a minus sign. Two indexes hold both ends, one for each way: columns that the database computes would not be read
+from an index alone.
 """
 
 from __future__ import annotations
 
 import zlib
 
-from sqlalchemy import BigInteger, Column, Computed, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
 from sqlalchemy import Integer as PlainInteger
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-PROJECTION = 2  # grows when `store.projection` writes other rows into the same tables
+PROJECTION = 3  # grows when `store.projection` writes other rows into the same tables
 EVENT_BITS = 16  # an event's key is its entry's index and its place in it: an entry of 64 KiB has fewer events
 
 metadata = MetaData()
@@ -98,8 +99,8 @@ event = _table(
     _text("path"),
     _text("facts"),  # a JSON object of texts, or NULL
     _text("code"),
-    Column("src", Integer, Computed("CASE direction WHEN 'in' THEN artifact ELSE -execution END", persisted=True)),
-    Column("dst", Integer, Computed("CASE direction WHEN 'in' THEN -execution ELSE artifact END", persisted=True)),
+    Column("src", Integer, nullable=False),  # what a walk goes along: `ends` says how
+    Column("dst", Integer, nullable=False),
     UniqueConstraint("execution", "artifact", "direction", "role"),
     Index("event_down", "src", "dst", postgresql_include=["id"]),
     Index("event_up", "dst", "src", postgresql_include=["id"]),
@@ -290,6 +291,11 @@ call = _table(
     _text("ended_at"),
 )
 Index("call_served", call.c.spec, call.c.called_at)  # what a spec answered, and when
+
+
+def ends(execution: int, artifact: int, direction: str) -> tuple[int, int]:
+    """Return `src` and `dst` of an event: where lineage comes from and where it goes."""
+    return (artifact, -execution) if direction == "in" else (-execution, artifact)
 
 
 def version() -> int:
