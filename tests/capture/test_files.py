@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from genealog.capture.files import rescan, scan_tree
-from genealog.capture.hash_cache import HashCache
 from genealog.capture.reading import CHUNK
 from genealog.core.manifest import files_root
 from genealog.core.weights import TensorEntry, weights_root
@@ -120,16 +119,31 @@ def test_pickles_are_hashed_and_never_read(tmp_path: Path) -> None:
     assert tree.weights is None
     assert tree.format == "pickle"
     assert tree.warnings == (
-        "pickle-not-read: may run code when loaded: hashed as files and never opened: opt.PT, pytorch_model.bin",
+        "pickle-unsafe: os.system at byte 0 in pytorch_model.bin",
+        "pickle-no-tensors: pytorch_model.bin: hashed as a file: it is no checkpoint of torch",
+        "not-torch: named so, and they are not: hashed as files: opt.PT",
     )
 
 
-def test_gguf_is_a_file(tmp_path: Path) -> None:
-    alone = scan_tree(write(tmp_path, {"m.gguf": b"GGUF"}))
-    assert (alone.format, alone.weights, alone.warnings) == ("gguf", None, ())
+def test_one_format_gives_the_weights_of_a_tree(tmp_path: Path) -> None:
+    """An array beside a model is no part of it."""
+    array = b"\x93NUMPY\1\0\x40\0" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(63) + b"\n"
+    alone = scan_tree(write(tmp_path, {"x.npy": array + bytes(4)}))
+    assert (alone.format, [tensor.name for tensor in alone.weights or ()], alone.warnings) == ("npy", ["x"], ())
     both = scan_tree(write(tmp_path, {"m.safetensors": pack(TENSORS)}))
     assert both.format == "safetensors"
-    assert both.warnings[0].startswith("gguf-not-read")
+    assert both.weights is not None
+    assert weights_root(both.weights) == WEIGHTS_ID
+    assert both.warnings == ("other-weights: not safetensors, so not in the weights ID: x.npy",)
+
+
+def test_two_sets_of_arrays_have_no_one_weights_id(tmp_path: Path) -> None:
+    array = b"\x93NUMPY\1\0\x40\0" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(63) + b"\n"
+    same = scan_tree(write(tmp_path, {"a/x.npy": array + bytes(4), "b/x.npy": array + bytes(4)}))
+    assert same.weights is not None
+    tree = scan_tree(write(tmp_path, {"b/x.npy": array + b"1234"}))
+    assert tree.weights is None
+    assert tree.warnings == ("several-weights: files hold different tensors of one name, so there is no weights ID",)
 
 
 def test_a_single_file_is_a_tree_of_one(tmp_path: Path) -> None:
@@ -302,47 +316,3 @@ def test_rescan_finds_a_flip_that_left_no_trace_in_the_times(tmp_path: Path) -> 
     path.write_bytes(data)
     settle(path)
     assert rescan(tmp_path, entries).changed == ("m.safetensors",)
-
-
-@pytest.fixture
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("genealog.capture.hash_cache._SETTLED_NS", -(10**18))
-    with HashCache(tmp_path_factory.mktemp("cache") / "hashes.db") as cache:
-        yield cache
-
-
-def test_the_cache_answers_and_says_so(tmp_path: Path, cache: HashCache) -> None:
-    write(tmp_path, {"m.safetensors": pack(TENSORS), "empty.safetensors": pack({}), "x.safetensors": b"no", "a": b"1"})
-    fresh = scan_tree(tmp_path, cache=cache)
-    again = scan_tree(tmp_path, cache=cache)
-    assert (fresh.rehashed, again.rehashed) == (True, False)
-    assert (again.entries, again.weights, again.warnings) == (fresh.entries, fresh.weights, fresh.warnings)
-    (tmp_path / "a").write_bytes(b"22")
-    assert scan_tree(tmp_path, cache=cache).entries != fresh.entries
-
-
-def test_the_cache_knows_how_a_file_was_read(tmp_path: Path, cache: HashCache) -> None:
-    """A hard link gives one inode two names; under one of them it has tensors."""
-    write(tmp_path, {"m.dat": pack(TENSORS)})
-    (tmp_path / "m.safetensors").hardlink_to(tmp_path / "m.dat")
-    assert scan_tree(tmp_path / "m.dat", cache=cache).weights is None
-    tree = scan_tree(tmp_path / "m.safetensors", cache=cache)
-    assert tree.rehashed
-    assert tree.weights is not None
-
-
-def test_fresh_files_are_not_remembered(tmp_path: Path) -> None:
-    """An edit within the clock tick of the first hash would carry the same times."""
-    write(tmp_path, {"a": b"1"})
-    with HashCache(tmp_path.parent / f"{tmp_path.name}.db") as cache:
-        scan_tree(tmp_path, cache=cache)
-        assert scan_tree(tmp_path, cache=cache).rehashed
-
-
-def test_a_broken_cache_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    (tmp_path / "c.db").write_bytes(b"not a database, and longer than its header of sixteen bytes")
-    with pytest.raises(StoreError, match="cache-unusable") as caught:
-        HashCache(tmp_path / "c.db")
-    assert caught.value.hint is not None
-    with pytest.raises(StoreError, match="cache-unusable"):
-        HashCache(tmp_path / "nowhere" / "c.db")
