@@ -172,14 +172,12 @@ def test_random_headers_never_surprise(data: bytes) -> None:
     survives(read, b"GGUF\3\0\0\0" + data)
 
 
+KINDS = st.sampled_from(["f4", "f2", "f8", "i1", "i2", "i4", "i8"])
+SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    arrays=st.dictionaries(
-        st.text(min_size=1, max_size=20),
-        st.tuples(st.sampled_from(["f4", "f2", "f8", "i1", "i2", "i4", "i8"]), st.lists(st.integers(1, 5), min_size=1, max_size=4)),
-        min_size=1, max_size=6,
-    )
-)  # fmt: skip
+@given(arrays=st.dictionaries(st.text(min_size=1, max_size=20), st.tuples(KINDS, SHAPES), min_size=1, max_size=6))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, tuple[str, list[int]]]) -> None:
     import gguf
 

@@ -1,4 +1,4 @@
-"""ONNX: initializers as the `onnx` package reads them, however they are stored; hostile models are refused in bounds."""
+"""ONNX: initializers as the `onnx` package reads them, however they are stored; hostile models refused in bounds."""
 
 from __future__ import annotations
 
