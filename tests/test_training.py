@@ -18,6 +18,7 @@ from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import Home
+from genealog.training import execution
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_run_pins_what_went_in_and_what_came_out(registry: Registry, tmp_path:
     assert start.parameters == {"lr": "0.002", "steps": "20", "bf16": "true", "scheduler": "none", "name": "x"}
     assert start.seeds == {"torch": str(2**63)}
     assert run.id == record_id(start) == end.execution == row["digest"]
-    assert (end.exit, end.measurements) == ("succeeded", {"loss": "0.1"})
+    assert (end.exit, end.measurements["loss"]) == ("succeeded", "0.1")
     roles = [(event.direction, event.role) for event in end.events]
     assert roles == [("in", "base"), ("in", "data"), ("in", "code"), ("in", "environment"), ("out", "adapter")]
     assert registry.base_of(made) == genealog.registry.Base(registry.resolve("base").id, None)
@@ -157,14 +158,14 @@ def test_an_input_is_what_its_name_meant_before_the_start(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = registry.resolve("data").id
-    real = genealog.training.environment
+    real = execution.environment
 
     def moving() -> object:
         (tmp_path / "data").write_text("other bytes")
         registry.add(tmp_path / "data", kind="dataset")
         return real()
 
-    monkeypatch.setattr(genealog.training, "environment", moving)
+    monkeypatch.setattr(execution, "environment", moving)
     with genealog.run("finetune", inputs={"data": "data"}, store=registry.home, code=tmp_path / "code"):
         pass
     end = body(registry, executions(registry)[0]["end"])

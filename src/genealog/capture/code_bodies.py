@@ -70,9 +70,9 @@ def keep_code(tree: Tree, root: Path, keeper: Keeper) -> Tree:
     with ThreadPoolExecutor(8, "genealog-code") as workers:  # each waits for the disk, several times
         for _ in workers.map(keep, chosen):
             pass
-    said = {"code-not-kept": ("bigger than source code is", big), "code-secret": ("named as secrets are", secret)}
-    warnings = tuple(f"{code}: {why}: {few(sorted(paths))}" for code, (why, paths) in said.items() if paths)
-    return replace(tree, warnings=(*tree.warnings, *warnings))
+    warnings = {"code-not-kept": ("bigger than source code is", big), "code-secret": ("named as secrets are", secret)}
+    lines = tuple(f"{code}: {why}: {few(sorted(paths))}" for code, (why, paths) in warnings.items() if paths)
+    return replace(tree, warnings=(*tree.warnings, *lines))
 
 
 def _body(path: Path) -> bytes:

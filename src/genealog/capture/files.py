@@ -79,6 +79,11 @@ def scan_tree(path: str | os.PathLike[str], *, progress: Progress | None = None,
     `core.safetensors` and `capture.formats` for a file that is cut or inconsistent.
     """
     found, excludes = list_tree(path, exclude=exclude)
+    return tree_of(found, excludes, progress=progress)
+
+
+def tree_of(found: Sequence[Found], excludes: Sequence[str] = (), *, progress: Progress | None = None) -> Tree:
+    """Hash files that were listed before. Raises: as `scan_tree`."""
     digests = hash_files(found, progress=progress)
     format_, chosen, warnings = _choose(found, digests)
     weights = _merge(chosen)
@@ -87,7 +92,7 @@ def scan_tree(path: str | os.PathLike[str], *, progress: Progress | None = None,
     tied = {} if weights is None else _tied(found, digests, chosen)
     return Tree(
         entries=file_entries(found, digests),
-        excludes=excludes,
+        excludes=tuple(excludes),
         weights=with_tied(weights, tied) if weights else None,
         format=format_,
         warnings=tuple(warnings),

@@ -24,6 +24,7 @@ from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
 from genealog.cli.mirror import mirror
 from genealog.cli.output import print_error
+from genealog.cli.run import run
 from genealog.errors import GenealogError, MalformedError, StoreError
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ KEEP, SERVE, ASK, FORGET, PROVE = "Keep", "Serve", "Ask", "Forget", "Prove"
 
 for panel, commands in (
     ("Start here", (demo,)),
-    (KEEP, (keep.init, keep.add, keep.sign, keep.show, keep.ls, keep.revoke)),
+    (KEEP, (keep.init, keep.add, run, keep.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
     (ASK, (ask.why, ask.lineage, contains, past.what_was_live)),
     (FORGET, (erase.erase,)),

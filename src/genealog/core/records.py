@@ -110,6 +110,10 @@ class ExecutionEnd(Record):
     events: tuple[Event, ...] = ()
     error: str | None = None
     measurements: dict[str, str] = {}  # noqa: RUF012
+    seeds: dict[str, str] = {}  # noqa: RUF012 - set while it ran: source → seed
+    random: dict[str, str] = {}  # noqa: RUF012 - source → hex SHA-256 of its state when it appeared, kept as an object
+    observed: dict[str, str] = {}  # noqa: RUF012 - hyperparameters that libraries were given, switches, data order
+    warnings: tuple[str, ...] = ()  # lines `code: what`: what was not seen, and what does not fit
 
 
 class ExecutionEvents(Record):

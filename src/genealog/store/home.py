@@ -293,6 +293,10 @@ class Home:
         path = self._locations().get(artifact)
         return Path(path) if path else None
 
+    def locations(self) -> dict[str, str]:
+        """Return where this machine last saw files, by artifact. Hints, never evidence."""
+        return self._locations()
+
     def remember(self, artifact: str, path: Path) -> None:
         """Note where the files of `artifact` are."""
         known = self._locations() | {artifact: str(path.resolve())}

@@ -1,0 +1,471 @@
+"""What was seen of a run, put into words: inputs by content, outputs by content, seeds, orders, hyperparameters.
+
+An input that is registered already is that version, whatever it is called; any other is registered as *seen by run*, so
+that none is lost. Loads are hashed as soon as they are told; whether the bytes are still those that were read is judged
+by the file's change time, and where it is not so the event says `input-changed` and is unchecked. Checkpoints are in
+the log at once. Nothing here ends a training: what fails becomes a counted warning of the end statement.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genealog.capture.files import Tree, scan_tree, tree_of
+from genealog.capture.listing import Found
+from genealog.capture.reading import FileKey, OneRead, read_once
+from genealog.capture.reports import Report, parse_report
+from genealog.capture.safetensors import TensorHasher
+from genealog.core.ids import sha256_hex
+from genealog.core.manifest import FileEntry, Manifest, files_root
+from genealog.errors import GenealogError, MissingError
+from genealog.registry import Version
+from genealog.training.execution import Run
+from genealog.training.outputs import is_checkpoint, is_noise, kind_of_file, kind_of_folder, roles_for
+
+SEEN = "seen by run"
+MANY = 16  # files of one folder that are registered one by one; more are one artifact
+GLANCE = 256 << 20  # bytes: a bigger file is not hashed while the program trains, but at its end
+_SETTINGS = (".yaml", ".yml", ".toml", ".ini", ".cfg")
+
+
+@dataclass
+class _Load:
+    role: str
+    how: str
+    at: int
+    name: str | None
+    tree: Tree | None = None
+    changed: bool = False
+
+
+@dataclass
+class _Read:
+    key: tuple[int, ...] | None
+    entry: FileEntry | None = None
+    changed: bool = False
+
+
+@dataclass
+class _Save:
+    what: str
+    at: int
+    step: int | None = None
+
+
+@dataclass
+class Collector:
+    """Takes reports of one run and says what they mean. Not for several threads: `hear` waits for the run's own."""
+
+    run: Run
+    folder: Path
+    outputs: dict[str, tuple[str, str] | None] = field(default_factory=dict)  # path → kind and name, as declared
+
+    def __post_init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._waiting: list[Report] = []
+        self._loads: dict[str, _Load] = {}
+        self._reads: dict[str, _Read] = {}
+        self._writes: dict[str, int] = {}
+        self._saves: dict[str, _Save] = {}
+        self._trained: dict[str, bool] = {}
+        self._orders: list[str] = []
+        self._places: dict[str, Version] | None = None
+        self._manifests: dict[str, dict[str, FileEntry]] = {}
+        self.processes = 0
+        self.ended = 0
+        self.prefixes: set[str] = set()
+
+    def hear(self, value: dict[str, object]) -> None:
+        """Take a report of our own process, from whatever thread."""
+        report = parse_report(value)
+        if report is None:
+            self.run.seen.warn("capture-incomplete: a report that is none")
+        elif threading.get_ident() == self._thread:
+            self.take(report)
+            if report.kind in ("load", "save"):
+                self.step()
+        else:
+            self._waiting.append(report)
+
+    def take(self, report: Report) -> None:
+        """Take one report. Files are not read here, except for a checkpoint, which is registered now."""
+        match report.kind:
+            case "load":
+                self._load(report)
+            case "save":
+                self._save(report)
+            case "open":
+                self._open(report)
+            case "trained":
+                self._trained[report["path"]] = report["trained"]
+            case "hello":
+                self.processes += 1
+                self.prefixes.add(report["prefix"])
+                for name, value in report["rank"].items():
+                    if name == "world_size":
+                        self.run.seen.observed["world_size"] = value
+            case "bye":
+                self.ended += 1
+                if report["lost"]:
+                    self._incomplete("reports that a process could not write")
+            case "fault":
+                self._incomplete(f"{report['where']}: {report['error']}")
+            case _:
+                self._note(report)
+
+    def _note(self, report: Report) -> None:
+        seen = self.run.seen
+        match report.kind:
+            case "seed":
+                name, n = report["source"], 1
+                while name in seen.seeds and seen.seeds[name] != report["value"] and n < 16:
+                    n += 1
+                    name = f"{report['source']}.{n}"
+                seen.seeds[name] = report["value"]
+            case "random":
+                if report["source"] not in seen.random:
+                    with self._guard("state of a random generator"):
+                        self.run.registry.home.objects.put(report["state"])
+                        seen.random[report["source"]] = sha256_hex(report["state"])
+            case "metric":
+                seen.measurements[report["name"]] = report["value"]
+            case "parameter" | "switch":
+                seen.observed[report["name"]] = report["value"]
+            case "order":
+                digest = report["sha256"] or "unknown"
+                of = f" of {report['size']}" if report["size"] is not None else ""
+                self._orders.append(f"{digest}, {report['drawn']} drawn{of}")
+
+    def _load(self, report: Report) -> None:
+        path, role = report["path"], report["role"]
+        saved = self._saves.get(path)
+        if saved is not None and saved.at <= report.at:
+            return  # it loads what it saved
+        known = self._loads.get(path)
+        if known is None:
+            self._loads[path] = _Load(role, report["how"], report.at, report.get("name"))
+        elif known.role == "tokenizer":
+            known.role, known.how = role, report["how"]
+
+    def _save(self, report: Report) -> None:
+        path, what = report["path"], report["what"]
+        if what == "model" and is_checkpoint(path):
+            what = "checkpoint"
+        before = self._saves.get(path)
+        if before is None or what != "tokenizer":
+            self._saves[path] = _Save(what, report.at, report.get("step"))
+        if what == "checkpoint" and path not in self.run.said:
+            with self._guard("checkpoint"):
+                self.run.checkpoint(path, step=report.get("step"), name=self._checkpoint_name(path))
+
+    def _open(self, report: Report) -> None:
+        path = report["path"]
+        if report["mode"] == "w":
+            self._writes.setdefault(path, report.at)
+        elif path not in self._writes and path not in self._reads:
+            self._reads[path] = _Read(tuple(report["key"]) if report["key"] else None)
+
+    def step(self) -> None:
+        """Hash what was loaded or read since: the sooner, the surer that these are the bytes that were used."""
+        for path, load in self._loads.items():
+            if load.tree is None and not load.changed:
+                with self._guard(f"input of {load.how}"):
+                    load.tree, latest = self._scan(path)
+                    load.changed = latest > load.at
+                if load.tree is None:
+                    load.changed = True
+        for path, read in self._reads.items():
+            if read.entry is None and not read.changed and (read.key is None or read.key[2] <= GLANCE):
+                self._hash(path, read)
+
+    def finish(self) -> None:
+        """Say everything that went in and came out. Raises: nothing that is ours."""
+        waiting, self._waiting = self._waiting, []
+        for report in waiting:
+            with self._guard("reports"):
+                self.take(report)
+        with self._guard("inputs"):
+            self.step()
+        with self._guard("inputs"):
+            self._inputs()
+        with self._guard("outputs"):
+            self._outputs()
+        for number, text in enumerate(self._orders[:32], 1):
+            self.run.seen.observed[f"data-order-{number}"] = text
+        if not self._orders:
+            self.run.seen.observed["data-order"] = "unknown"
+
+    # What went in.
+
+    def _inputs(self) -> None:
+        covered: dict[str, tuple[Version, int, int, bool]] = {}
+        single: dict[str, list[tuple[str, _Read]]] = {}
+        for path, load in self._loads.items():
+            if load.tree is None:
+                self._incomplete("inputs that were gone before they could be read")
+            elif not self._inside(path, self._loads):
+                with self._guard("input"):
+                    self._loaded(path, load)
+        for path, read in self._reads.items():
+            if self._inside(path, self._loads, itself=True) or self._inside(path, self._saves, itself=True):
+                continue
+            self._hash(path, read)
+            if read.entry is None:
+                self._incomplete("inputs that were gone before they could be read")
+            elif (found := self._part_of(path, read.entry)) is not None:
+                version, whole = found
+                _, n, _, changed = covered.get(version.id, (version, 0, 0, False))
+                covered[version.id] = (version, n + 1, whole, changed or read.changed)
+            elif not self._is_code(path):
+                single.setdefault(os.path.dirname(path), []).append((path, read))
+        for version, n, whole, changed in covered.values():
+            role = {"model": self._base_role(), "adapter": "adapter", "checkpoint": "previous"}.get(
+                version.kind, "data"
+            )
+            if version.kind not in ("code", "environment"):
+                facts = {} if n == whole else {"files": f"{n} of {whole}"}
+                self._say(role, version, None, facts, changed=changed)
+        for folder, files in single.items():
+            self._files(folder, files)
+
+    def _loaded(self, path: str, load: _Load) -> None:
+        tree = load.tree
+        if tree is None:
+            return
+        role = self._base_role(path) if load.role == "base" else load.role
+        version = self._version_of(tree)
+        if version is None:
+            kinds = {"data": "dataset", "adapter": "adapter", "previous": "checkpoint", "tokenizer": "tokenizer"}
+            kind = "model" if load.role == "base" else kinds.get(load.role, "files")
+            if load.role == "base" and any(e.path == "adapter_config.json" for e in tree.entries):
+                kind = "adapter"
+            source = f"{load.name}, {SEEN}" if load.name else SEEN
+            place = None if load.changed else Path(path)
+            name = load.name or os.path.basename(path)
+            added = self.run.registry.add_tree(tree, place, kind=kind, name=name, source=source)
+            version = self.run.registry.resolve(added.id)
+        self._say(role, version, path, {}, changed=load.changed)
+
+    def _files(self, folder: str, files: list[tuple[str, _Read]]) -> None:
+        """Register files that nobody registered: each by itself, or many of one folder as one dataset."""
+        if len(files) > MANY:
+            entries = tuple(
+                FileEntry(path=os.path.basename(path), sha256=read.entry.sha256, size=read.entry.size)
+                for path, read in sorted(files)
+                if read.entry is not None
+            )
+            self._register(entries, folder, "data", changed=any(read.changed for _, read in files))
+            return
+        for path, read in files:
+            if read.entry is not None:
+                role = "config" if path.endswith(_SETTINGS) else "data"
+                with self._guard("input"):
+                    self._register((read.entry,), path, role, changed=read.changed)
+
+    def _register(self, entries: tuple[FileEntry, ...], path: str, role: str, *, changed: bool) -> None:
+        tree = plain_tree(entries)
+        version = self._version_of(tree)
+        if version is None:
+            place = Path(path) if not changed and len(entries) == 1 else None
+            kind = "dataset" if role == "data" else "files"
+            name = os.path.basename(path)
+            added = self.run.registry.add_tree(tree, place, kind=kind, name=name, source=SEEN)
+            version = self.run.registry.resolve(added.id)
+        self._say(role, version, path, {}, changed=changed)
+
+    def _say(self, role: str, version: Version, path: str | None, facts: dict[str, str], *, changed: bool) -> None:
+        """Say an input, unless somebody said it by hand: then in the role that was given."""
+        if any(e.direction == "in" and e.artifact == version.id and e.role not in ("code", "environment")
+               for e in self.run.events):  # fmt: skip
+            return
+        self.run.add_input(role, version, path=path, facts=facts, changed=changed)
+
+    def _base_role(self, path: str | None = None) -> str:
+        """Return the role of a loaded model: by the kind of the run, and by whether an optimizer had its parameters."""
+        role = roles_for(self.run.start.kind)
+        trained = self._trained.get(path) if path is not None else None
+        if trained is False and any(self._trained.values()):
+            return "teacher" if self.run.start.kind == "distill" else "reference"
+        return role
+
+    def _part_of(self, path: str, entry: FileEntry) -> tuple[Version, int] | None:
+        """Return the registered version that a file is part of, where it lies, byte for byte; and its number of files."""
+        if self._places is None:
+            known = self.run.registry.home.locations()
+            self._places = {}
+            for identifier, place in known.items():
+                try:
+                    self._places[place] = self.run.registry.resolve(identifier)
+                except GenealogError:
+                    continue
+        real = os.path.realpath(path)
+        for place in (real, *(str(parent) for parent in Path(real).parents)):
+            version = self._places.get(place)
+            if version is None or not version.id.startswith("glf1:") or version.kind == "code":
+                continue
+            if version.id not in self._manifests:
+                manifest: Manifest = self.run.registry.manifest(version)
+                self._manifests[version.id] = {one.path: one for one in manifest.files}
+            files = self._manifests[version.id]
+            name = os.path.relpath(real, place) if real != place else os.path.basename(real)
+            found = files.get(name)
+            if found is not None and found.sha256 == entry.sha256:
+                return version, len(files)
+        return None
+
+    def _version_of(self, tree: Tree) -> Version | None:
+        try:
+            return self.run.registry.resolve(files_root(tree.entries))
+        except MissingError:
+            return None
+
+    def _is_code(self, path: str) -> bool:
+        """Say whether a file is settings that are part of the recorded code: the code artifact has it."""
+        code = self.run.code
+        if code is None or not path.endswith(_SETTINGS):
+            return False
+        real = Path(os.path.realpath(path))
+        return real.is_relative_to(code.root) and real.relative_to(code.root).as_posix() in code.paths
+
+    # What came out.
+
+    def _outputs(self) -> None:
+        declared = [path for path in self.outputs if os.path.lexists(path)]
+        for path in self.outputs:
+            if path not in declared:
+                self.run.seen.warn("output-absent: a declared output is not there")
+        found: dict[str, tuple[str, str | None]] = {path: self.outputs[path] or ("", None) for path in declared}
+        for path, save in self._saves.items():
+            if save.what != "checkpoint" and path not in found and os.path.exists(path):
+                found[path] = ("tokenizer" if save.what == "tokenizer" else "", None)
+        for path in self._writes:
+            if (
+                path not in found
+                and os.path.isfile(path)
+                and not is_noise(path)
+                and not self._inside(path, self._saves)
+            ):
+                found[path] = ("", None)
+        many: dict[str, list[str]] = {}
+        chosen = []
+        for path, (kind, name) in found.items():
+            if self._inside(path, found) or self._inside(path, dict.fromkeys(self.run.said), itself=True):
+                continue
+            if not kind and name is None and not os.path.isdir(path) and kind_of_file(path) == "files":
+                many.setdefault(os.path.dirname(path), []).append(path)
+            else:
+                chosen.append((path, kind, name))
+        main = [path for path, kind, _ in chosen if (kind or self._kind(path)) in ("model", "adapter")]
+        for path, kind, name in chosen:
+            with self._guard("output"):
+                kind = kind or self._kind(path)
+                alone = main == [path] and self.run.start.name is not None
+                self._came_out(path, kind, name or (self.run.start.name if alone else None) or os.path.basename(path))
+        for folder, paths in many.items():
+            with self._guard("output"):
+                self._written(folder, paths)
+
+    def _kind(self, path: str) -> str:
+        return kind_of_folder(path) if os.path.isdir(path) else kind_of_file(path)
+
+    def _came_out(self, path: str, kind: str, name: str) -> None:
+        inner = {
+            os.path.relpath(other, path).split("/")[0]
+            for other, save in self._saves.items()
+            if save.what == "checkpoint" and other.startswith(path + "/")
+        }
+        tree = scan_tree(path, exclude=inner)
+        added = self.run.registry.add_tree(tree, Path(path), kind=kind, name=name)
+        self.run.add_output(added, "file" if kind == "files" else kind, path)
+
+    def _written(self, folder: str, paths: list[str]) -> None:
+        """Register plain files that were written: another run may read them, and then the chain holds by content."""
+        if len(paths) <= MANY:
+            for path in paths:
+                with self._guard("output"):
+                    self._came_out(path, "files", os.path.basename(path))
+            return
+        entries = []
+        for path in sorted(paths):
+            read = _Read(None)
+            self._hash(path, read)
+            if read.entry is not None:
+                entries.append(read.entry)
+        tree = plain_tree(tuple(entries))
+        added = self.run.registry.add_tree(tree, None, kind="files", name=os.path.basename(folder))
+        self.run.add_output(added, "file", folder)
+
+    def _checkpoint_name(self, path: str) -> str:
+        title = self.run.start.name or os.path.basename(os.path.dirname(path)) or self.run.start.kind
+        return f"{title}-{os.path.basename(path)}"
+
+    # Bytes.
+
+    def _scan(self, path: str) -> tuple[Tree | None, int]:
+        """Return the tree at `path` and when its newest file was changed last, ns. A hub's links lead to its blobs."""
+        exclude = {os.path.relpath(other, path).split("/")[0] for other in self._saves if other.startswith(path + "/")}
+        if os.path.basename(os.path.dirname(path)) == "snapshots":
+            found = sorted(_snapshot(path), key=lambda file: file.path)
+            return tree_of(found), max(file.key.ctime_ns for file in found)
+        tree = scan_tree(path, exclude=exclude)
+        root = Path(path)
+        places = [root] if root.is_file() else [root / entry.path for entry in tree.entries]
+        return tree, max(place.stat().st_ctime_ns for place in places)
+
+    def _hash(self, path: str, read: _Read) -> None:
+        if read.entry is not None:
+            return
+        try:
+            key = FileKey.of(Path(path).stat())
+            one: OneRead[TensorHasher] = read_once(path, expected=key)
+        except (OSError, GenealogError):
+            read.changed = True
+            return
+        read.entry = FileEntry(path=os.path.basename(path), sha256=one.sha256, size=key.size)
+        read.changed = read.key is not None and read.key != tuple(key)
+
+    @staticmethod
+    def _inside(
+        path: str, places: dict[str, object] | dict[str, _Load] | dict[str, _Save], *, itself: bool = False
+    ) -> bool:
+        if itself and path in places:
+            return True
+        parent = os.path.dirname(path)
+        while parent not in ("/", ""):
+            if parent in places:
+                return True
+            parent = os.path.dirname(parent)
+        return False
+
+    def _incomplete(self, what: str) -> None:
+        self.run.seen.warn(f"capture-incomplete: {what}")
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Let a failure of ours be a counted warning: a training does not die of its record."""
+        try:
+            yield
+        except GenealogError as error:
+            self._incomplete(f"{what}: {error.code}")
+        except Exception as error:  # noqa: BLE001 - also a fault of ours is less than a training
+            self._incomplete(f"{what}: {type(error).__name__}")
+
+
+def plain_tree(entries: tuple[FileEntry, ...]) -> Tree:
+    """Return files that were hashed one by one as a tree."""
+    return Tree(entries=entries, excludes=(), weights=None, format="files", warnings=())
+
+
+def _snapshot(path: str) -> Iterator[Found]:
+    """Yield the files of a snapshot in the cache of a hub: links to blobs beside it, by their names in the snapshot."""
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            whole = os.path.join(folder, name)
+            real = os.path.realpath(whole)
+            yield Found(os.path.relpath(whole, path), real, FileKey.of(Path(real).stat()))
