@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, erase, incident, keep, log, past, prove, receipts, serve, settings, signers, witness
+from genealog.cli import ask, erase, incident, keep, log, past, prove, receipts, serve, settings, signatures, signers, witness
 from genealog.cli.contains import contains
 from genealog.cli.check import check
 from genealog.cli.demo import demo
@@ -41,7 +41,7 @@ KEEP, SERVE, ASK, FORGET, PROVE = "Keep", "Serve", "Ask", "Forget", "Prove"
 
 for panel, commands in (
     ("Start here", (demo,)),
-    (KEEP, (keep.init, keep.add, run, keep.sign, keep.show, keep.ls, keep.revoke)),
+    (KEEP, (keep.init, keep.add, run, signatures.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
     (ASK, (ask.why, ask.lineage, contains, past.what_was_live)),
     (FORGET, (erase.erase,)),

@@ -14,10 +14,12 @@ from sqlalchemy import select
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, out, print_json, print_table, short
 from genealog.cli.past import moves_json, print_moves
+from genealog.cli.signed import line_of
 from genealog.deploy import Deployments, Live
 from genealog.deploy.taint import revocations, tainted, taints_of
 from genealog.errors import MissingError, UsageError
 from genealog.registry import Registry, Version
+from genealog.signing.listing import Signature, signatures_of
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home, as_place
 
@@ -121,24 +123,6 @@ def add(
         out.print(f"  [yellow]note[/yellow] {warning}")
 
 
-def sign(
-    ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
-    as_: As = None,
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """Put another identity's signature under a registered version: the same statement, stated by it too.
-
-    Example: [bold]genealog sign smol --as security[/bold]
-    """
-    registry = Registry(Home.find(store))
-    position = registry.sign(ref, signer=registry.signer(as_))
-    if json:
-        print_json({"entry": str(position), "leaf": position.leaf})
-    else:
-        out.print(f"signed {ref} as {as_ or registry.home.config.signer}: entry {position}")
-
-
 def revoke(
     ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the log and in every refusal.")],
@@ -202,26 +186,27 @@ def ls(
 
 def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
     version = registry.resolve(ref)
-    read = registry.statement(version.statement)
-    keys = registry.keys()
-    signers = [f"{keys[k].identity} ({k[:12]})" for k in read.keyids if k in keys]
+    signatures = signatures_of(registry, version)
     files = registry.manifest(version).files if version.id.startswith("glf1:") else ()
     index = registry.ledger.index(REGISTRY)
     taints = taints_of(index, version.id, revocations(index))
     if json:
         listed = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
-        print_json(_plain(version) | {"signers": signers, "files": listed, "tainted": [str(taint) for taint in taints]})
+        more = {"signatures": [_plain(each) for each in signatures], "tainted": [str(taint) for taint in taints]}
+        print_json(_plain(version) | more | {"files": listed})
         return
     location = registry.home.location(version.id)
     facts = {
         "id": version.id, "weights": version.weights, "kind": version.kind, "entry": f"registry:{version.index}",
-        "signed by": ", ".join(signers), "source": version.source and f"“{version.source}” (claimed)",
+        "source": version.source and f"“{version.source}” (claimed)",
         "revoked": version.revoked, "tainted": "; ".join(map(str, taints)), "seen at": location,
     }  # fmt: skip
     out.print(f"[bold]{version.name}[/bold]")
     for name, value in facts.items():
         if value:
             out.print(f"  {name:>10}  {value}", markup=False)
+    for signature in signatures:
+        out.print(f"  {'signed by':>10}  {line_of(signature)}", markup=False)
     print_table(("file", "size", "sha256"), [(f.path, f.size, f.sha256[:16] + "…") for f in files], empty="no files")
 
 
@@ -243,8 +228,8 @@ def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None
     print_moves(deployments, name)
 
 
-def _plain(version: Version) -> dict[str, object]:
-    return {name: getattr(version, name) for name in version.__slots__}
+def _plain(value: Version | Signature) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

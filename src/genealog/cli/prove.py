@@ -13,6 +13,7 @@ import typer
 
 from genealog.answers import DEFAULT_GROUPS, Answers
 from genealog.bare import cose_receipt, examine_bare, is_bare, tlog_proof
+from genealog.cli import signed
 from genealog.cli.options import Json, Store
 from genealog.cli.output import hashing, out, print_json, print_report, print_table, report_json
 from genealog.core.bundle import Disclosure, Evidence, encode_evidence, parse_file
@@ -153,21 +154,42 @@ def verify(
         Path | None, typer.Option(help="PEM certificates of the timestamp authorities that you believe.")
     ] = None,
     strict: Annotated[bool, typer.Option(help="Exit 3 for a claim too: a source that nobody checked.")] = False,
+    signature: signed.Bundle = None,
+    public_key: signed.PublicKey = None,
+    roots: signed.Roots = None,
+    subject: signed.Subject = None,
+    trusted_root: signed.TrustedRoot = None,
+    identity: signed.Identity = None,
+    issuer: signed.Issuer = None,
+    allow_ignored: signed.AllowIgnored = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Verify evidence offline, with no store and no network; or files against a registered version.
+    """Verify evidence offline, with no store and no network; or files against a registered version or a signature.
+
+    With --signature and nobody asked for, whom genealog.toml trusts counts ([trust.signers.LABEL]).
 
     Fork evidence is verified too: if a log has signed two heads that do not chain, it is contradicted.
 
     Exit: 0 proven, stated or claimed, 1 contradicted, 3 cannot tell. Without --trust nothing is better than unchecked.
     Example: [bold]genealog verify answer.genealog --trust trust.policy[/bold]
     """
+    asked = signed.asked_for(
+        _read(public_key), _read(roots), subject, _read(trusted_root), identity, issuer, signed=signature is not None
+    )
+    if signature is not None:
+        if any(option is not None for option in (ref, output, entry, trust)):
+            raise UsageError("bad-option", "--signature is about files, and goes with who signed them")
+        status = signed.verify_signed(
+            file, signature, read(signature), asked, store=store, tsa_roots=_read(tsa_roots),
+            allow_ignored=allow_ignored, json=json,
+        )  # fmt: skip
+        raise typer.Exit(status)
     if ref is not None or file.is_dir():
         _verify_files(file, ref, store, json=json)
         return
     policy = parse_trust(read(trust)) if trust is not None else None
-    data, roots = read(file), read(tsa_roots) if tsa_roots is not None else None
+    data, authorities = read(file), _read(tsa_roots)
     if record is not None and not is_membership(data):
         raise UsageError("bad-option", "this file says nothing of a record", hint="leave --record out")
     if is_membership(data):
@@ -178,7 +200,7 @@ def verify(
             raise UsageError("bad-option", "this receipt does not hold its entry", hint="give --entry FILE")
         report = examine_bare(data, read(entry), policy)
     else:
-        report = _judge(data, policy, output, roots)
+        report = _judge(data, policy, output, authorities)
     if json:
         print_json(report_json(report))
     else:
@@ -287,6 +309,10 @@ def read(path: Path) -> bytes:
     if len(data) > MAX_FILE:
         raise MalformedError("file-too-big", "evidence has at most 512 MiB", got=path)
     return data
+
+
+def _read(path: Path | None) -> bytes | None:
+    return None if path is None else read(path)
 
 
 def write(path: Path, data: bytes) -> None:
