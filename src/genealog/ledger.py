@@ -58,13 +58,21 @@ class Ledger:
 
     def append(self, statements: Sequence[bytes]) -> tuple[Position, ...]:
         """Append signed statements to the registry log in one durable batch, and index them."""
-        log = self.home.registry_log()
-        placed = log.append(statements)
-        log.checkpoint()  # few and precious: signed at once, so that a log that is cut back is noticed
-        self.index(REGISTRY)
+        placed = self.place(statements)
+        self.settle()
+        return placed
+
+    def place(self, statements: Sequence[bytes]) -> tuple[Position, ...]:
+        """Append in one durable batch, and no more: for who keeps others waiting. `settle` has to follow."""
+        placed = self.home.registry_log().append(statements)
         return tuple(
             Position(REGISTRY, index, leaf_hash(entry).hex()) for index, entry in zip(placed, statements, strict=True)
         )
+
+    def settle(self) -> None:
+        """Sign the registry log's head, and index what is new."""
+        self.home.registry_log().checkpoint()  # few and precious: signed at once, so that a cut is noticed
+        self.index(REGISTRY)
 
     def drain(self) -> Sequenced:
         """Move what waits in the spools into the call log."""

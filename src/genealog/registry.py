@@ -124,15 +124,18 @@ class Registry:
         """Sign `body` as a statement called `name` and append it."""
         return self.append_all([(body, name, artifact)], signer=signer)[0]
 
-    def append_all(self, bodies: Sequence[tuple[Record, str, str | None]], *, signer: Signer) -> tuple[Position, ...]:
-        """Sign and append (body, name, artifact ID or None) in one durable batch."""
+    def append_all(
+        self, bodies: Sequence[tuple[Record, str, str | None]], *, signer: Signer, settle: bool = True
+    ) -> tuple[Position, ...]:
+        """Sign and append (body, name, artifact ID or None) in one durable batch. `settle`: as of `Ledger.place`."""
         known = self.keys().get(signer.keyid)
         if known is None or known.revoked is not None:
             what = "revoked" if known else "not registered"
             raise VerificationError("signer-unknown", f"the key that would sign is {what}", hint="genealog signer add")
         for body, _, _ in bodies:
             check_role(body, role=known.role, keyid=known.keyid)
-        return self.ledger.append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
+        append = self.ledger.append if settle else self.ledger.place
+        return append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
 
     def add(
         self,

@@ -173,7 +173,8 @@ class Deployments:
                 raise PolicyDenied("model-revoked", f"the spec before this one serves a revoked model: {revoked}")
             batch: list[tuple[Record, str, str | None]] = [(each, title, None) for each, title in ahead(moves)]
             batch.append((self._ref(name, earlier[-1], "rollback", reason, moves, incident=incident), name, None))
-            position = self.registry.append_all(batch, signer=signer)[-1]
+            position = self.registry.append_all(batch, signer=signer, settle=False)[-1]
+        self.registry.ledger.settle()  # gateways follow meanwhile
         taint = self.taint(body)
         return Live(name, earlier[-1], body, tainted=str(taint) if taint else None), position
 
@@ -270,7 +271,8 @@ class Deployments:
             if taint is not None:
                 batch.append((self._allowed(name, taint, allow_tainted or "", action), name, None))
             batch.append((self._ref(name, identifier, action, reason, moves, approvals=rests), name, None))
-            position = self.registry.append_all(batch, signer=signer)[-1]
+            position = self.registry.append_all(batch, signer=signer, settle=False)[-1]
+        self.registry.ledger.settle()  # gateways follow meanwhile
         return Moved(Live(name, identifier, spec, tainted=str(taint) if taint else None), position, rests)
 
     def _seen_by(self, name: str, expect: str | None) -> Move | None:

@@ -1,8 +1,8 @@
 """What may be served right now: the deployments of the signed registry, in memory.
 
 A call looks its deployment up in a snapshot; no call waits for a disk, but for a name that the snapshot does not have,
-where the registry is asked once more. The snapshot is renewed as soon as the head of the registry log has changed,
-which one `stat` every 10 ms tells, and every 200 ms where nothing tells it (a shared store). If the registry cannot be
+where the registry is asked once more. The snapshot is renewed as soon as the registry log has grown,
+which one `stat` every 20 ms tells, and every 200 ms where nothing tells it (a shared store). If the registry cannot be
 read, it ages; older than five seconds it answers nothing, because nobody could know any more what was revoked.
 
 Everything else that touches the store runs on one thread of its own, which opens it and closes it. What the answers
@@ -26,9 +26,10 @@ from genealog.deploy import Deployments, Live, Snapshot
 from genealog.errors import GenealogError, MissingError, PolicyDenied, StoreError
 from genealog.gateway.record import Context
 from genealog.registry import KeyRow
-from genealog.store.home import REGISTRY, Home
+from genealog.store.home import Home
+from genealog.store.log import LocalLog
 
-WATCH = 0.01  # seconds between two looks at whether the registry log has changed
+WATCH = 0.02  # seconds between two looks at whether the registry log has changed
 RENEW = 0.2  # seconds after which it is read in any case
 STALE = 5.0  # seconds after which a snapshot is too old to serve from
 
@@ -64,17 +65,16 @@ class StoreSource:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._deployments = Deployments(home)
-        self._head = home.path / "logs" / REGISTRY / "checkpoint" if home.shared is None else None
 
     def stamp(self) -> object:
-        """Look at the file that every append to the registry log replaces."""
-        if self._head is None:
+        """Look at the file that an append to the registry log makes longer."""
+        log = self._home.registry_log()
+        if not isinstance(log, LocalLog):
             return None
         try:
-            found = self._head.stat()
+            return log.growing.stat().st_size
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
 
     def poll(self) -> Snapshot:
         """As `Deployments.poll`."""

@@ -136,6 +136,11 @@ class LocalLog:
         """The number of entries that this object knows of; `refresh` looks for more."""
         return self._view.tip.size
 
+    @property
+    def growing(self) -> Path:
+        """The file that the next append makes longer, as far as this object knows: a cheap thing to look at."""
+        return self._view.segments.path(self._view.tip.segment)
+
     def append(self, entries: Sequence[bytes], marks: Mapping[str, Mark] = _NO_MARKS) -> range:
         """Append entries of ≤ 65,535 bytes and set marks, all or nothing, durable on return. Return the indexes.
 

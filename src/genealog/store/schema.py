@@ -12,6 +12,7 @@ from an index alone.
 from __future__ import annotations
 
 import zlib
+from functools import cache
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
 from sqlalchemy import Integer as PlainInteger
@@ -303,7 +304,12 @@ def version() -> int:
 
     31 bits, because SQLite's `user_version` has no more; never 0, which is what a file without one says.
     """
+    return _version(PROJECTION, sum(1 + len(table.columns) + len(table.indexes) for table in metadata.tables.values()))
+
+
+@cache  # spelling every table takes milliseconds, and each look at the index asks
+def _version(projection: int, _size: int) -> int:
     dialect = sqlite.dialect()
     ddl = [str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables]
     ddl += sorted(str(CreateIndex(i).compile(dialect=dialect)) for t in metadata.sorted_tables for i in t.indexes)
-    return zlib.crc32("\n".join([str(PROJECTION), *ddl]).encode()) & 0x7FFFFFFF or 1
+    return zlib.crc32("\n".join([str(projection), *ddl]).encode()) & 0x7FFFFFFF or 1
