@@ -52,13 +52,14 @@ ALLOWED = frozenset({
     ("collections", "OrderedDict"), ("collections", "Counter"), ("collections", "defaultdict"),
     ("collections", "deque"), ("_codecs", "encode"), ("argparse", "Namespace"), ("decimal", "Decimal"),
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    *((module, name)
-      for module in ("builtins", "__builtin__")
-      for name in _BUILTINS.split()),
+    *(("builtins", name) for name in _BUILTINS.split()),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     ("numpy", "ndarray"), ("numpy", "dtype"),
 })  # fmt: skip
+
+
+_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # what Python 3 imports for what Python 2 wrote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,6 +265,7 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             self._report("a name that is made while loading")
             return Global("?", "?", self._op)
+        module = _RENAMED.get(module, module)
         found = Global(module, name, self._op)
         if (module, name) not in ALLOWED:
             self._report(str(found))
