@@ -105,7 +105,9 @@ def test_any_strides(view: tuple[list[int], list[int], int], dtype: str, buffer:
 
 
 trees = st.recursive(
-    st.sampled_from(list(DTYPES.values())[:12]).map(lambda dtype: sample(dtype, 2, 2)) | st.integers() | st.text(max_size=3),
+    st.sampled_from(list(DTYPES.values())[:12]).map(lambda dtype: sample(dtype, 2, 2))
+    | st.integers()
+    | st.text(max_size=3),
     lambda inner: (
         st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, min_size=1, max_size=3)
         | st.lists(inner, min_size=1, max_size=2)

@@ -4,7 +4,7 @@
 names, and another as safetensors, which drop one. The other names come from the model's configuration by `RULES`, or
 from the metadata of the file. What was added is recorded (`records.Weights.tied`): whoever checks needs no rules.
 
-A name is added only if it is absent and all present ones of its group are equal. The rules are versioned data: a change
+A name is added only if it is absent, the one that files keep is there, and all present ones of its group are equal. The rules are versioned data: a change
 makes other weights IDs, so rules are added and never changed.
 
 Source: transformers 5.23 `_tied_weights_keys`, `PreTrainedModel.tie_weights`; safetensors 0.8 `torch.save_model`.
@@ -34,7 +34,10 @@ _ROBERTA = ("Camembert", "Roberta", "XLMRoberta", "XLMRobertaXL", "Xmod")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`names` are one tensor in models whose class name ends with one of `ends`. `always`: whatever the flag says."""
+    """`names` are one tensor in models whose class name ends with one of `ends`; files keep the first of them.
+
+    `always`: whatever the flag says.
+    """
 
     ends: tuple[str, ...]
     names: tuple[str, ...]
@@ -117,9 +120,10 @@ def tied_by_config(config: Mapping[str, Any], tensors: Iterable[TensorEntry]) ->
     for rule in RULES:
         if not (flag or rule.always) or not name.endswith(rule.ends) or not _begins(name, rule):
             continue
-        present = [found[n] for n in rule.names if n in found]
-        if present and len({(entry.dtype, entry.sha256, entry.shape) for entry in present}) == 1:
-            tied.update({n: present[0].name for n in rule.names if n not in found and n not in tied})
+        source = rule.names[0]
+        present = {(found[n].dtype, found[n].sha256, found[n].shape) for n in rule.names if n in found}
+        if source in found and len(present) == 1:
+            tied.update({n: source for n in rule.names if n not in found and n not in tied})
     return tied
 
 

@@ -58,9 +58,11 @@ def unpack(file: BinaryIO, member: Member, *, format_: str) -> Iterator[bytes]:
             if not data:
                 break
             at += len(data)
-            while data:
+            more = True
+            while more:
                 piece = data if inflate is None else inflate.decompress(data, PIECE)
                 data = b"" if inflate is None else inflate.unconsumed_tail
+                more = bool(data) or (inflate is not None and len(piece) == PIECE)  # some may be held back
                 done, crc = done + len(piece), zlib.crc32(piece, crc)
                 if done > member.size:
                     raise _bad(format_, f"{member.name!r} is longer than the directory says", got=done)
