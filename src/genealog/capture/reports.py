@@ -21,7 +21,8 @@ LINE = 64 << 10  # bytes
 CHUNK = 4 << 20
 REPORTS = 2_000_000  # lines of one program
 _TEXTS = {
-    "load": ("how", "path", "role"), "save": ("how", "path", "what"), "open": ("path", "mode"), "seed": ("source", "value"),
+    "load": ("how", "path", "role"), "save": ("how", "path", "what"), "open": ("path", "mode"),
+    "seed": ("source", "value"),
     "random": ("source", "state"), "parameter": ("name",), "metric": ("name",), "fault": ("where", "error"),
     "switch": ("name", "value"), "order": (), "trained": ("path",), "hello": ("prefix", "python"), "bye": (),
     "libraries": (),
@@ -63,7 +64,7 @@ def parse_report(value: object) -> Report | None:
     more = _MORE[kind](value) if kind in _MORE else {}
     if more is None:
         return None
-    return Report(kind, at if _is_count(at) else 0, fields | more)
+    return Report(kind, at if isinstance(at, int) and _is_count(at) else 0, fields | more)
 
 
 def _is_text(value: object, longest: int) -> bool:

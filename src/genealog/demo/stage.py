@@ -30,6 +30,7 @@ class Stage:
         self._step = 0
         self._environment = {
             **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "GENEALOG_STORE": str(home / ".genealog"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",

@@ -89,7 +89,7 @@ def begin(
 
 
 def register_code(registry: Registry, folder: Path, script: Path | None, *, asked: bool) -> Code | None:
-    """Register the state of the code and keep its bodies. A prompt in an empty folder has none, and the run says none."""
+    """Register the state of the code and keep its bodies. In an empty folder a prompt has none, and says so."""
     try:
         state = code_state(folder)
     except MalformedError as error:
@@ -148,7 +148,7 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def lies(path: Path, folder: Path) -> str | None:
-    """Return where something lies for an event: relative below the folder, else absolute; None if it has no such text."""
+    """Return where something lies for an event: relative below the folder, else absolute; None: not as text."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they were spelled
     text = whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else whole.as_posix()
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -294,7 +294,7 @@ class Collector:
         return role
 
     def _part_of(self, path: str, entry: FileEntry) -> tuple[Version, int] | None:
-        """Return the registered version that a file is part of, where it lies, byte for byte; and its number of files."""
+        """Return the registered version that a file is part of, byte for byte, where it lies; and how many it has."""
         if self._places is None:
             known = self.run.registry.home.locations()
             self._places = {}
@@ -363,9 +363,9 @@ class Collector:
         main = [path for path, kind, _ in chosen if (kind or self._kind(path)) in ("model", "adapter")]
         for path, kind, name in chosen:
             with self._guard("output"):
-                kind = kind or self._kind(path)
+                what = kind or self._kind(path)
                 alone = main == [path] and self.run.start.name is not None
-                self._came_out(path, kind, name or (self.run.start.name if alone else None) or os.path.basename(path))
+                self._came_out(path, what, name or (self.run.start.name if alone else None) or os.path.basename(path))
         for folder, paths in many.items():
             with self._guard("output"):
                 self._written(folder, paths)
@@ -430,9 +430,7 @@ class Collector:
         read.changed = read.key is not None and read.key != tuple(key)
 
     @staticmethod
-    def _inside(
-        path: str, places: dict[str, object] | dict[str, _Load] | dict[str, _Save], *, itself: bool = False
-    ) -> bool:
+    def _inside(path: str, places: Mapping[str, object], *, itself: bool = False) -> bool:
         if itself and path in places:
             return True
         parent = os.path.dirname(path)

@@ -249,7 +249,7 @@ def run(
     if watch:
         hooks.install()
     begun = begin(
-        registry, kind=kind, name=name, command=_typed(), script=script if script and script.is_file() else script,
+        registry, kind=kind, name=name, command=_typed(), script=script,
         code=Path(code) if code else None, folder=Path.cwd(), parameters=parameters or {}, seeds=seeds or {},
         switches=randomness.switches(), states=randomness.states(), software=environment(),
     )  # fmt: skip

@@ -9,13 +9,14 @@ written, the run stays open and the error says so. The program's own exit status
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ BOOTSTRAP = Path(watch.__file__).parent / "bootstrap"
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended: `status` as a shell gives it (128 + signal), the run, and what the end statement warns of."""
+    """How a command ended: `status` as a shell gives it (128 + signal), its run, and what the end warns of."""
 
     status: int
     run: str
@@ -72,10 +73,12 @@ def run_command(
     registry = Registry(home)
     given = [(role, registry.resolve(ref)) for role, ref in inputs]
     folder = Path.cwd()
+    # Python draws the seed of its hashes where nobody sees it: drawn here, the order of sets can be had again.
+    hashes = os.environ.get("PYTHONHASHSEED") or str(1 + secrets.randbelow(2**32 - 1))
     begun = begin(
         registry, kind=kind, name=name, command=_as_typed(words), script=script_of(words, folder), code=code,
-        folder=folder, parameters=parameters or {}, seeds={}, switches=randomness.switches(), states={},
-        software=software_of(words[0]),
+        folder=folder, parameters=parameters or {}, seeds={}, states={}, software=software_of(words[0]),
+        switches=randomness.switches() | {"PYTHONHASHSEED": hashes},
     )  # fmt: skip
     this = Run(registry, begun)
     say_given(this, given, begun)
@@ -83,7 +86,8 @@ def run_command(
     collector = Collector(this, folder, declared)
     reports = ReportFolder(Path(tempfile.mkdtemp(prefix="genealog-run-")))
     try:
-        status = _run(words, reports, collector, [folder, *roots])
+        environment = child_environment(reports.path, [folder, *roots]) | {"PYTHONHASHSEED": hashes}
+        status = _run(words, reports, collector, environment)
         _told(collector, reports, python=is_python(words[0]), status=status)
         collector.finish()
         try:
@@ -99,11 +103,11 @@ def run_command(
     return Ended(_shell(status), this.id, this.seen.lines(), made)
 
 
-def _run(words: Sequence[str], reports: ReportFolder, collector: Collector, roots: Sequence[Path]) -> int:
+def _run(words: Sequence[str], reports: ReportFolder, collector: Collector, environment: dict[str, str]) -> int:
     """Start the program, read its reports while it runs, and return how it ended, as `subprocess` says it."""
     with _forwarding() as forward:
         try:
-            child = subprocess.Popen(list(words), env=child_environment(reports.path, roots))
+            child = subprocess.Popen(list(words), env=environment)
         except OSError as error:
             collector.run.seen.warn(f"not-started: {type(error).__name__}")
             return 126
@@ -153,7 +157,7 @@ def _told(collector: Collector, reports: ReportFolder, *, python: bool, status: 
 
 
 @contextmanager
-def _forwarding() -> Iterator[object]:
+def _forwarding() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
     """Hand signals that ask us to end on to the program, and wait for it: what it does with them is its own business.
 
     Ctrl-C reaches it from the terminal already.

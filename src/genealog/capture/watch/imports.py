@@ -52,7 +52,7 @@ class Finder(importlib.abc.MetaPathFinder):
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader, patch)  # type: ignore[arg-type]
+                    spec.loader = _Loader(spec.loader, patch)
                 return spec
         return None
 

@@ -6,6 +6,7 @@ Nothing is imported here that was not imported by the program. A call inside ano
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import sys
@@ -22,10 +23,8 @@ PARTS = ("state_dict", "model", "model_state_dict", "module")
 
 def loaded(path: str, model: Any, *, how: str, role: str, name: str | None = None) -> None:
     """Tell that a model was loaded, and remember the object: the first optimizer step says whether it is trained."""
-    try:
+    with contextlib.suppress(TypeError):  # no weak reference: a plain dict of tensors
         _loaded[path] = model
-    except TypeError:  # no weak reference: a plain dict of tensors
-        pass
     tell("load", how=how, path=path, role=role, **({"name": name} if name else {}))
 
 

@@ -59,7 +59,7 @@ class _Opens:
 
     def counts(self, path: str) -> bool:
         """Say whether a file below a root may be data or a result."""
-        if path.startswith(self.software) or path.startswith(self.hubs) or path.endswith(_SOFTWARE):
+        if path.startswith((*self.software, *self.hubs)) or path.endswith(_SOFTWARE):
             return False
         root = next(root for root in self.roots if path.startswith(root))
         parts = path[len(root) :].split("/")

@@ -39,7 +39,7 @@ _drawn: list[_Drawn] = []
 
 def patch(module: ModuleType) -> None:
     """Watch `torch.utils.data.dataloader`."""
-    base: Any = module._BaseDataLoaderIter  # type: ignore[attr-defined]
+    base: Any = module._BaseDataLoaderIter
     inner, construct = base._next_index, base.__init__
 
     def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807

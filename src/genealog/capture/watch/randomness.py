@@ -86,15 +86,15 @@ def switches() -> dict[str, str]:
     if torch is None or not hasattr(torch, "backends"):
         return found
     asked: dict[str, Callable[[], Any]] = {
-        "torch.deterministic_algorithms": lambda: torch.are_deterministic_algorithms_enabled(),
+        "torch.deterministic_algorithms": lambda: torch.are_deterministic_algorithms_enabled(),  # noqa: PLW0108 - not every version has it
         "torch.cudnn.deterministic": lambda: torch.backends.cudnn.deterministic,
         "torch.cudnn.benchmark": lambda: torch.backends.cudnn.benchmark,
         "torch.cuda.tf32": lambda: torch.backends.cuda.matmul.allow_tf32,
         "torch.cudnn.tf32": lambda: torch.backends.cudnn.allow_tf32,
-        "torch.float32_matmul_precision": lambda: torch.get_float32_matmul_precision(),
-        "torch.num_threads": lambda: torch.get_num_threads(),
-        "torch.num_interop_threads": lambda: torch.get_num_interop_threads(),
-        "torch.default_dtype": lambda: torch.get_default_dtype(),
+        "torch.float32_matmul_precision": lambda: torch.get_float32_matmul_precision(),  # noqa: PLW0108
+        "torch.num_threads": lambda: torch.get_num_threads(),  # noqa: PLW0108
+        "torch.num_interop_threads": lambda: torch.get_num_interop_threads(),  # noqa: PLW0108
+        "torch.default_dtype": lambda: torch.get_default_dtype(),  # noqa: PLW0108
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
