@@ -161,6 +161,10 @@ class Answers:
         """Return the closure of an artifact. `walk` does not hold it whole. Raises: UsageError `bad-depth`."""
         return closure(self.ledger.index(REGISTRY), artifact, way, depth=depth, at=at)
 
+    def registry_size(self) -> int:
+        """Return how many entries of the registry log a question about lineage sees now."""
+        return self.ledger.index(REGISTRY).size(REGISTRY)
+
     def walk(
         self, artifact: str, way: Way = "up", *, depth: int | None = None, at: int | None = None
     ) -> AbstractContextManager[Walk]:
@@ -215,6 +219,7 @@ class Answers:
                 select(execution.c.start).where(execution.c.id.in_(found.executions)),
                 select(execution.c.end).where(execution.c.id.in_(found.executions)),
                 found.event_entries(),
+                select(schema.finding.c.id).where(schema.finding.c.execution.in_(found.executions)),
             ):
                 query = select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(wanted)).order_by(entry.c.id)
                 yield from _positions(found.rows(query))

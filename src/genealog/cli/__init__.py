@@ -16,9 +16,25 @@ from typing import Annotated
 import typer
 
 from genealog import __version__
-from genealog.cli import ask, erase, incident, keep, log, past, prove, receipts, serve, settings, signatures, signers, witness
-from genealog.cli.contains import contains
+from genealog.cli import (
+    ask,
+    blast,
+    erase,
+    incident,
+    keep,
+    lineage,
+    log,
+    past,
+    prove,
+    receipts,
+    serve,
+    settings,
+    signatures,
+    signers,
+    witness,
+)
 from genealog.cli.check import check
+from genealog.cli.contains import contains
 from genealog.cli.demo import demo
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
@@ -43,7 +59,7 @@ for panel, commands in (
     ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, run, signatures.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
-    (ASK, (ask.why, ask.lineage, contains, past.what_was_live)),
+    (ASK, (ask.why, lineage.lineage, contains, past.what_was_live, blast.blast)),
     (FORGET, (erase.erase,)),
     (PROVE, (prove.evidence, erase.disclose, prove.verify, check, prove.fsck, mirror)),
 ):

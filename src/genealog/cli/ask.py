@@ -10,11 +10,9 @@ import typer
 
 from genealog.answers import Answers
 from genealog.cli.options import Json, Store
-from genealog.cli.output import out, print_json, print_report, print_table, report_json, say, short
-from genealog.core.lineage import Closure, Way
+from genealog.cli.output import out, print_json, print_report, report_json
 from genealog.core.states import exit_status
 from genealog.errors import MalformedError, MissingError
-from genealog.registry import Registry
 from genealog.store.home import Home
 
 MAX_TEXT = 32 * 1024 * 1024
@@ -41,63 +39,6 @@ def why(
             out.print(f"[dim]{note}[/dim]")
         print_report(report)
     raise typer.Exit(exit_status(report.state, strict=strict))
-
-
-def lineage(
-    ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
-    down: Annotated[bool, typer.Option("--down", help="What came of it, instead of what it came from.")] = False,
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """Show everything an artifact came from, or (--down) everything that came of it. Never cut short.
-
-    Example: [bold]genealog lineage facts-lora[/bold]
-    """
-    home = Home.find(store)
-    version = Registry(home).resolve(ref)
-    way: Way = "down" if down else "up"
-    found = Answers(home).lineage(version.id, way)
-    size = found.reach.size
-    names = {node.id: node for node in found.artifacts}
-    if json:
-        print_json(_closure_json(found, version.id, size))
-        return
-    rows = [
-        (
-            short(link.execution),
-            "←" if link.direction == "in" else "→",
-            link.role,
-            names[link.artifact].name or "?",
-            short(link.artifact),
-            say(link.state),
-        )
-        for link in found.links
-        if link.artifact in names
-    ]
-    print_table(("execution", "", "role", "name", "artifact", "state"), rows, empty="no event names it")
-    for gap in found.gaps:
-        node = names[gap.artifact]
-        source = f"“{node.source}” (claimed)" if node.source else ""
-        out.print(f"[yellow]{gap.code}[/yellow] {node.name or short(gap.artifact)} {source}")
-    whole = "complete" if found.complete else "not complete"
-    out.print(
-        f"{len(found.artifacts)} artifacts, {len(found.executions)} executions, {whole}, at registry size {size}",
-        style="dim",
-    )
-
-
-def _closure_json(found: Closure, start: str, size: int) -> dict[str, object]:
-    events = ("execution", "artifact", "direction", "role", "state")
-    return {
-        "start": start,
-        "way": found.reach.way,
-        "complete": found.complete,
-        "registry_size": size,
-        "artifacts": [{n: getattr(node, n) for n in ("id", "kind", "name", "source")} for node in found.artifacts],
-        "executions": [act.id for act in found.executions],
-        "events": [{n: getattr(link, n) for n in events} for link in found.links],
-        "gaps": [{"artifact": gap.artifact, "code": gap.code} for gap in found.gaps],
-    }
 
 
 def _find(answers: Answers, what: str) -> tuple[str, bytes | None, str | None]:

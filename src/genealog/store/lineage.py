@@ -10,7 +10,7 @@ that join their own tables to what was reached (`Walk.artifacts`, `Walk.executio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -43,6 +43,7 @@ from genealog.errors import UsageError
 from genealog.store import schema
 from genealog.store.index import Index
 
+_MANY = 500  # bound values in one query
 _PAGE = 2_000  # rows in memory at once while an answer streams
 _ANALYZE = 10_000  # nodes from which on PostgreSQL is told how many there are
 _reached = Table(
@@ -63,7 +64,7 @@ def reach(index: Index, start: str, way: Way, *, depth: int | None = None, at: i
 
 
 def closure(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Closure:
-    """Return everything that was reached, in the order of the log. Arguments and errors as `reach`."""
+    """Return everything that was reached, events as `Walk.links` orders them. Arguments and errors as `reach`."""
     with walk(index, start, way, depth=depth, at=at) as found:
         return Closure(
             found.reach, tuple(found.nodes()), tuple(found.acts()), tuple(found.links()), tuple(found.gaps())
@@ -116,16 +117,29 @@ class Walk:
         for row in self._stream(query):
             yield dict(zip(names, row, strict=True))
 
-    def nodes(self, *, limit: int | None = None) -> Iterator[Node]:
-        """Yield every artifact, as it was first named in the log; the start may be unknown there."""
+    def nodes(self, *, limit: int | None = None, kind: str | None = None) -> Iterator[Node]:
+        """Yield every artifact (of a kind), as it was first named in the log; the start may be unknown there."""
         if self.root is None:
             yield Node(self._start, None, None)
             return
         table = schema.artifact
         query = select(table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
-        query = query.where(table.c.id.in_(self.artifacts)).order_by(table.c.id).limit(limit)
-        for digest, entry, kind, name, source in self._stream(query):
-            yield Node(digest, kind, name, source) if self._said(entry) else Node(digest, None, None)
+        query = query.where(table.c.id.in_(self.artifacts), _of_kind(kind)).order_by(table.c.id).limit(limit)
+        for digest, entry, what, name, source in self._stream(query):
+            yield Node(digest, what, name, source) if self._said(entry) else Node(digest, None, None)
+
+    def nodes_of(self, digests: Sequence[str]) -> Iterator[Node]:
+        """Yield what is known of some of the artifacts: as many as a screen holds."""
+        table = schema.artifact
+        query = select(table.c.digest, table.c.entry, table.c.kind, table.c.name, table.c.source)
+        known = set()
+        for start in range(0, len(digests), _MANY):
+            for digest, entry, what, name, source in self._stream(
+                query.where(table.c.digest.in_(digests[start : start + _MANY]))
+            ):
+                known.add(digest)
+                yield Node(digest, what, name, source) if self._said(entry) else Node(digest, None, None)
+        yield from (Node(digest, None, None) for digest in dict.fromkeys(digests) if digest not in known)
 
     def acts(self, *, limit: int | None = None) -> Iterator[Act]:
         """Yield every execution, as it was first named in the log."""
@@ -136,9 +150,20 @@ class Walk:
             ended = outcome if self._said(end) else None
             yield Act(digest, kind, name, ended) if self._said(start) else Act(digest, None, None, ended)
 
-    def links(self, *, limit: int | None = None) -> Iterator[Link]:
-        """Yield every event between what was reached, in the order of the log."""
+    def count(self, kind: str) -> tuple[int, int]:
+        """Return how many artifacts of a kind were reached, and how many events name one."""
+        table, between = schema.artifact, self._between()
+        nodes = select(func.count()).select_from(table).where(table.c.id.in_(self.artifacts), _of_kind(kind))
+        links = select(func.count()).select_from(schema.event.join(table)).where(between, _of_kind(kind))
+        return self.connection.scalar(nodes) or 0, self.connection.scalar(links) or 0
+
+    def links(self, *, limit: int | None = None, kind: str | None = None) -> Iterator[Link]:
+        """Yield every event between what was reached: newest entries first on the way up, oldest on the way down.
+
+        `kind` leaves those out that name an artifact of another kind.
+        """
         event = schema.event
+        entry = event.c.id.op(">>")(schema.EVENT_BITS)
         query = (
             select(
                 event.c.id, schema.execution.c.digest, schema.artifact.c.digest, event.c.direction, event.c.role,
@@ -146,8 +171,8 @@ class Walk:
             )
             .join(schema.execution, schema.execution.c.id == event.c.execution)
             .join(schema.artifact, schema.artifact.c.id == event.c.artifact)
-            .where(self._between())
-            .order_by(event.c.id)
+            .where(self._between(), _of_kind(kind))
+            .order_by(entry.desc() if self._way == "up" else entry, event.c.id)
             .limit(limit)
         )  # fmt: skip
         alone = {state.value: edge_state(state, None) for state in State}
@@ -286,6 +311,10 @@ def _ends(way: Way) -> tuple[ColumnElement[int], ColumnElement[int]]:
     """Return the end of an event that a walk comes to, and the one that it goes on from."""
     event = schema.event
     return (event.c.dst, event.c.src) if way == "up" else (event.c.src, event.c.dst)
+
+
+def _of_kind(kind: str | None) -> ColumnElement[bool]:
+    return true() if kind is None else schema.artifact.c.kind == kind
 
 
 def _as_of(at: int | None, key: ColumnElement[int] = schema.event.c.id) -> ColumnElement[bool]:
