@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from golden_story import ANSWER, BODY, CHAIN, Story, Twist, key_body
+from golden_story import ANSWER, BODY, CHAIN, Story, Twist, at, key_body
 from golden_world import QUORUM, Key, Log, seed, trust_policy
 from msgspec.structs import replace
 
 from genealog.core import records
 from genealog.core.bundle import Evidence, Opened, encode_evidence
 from genealog.core.call import EngineGroup
-from genealog.core.canonical import encode
+from genealog.core.canonical import Record, encode
 from genealog.core.dsse import sign_envelope
+from genealog.core.ids import record_id
 from genealog.core.note import NoteSigner
 from genealog.core.proof import parse_proof
 from genealog.core.receipt import Receipt, encode_receipt
@@ -69,10 +70,49 @@ def good() -> Iterator[Case]:
     yield Case("failed-run.genealog", failed.bundle(), State.CLAIMED, "run-failed")
     doubted = Story(Twist(bodies={"finetune end": _event("base", state=State.CLAIMED)}))
     yield Case("claimed-base.genealog", doubted.bundle(), State.CLAIMED, "edge-claimed")
+    yield from _custody(story)
     yield Case("no-output.genealog", bare, State.UNCHECKED, "output-not-included")
     yield Case("sealed.genealog", story.bundle(groups=()), State.UNCHECKED, "response-sealed")
     yield Case("engine-sealed.genealog", story.bundle(groups=("response",)), State.UNCHECKED, "engine-sealed")
     yield Case("end-not-seen.genealog", story.bundle("lost", response=False), State.MISSING, "end-not-seen")
+
+
+def _custody(story: Story) -> Iterator[Case]:
+    """Yield bundles with events on the way, an execution that goes on, and findings that contradict nothing."""
+    run, base, gguf = record_id(story.bodies["finetune"]), story.ids["base"], story.ids["gguf"]
+    (event,) = (e for e in _ins(story.bodies["finetune end"]) if e.role == "base")
+    way = records.ExecutionEvents(execution=run, at=at(15), events=(event,))
+    told = Twist(bodies={"finetune end": _without("base")}, more=[("on the way", way, "trainer")])
+    yield Case("events-on-the-way.genealog", Story(told).bundle(also=["on the way"]), State.CLAIMED, "outside-origin")
+    begun = records.Execution(kind="pretrain", started_at=at(1), nonce="5" * 32)
+    made = records.Event(artifact=gguf, direction="out", role="model", state=State.STATED)
+    open_ = records.ExecutionEvents(execution=record_id(begun), at=at(2), events=(made,))
+    more: list[tuple[str, Record, str]] = [("pretrain", begun, "trainer"), ("pretrained", open_, "trainer")]
+    running = Story(Twist(more=more)).bundle(also=["pretrain", "pretrained"])
+    yield Case("run-open.genealog", running, State.CLAIMED, "run-open")
+    noted = Story(Twist(more=[("finding", _finding(story, "base", base, state=State.PROVEN), "owner")]))
+    yield Case("finding-noted.genealog", noted.bundle(also=["finding"]), State.CLAIMED, "outside-origin")
+    elsewhere = Story(Twist(more=[("finding", _finding(story, "model", gguf, direction="out"), "owner")]))
+    yield Case("finding-elsewhere.genealog", elsewhere.bundle(also=["finding"]), State.CLAIMED, "outside-origin")
+
+
+def _finding(story: Story, role: str, artifact: str, **changes: Any) -> records.Finding:
+    """Return a finding about the fine-tuning: by default that an input is false."""
+    values = {"direction": "in", "state": State.CONTRADICTED, "method": "shapes", "code": "wrong-base"} | changes
+    return records.Finding(
+        execution=record_id(story.bodies["finetune"]), artifact=artifact, role=role, at=at(40),
+        detail="as somebody found", tools={"tool": "1.0"}, **values,
+    )  # fmt: skip
+
+
+def _ins(body: Record) -> list[records.Event]:
+    assert isinstance(body, records.ExecutionEnd)
+    return [event for event in body.events if event.direction == "in"]
+
+
+def _without(role: str) -> Callable[[records.ExecutionEnd], records.ExecutionEnd]:
+    """Return what leaves the inputs in this role out of an end statement."""
+    return lambda end: replace(end, events=tuple(e for e in end.events if e.direction == "out" or e.role != role))
 
 
 def bad_files() -> Iterator[Case]:
@@ -177,6 +217,7 @@ def bad_bundles() -> Iterator[Case]:
 
 def bad_stories() -> Iterator[Case]:
     """Yield bundles of stories that went wrong before anybody made a bundle of them."""
+    said = "finding-contradicted"
     say: dict[str, tuple[Twist, str]] = {
         "signature-wrong": (Twist(envelopes={"adapter": _flip_signature}), "signature-invalid"),
         "signed-twice": (Twist(envelopes={"adapter": _sign_twice}), "many-signatures"),
@@ -206,6 +247,18 @@ def bad_stories() -> Iterator[Case]:
         ),
         "other-weights": (
             Twist(bodies={"finetune end": _event("base", weights="glw1:" + "0" * 64)}), "weights-mismatch",
+        ),
+        "finding-false": (Twist(more=[("finding", _finding(Story(), "base", Story().ids["base"]), "owner")]), said),
+        "finding-false-output": (
+            Twist(more=[("finding", _finding(Story(), "adapter", Story().ids["adapter"], direction="out"), "owner")]),
+            said,
+        ),
+        "finding-of-an-engine": (
+            Twist(more=[("finding", _finding(Story(), "base", Story().ids["base"]), "engine")]), "role-not-allowed",
+        ),
+        "edge-false": (
+            Twist(bodies={"finetune end": _event("base", state=State.CONTRADICTED, code="wrong-base")}),
+            "edge-contradicted",
         ),
         "lineage-of-another": (Twist(bodies={"spec": _swap_lineage}), "lineage-mismatch"),
     }  # fmt: skip

@@ -9,8 +9,7 @@ Exit: 0 nothing fails, 1 something is false or malformed, 3 it cannot be told (a
 
 It looks at what it uses: Genealog also refuses fields that it does not know, and policies that name somebody twice.
 Logs with Ed25519 keys only, witnesses with ML-DSA-44 too; timestamps are not looked at. Long because it is the whole
-judge, from bytes to verdict, in one file: seven formats to read, and more than fifty ways to fail, each of which has a
-name.
+judge, from bytes to verdict, in one file: seven formats, and more than fifty ways to fail, each of which has a name.
 """
 # The formatter would give each argument of a long call a line, and bury the checks among them.
 # fmt: off
@@ -39,7 +38,7 @@ Hop = tuple[int, str, str, str, str | None, Item | None]  # depth, role, what, s
 STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "contradicted"]  # from strong to weak
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
-    "claimed": "not-measured outside-origin run-failed",
+    "claimed": "not-measured outside-origin run-failed run-open",
     "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included request-sealed"
                  " response-sealed signature-unsupported unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
@@ -71,9 +70,7 @@ def fault(step: Callable[..., object], *given: Any) -> str | None:
 def rank(code: str | None) -> int:
     return STATES.index(MEANING.get(code, "contradicted"))
 
-
 # Spelling: JSON in its one canonical form (RFC 8785), base64 in its one form, hashes of them, and signatures.
-
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
@@ -223,15 +220,19 @@ def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
 # Entries: what they say (DSSE, in-toto), and who says it.
 
 STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
+MAKING = ("execution-end", "execution-events")  # statements of what went in and what came out
+
+
 SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each kind is about, as its body tells
     "artifact": lambda body: [body["weights"]["id"]] if "weights" in body else [],  # after its own ID: `parse_entry`
-    "execution-end": lambda end: [end["execution"], *(e["artifact"] for e in end["events"] if e["direction"] == "out")],
+    "finding": lambda said: [said["execution"], said["artifact"]],
     "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
     "key": lambda body: ["sha256:" + body["keyid"]],
-    "ref": lambda body: [body["to"]],
+    "ref": lambda said: [said["to"]], "signature": lambda said: [said["artifact"]], "approval": lambda a: [a["spec"]],
 } | dict.fromkeys(
-    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone"],
-    lambda body: [record_id(body)])
+    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone",
+     "incident"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
+         body["execution"], *(e["artifact"] for e in body.get("events", []) if e["direction"] == "out")])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
 
@@ -289,7 +290,7 @@ def parse_entry(item: Item) -> None:
     need(not adds or digest(b64(body["public"])) == body["keyid"], "key-mismatch")
     given = [":".join(pair) for each in subject for pair in sorted(each["digest"].items())]
     need(given == subjects, "subject-mismatch")
-    item.about = subjects[1:] if kind == "execution-end" else subjects[:1]
+    item.about = subjects[1:] if kind in MAKING else subjects[:1]
     item.kind, item.name, item.body = kind, subject[0]["name"], body
 
 
@@ -335,7 +336,6 @@ def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
 
 # The walk: output, call, serving spec, load, model and adapters, the runs that made them, what went in, and so on.
 
-
 class Walk:
     """A walk back in time, depth first, on a stack of its own: lineage may be longer than Python's."""
 
@@ -343,6 +343,7 @@ class Walk:
         self.policy, self.evidence, self.output = policy, evidence, output
         self.hops: list[Hop] = []
         self.found: dict[tuple[str, str], list[Item]] = {}  # statements by what they are about, the soundest first
+        self.within: dict[tuple[str, str], list[Item]] = {}  # what tells of an execution, by kind and execution
         self.pins: dict[str, Json] = {}  # what the serving spec pins, by artifact ID: the model first
         self.seen: set[str] = set()
         self.path: set[str] = set()  # the artifacts between the output and here
@@ -364,6 +365,8 @@ class Walk:
             for item in (item for item in ranked if item.origin == self.registry and item.kind):
                 for key in [("", item.leaf), *((item.kind, name) for name in (item.leaf, *item.about))]:
                     self.found.setdefault(key, []).append(item)
+                if item.kind in (*MAKING, "finding"):
+                    self.within.setdefault((item.kind, item.body["execution"]), []).append(item)
             self.call(call, call.body)
         else:
             self.add(0, "call", evidence["call"], "proven", None, "call-not-in-bundle")
@@ -389,13 +392,16 @@ class Walk:
         for name, (salt, body) in sorted(self.evidence["groups"].items()):
             problem = self.open_group(item.body, name, salt, body, groups)
             self.add(1, "group", name, "proven", None, problem)
-        if "request" in self.evidence:
-            same = digest(self.evidence["request"]) == groups.get("request", {}).get("wire")
-            self.add(1, "prompt", "the request", "proven", None, "request" not in groups and "request-sealed",
-                     "request" in groups and not same and "request-mismatch")
+        self.prompt(1, groups)
         if "response" in self.evidence or self.output is not None:
             self.add(1, "output", "the answer", "proven", None,
                      fault(self.check_output, item.body, groups.get("response")))
+
+    def prompt(self, depth: int, groups: Json) -> None:
+        if "request" in self.evidence:
+            same = digest(self.evidence["request"]) == groups.get("request", {}).get("wire")
+            code = "request-sealed" if "request" not in groups else None if same else "request-mismatch"
+            self.add(depth, "prompt", "the request", "proven", None, code)
 
     def open_group(self, call: Json, name: str, salt: bytes, body: bytes, groups: dict[str, Json]) -> str | None:
         """Put a group that opens its seal among `groups`, or say what is wrong with it."""
@@ -416,10 +422,7 @@ class Walk:
             problem = self.open_group(call, name, salt, body, groups) or problem
         self.add(0, "output", call["finish"], "proven", None, fault(self.check_output, call, groups.get("response")))
         self.add(1, "call", call["call"], "proven", item, problem)
-        if "request" in self.evidence:
-            same = digest(self.evidence["request"]) == groups.get("request", {}).get("wire")
-            self.add(2, "prompt", "the request", "proven", None, "request" not in groups and "request-sealed",
-                     "request" in groups and not same and "request-mismatch")
+        self.prompt(2, groups)
         if call["finish"] == "refused":
             return
         spec = self.first("serving-spec", call.get("spec"))
@@ -481,7 +484,7 @@ class Walk:
         """Add an artifact, and go on to what made it. What is pinned is compared wherever it is met."""
         pin = self.pins.get(name, {})
         story = self.first("", pin.get("lineage"))
-        made, found = self.found.get(("execution-end", name), []), self.found.get(("artifact", name), [])
+        made, found = self.makers(name, story), self.found.get(("artifact", name), [])
         if not found:
             self.add(depth, role, name, "stated", None, "artifact-not-in-bundle")
             return
@@ -503,27 +506,45 @@ class Walk:
             self.todo.append(partial(self.path.discard, name))
             self.todo += [partial(self.run, depth + 1, end, name) for end in reversed(made)]
 
+    def makers(self, name: str, story: Item | None) -> list[Item]:
+        """Return one statement for each execution that made an artifact: its end, or events of one that goes on."""
+        made = [*self.found.get(("execution-end", name), [])]
+        for item in self.found.get(("execution-events", name), []):
+            execution = item.body["execution"]
+            if item is story or execution not in (each.body["execution"] for each in made):
+                made.append(item if item is story else self.within.get(("execution-end", execution), [item])[0])
+        return made
+
     def run(self, depth: int, item: Item, output: str) -> None:
-        """Add the execution that an artifact came out of, and go on to what went in."""
-        end, start = item.body, self.first("execution", item.body["execution"])
-        into = [event for event in end["events"] if event["direction"] == "in"]
-        edges = [f"edge-{e['state']}" for e in end["events"] if e["direction"] == "out" and e["artifact"] == output]
-        bases = [event["artifact"] for event in into if event["role"] == "base"]
-        model, *adapters = self.pins or [""]
-        self.add(depth, "run", end["execution"], "stated", item, *edges,
-                 start.code if start else "execution-not-in-bundle", end["exit"] != "succeeded" and "run-failed",
+        """Add the execution that an artifact came out of, what was found about it, and go on to what went in."""
+        execution = item.body["execution"]
+        ends, way = (self.within.get((kind, execution), []) for kind in MAKING)
+        parts = [item, *(part for part in ends[:item.kind != "execution-end"] + way if part is not item)]
+        end = next((part.body for part in parts if part.kind == "execution-end"), None)
+        start = self.first("execution", execution)
+        events = [event for part in parts for event in part.body.get("events", [])]
+        into = [event for event in events if event["direction"] == "in"]
+        edges = [f"edge-{e['state']}" for e in events if e["direction"] == "out" and e["artifact"] == output]
+        (model, *adapters), bases = self.pins or [""], [event["artifact"] for event in into if event["role"] == "base"]
+        ending = "run-open" if end is None else end["exit"] != "succeeded" and "run-failed"
+        self.add(depth, "run", execution, "stated", item, *edges, *(part.code for part in parts), ending,
+                 start.code if start else "execution-not-in-bundle",
                  output in adapters and model not in bases and ("wrong-base" if bases else "base-unknown"))
+        for part in filter(None, (*parts, start)):
+            part.used = True
+        first = execution not in self.seen
+        for found in self.within.get(("finding", execution), []):  # a contradiction counts, all else is a note
+            if first if found.body["direction"] == "in" else found.body["artifact"] == output:
+                false = found.body["state"] == "contradicted"
+                self.add(depth + 1, "finding", found.body["method"], "stated", found, false and "finding-contradicted")
+        self.seen.add(execution)
         if item.leaf in self.seen:
             return
         self.seen.add(item.leaf)
         steps = [(event["role"], event["artifact"], event.get("weights"), event["state"]) for event in into]
-        if start:
-            start.used = True
-            shown = {event["artifact"] for event in into}
-            made_with = [(role, start.body[role]) for role in ("code", "environment") if role in start.body]
-            steps += [(role, name, None, "stated") for role, name in made_with if name not in shown]
+        shown, body = {event["artifact"] for event in into}, start.body if start else {}
+        steps += [(r, body[r], None, "stated") for r in ("code", "environment") if r in body and body[r] not in shown]
         self.todo += [partial(self.artifact, depth + 1, *step) for step in reversed(steps)]
-
 
 def texts(value: Any, needed: set[str], *optional: str) -> Json:
     """Return an object that has these fields, and maybe those, and no others; all of them are text."""
@@ -560,8 +581,7 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--trust", type=Path, help="logs and witnesses, in tlog-policy format")
     parser.add_argument("--output", type=Path, help="the answer that you hold")
-    given = parser.parse_args()
-    file, trust, output = (path and path.read_bytes() for path in (given.file, given.trust, given.output))
+    file, trust, output = (path and path.read_bytes() for path in vars(parser.parse_args()).values())
     hops: list[Hop] = []
     code = fault(lambda: hops.extend(verify(file, None if trust is None else Policy(trust), output)))
     if code:

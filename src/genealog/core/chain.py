@@ -7,6 +7,8 @@ bundle and a trust policy, and nothing else. A hop is never better than the exhi
 the call, the serving spec, the engine) is compared wherever it is met. Statements of another store count for nothing.
 
 A bundle can leave out what nothing in it pins: an execution that made an unpinned input, the revocation of a key.
+
+Long because one walk asks all of this: to part it would be to hand its eight fields from one half to the other.
 """
 
 from __future__ import annotations
@@ -293,12 +295,16 @@ class _Walk:
             self.add(3, "load", load.engine, verdict, item, id=item.leaf, detail=detail)
 
     def _artifact(
-        self, depth: int, role: str, identifier: str, weights: str | None = None, said: State = State.STATED
-    ) -> None:
-        """Add an artifact, and put what made it on the stack. A circle makes nothing: no lineage begins in itself."""
+        self, depth: int, role: str, identifier: str, weights: str | None = None, said: State = State.STATED,
+        why: str | None = None,
+    ) -> None:  # fmt: skip
+        """Add an artifact, and put what made it on the stack. A circle makes nothing: no lineage begins in itself.
+
+        `said` is the state of the event that names it, `why` the event's own code.
+        """
         pin = self.pins.get(identifier)
         story = self.exhibits.by_leaf(pin.lineage, self.registry) if pin else None
-        made = self._about(records.ExecutionEnd, identifier)
+        made = self._makers(identifier, story)
         found = self._about(records.Artifact, identifier)
         item, body = _first([story] if story in found else found, records.Artifact)
         if body is None:
@@ -315,7 +321,8 @@ class _Walk:
         detail = f"{body.files} files, {body.size} bytes" if body.files else None
         known, circle = identifier in self.seen, identifier in self.path
         title = f"{_name(item)} ({body.kind})"
-        self.add(depth, role, title, verdict, item, id=identifier, detail="as above" if known else detail)
+        detail = why or ("as above" if known else detail)
+        self.add(depth, role, title, verdict, item, id=identifier, detail=detail)
         if story is not None:
             made = [story] if story in made else []
         if (circle or not (known or made)) and (role in _SERVED or body.kind in NEEDS_LINEAGE):
@@ -334,40 +341,83 @@ class _Walk:
         else:
             self.add(depth, "source", "no lineage recorded", (State.MISSING, gap))
 
+    def _makers(self, identifier: str, story: Exhibit | None) -> list[Exhibit]:
+        """Return one statement for each execution that made an artifact: its end, or events of one that goes on."""
+        made = list(self._about(records.ExecutionEnd, identifier))
+        known = {_execution(item) for item in made}
+        for item in self._about(records.ExecutionEvents, identifier):
+            if item is story or _execution(item) not in known:
+                known.add(_execution(item))
+                ends = self.exhibits.within(records.ExecutionEnd, _execution(item), self.registry)
+                made.append(ends[0] if ends and item is not story else item)
+        return made
+
     def _run(self, depth: int, item: Exhibit, output: str) -> None:
-        """Add the execution that `output` came out of, and put what went in on the stack."""
-        _, end = _first([item], records.ExecutionEnd)
-        assert end is not None  # noqa: S101 - what is about an artifact in this way is an end
-        begun, start = _first(self._about(records.Execution, end.execution), records.Execution)
-        ins = [event for event in end.events if event.direction == "in"]
-        verdict = _strength(weakest(e.state for e in end.events if e.direction == "out" and e.artifact == output))
-        title, detail = "not in the bundle", f"ended {end.ended_at}, {end.exit}"
+        """Add the execution that `output` came out of, what was found about it, and put what went in on the stack."""
+        execution = _execution(item)
+        parts = self._parts(item, execution)
+        _, end = _first([part for part in parts if _is_end(part)], records.ExecutionEnd)
+        begun, start = _first(self._about(records.Execution, execution), records.Execution)
+        events = [event for part in parts for event in _events(part)]
+        ins = [event for event in events if event.direction == "in"]
+        outs = [event for event in events if event.direction == "out" and event.artifact == output]
+        verdict = _strength(weakest(event.state for event in outs))
+        ending = f"ended {end.ended_at}, {end.exit}" if end else "no end is here: it goes on, or it crashed"
+        title, detail = "not in the bundle", ending
         if begun is None or start is None:
             verdict = _weaker(verdict, (State.MISSING, "execution-not-in-bundle"))
         else:
             begun.used = True
             verdict = _weaker(verdict, (begun.state, begun.code))
-            title, detail = (
-                f"{start.kind} {start.name or ''}".strip(),
-                f"{start.started_at} to {end.ended_at}, {end.exit}",
-            )
-        if end.exit == "failed":
+            title = f"{start.kind} {start.name or ''}".strip()
+            detail = f"{start.started_at} to {end.ended_at}, {end.exit}" if end else f"{start.started_at}, {ending}"
+        for part in parts:
+            if part is not item:
+                part.used = True
+                verdict = _weaker(verdict, (part.state, part.code))
+        if end is None:
+            verdict = _weaker(verdict, (State.CLAIMED, "run-open"))
+        elif end.exit == "failed":
             verdict = _weaker(verdict, (State.CLAIMED, "run-failed"))
         model, *adapters = self.pins or [""]
         bases = [event.artifact for event in ins if event.role == "base"]
         if output in adapters and model not in bases:
             verdict = _weaker(verdict, (State.CONTRADICTED, "wrong-base") if bases else (State.MISSING, "base-unknown"))
-        self.add(depth, "run", title, verdict, item, id=end.execution, detail=detail)
+        why = ", ".join(event.code for event in outs if event.code)
+        self.add(depth, "run", title, verdict, item, id=execution, detail=f"{detail}; {why}" if why else detail)
+        self._findings(depth + 1, execution, output, first=execution not in self.seen)
+        self.seen.add(execution)
         if item.leaf in self.seen:
             return
         self.seen.add(item.leaf)
-        steps = [partial(self._artifact, depth + 1, e.role, e.artifact, e.weights, e.state) for e in ins]
+        steps = [partial(self._artifact, depth + 1, e.role, e.artifact, e.weights, e.state, e.code) for e in ins]
         shown = {event.artifact for event in ins}
         for role in ("code", "environment"):
             artifact = getattr(start, role, None)
             if artifact is not None and artifact not in shown:
                 steps.append(partial(self._artifact, depth + 1, role, artifact))
         self.todo += reversed(steps)
+
+    def _parts(self, item: Exhibit, execution: str) -> list[Exhibit]:
+        """Return the statements that tell the events of an execution, `item` first: its end, and events on the way."""
+        ends = self.exhibits.within(records.ExecutionEnd, execution, self.registry)
+        others = [] if _is_end(item) else ends[:1]
+        others += self.exhibits.within(records.ExecutionEvents, execution, self.registry)
+        return [item, *(other for other in others if other is not item)]
+
+    def _findings(self, depth: int, execution: str, output: str, *, first: bool) -> None:
+        """Add what somebody found who checked an edge: a contradiction counts, all else is a note by its signer."""
+        for item in self.exhibits.within(records.Finding, execution, self.registry):
+            body = item.read.body if item.read else None
+            if not isinstance(body, records.Finding) or not (
+                first if body.direction == "in" else body.artifact == output
+            ):
+                continue
+            false = body.state is State.CONTRADICTED
+            verdict: Verdict = (State.CONTRADICTED, "finding-contradicted") if false else (State.STATED, None)
+            detail = "; ".join(filter(None, (f"{body.state} at {body.at}", body.code, body.detail)))
+            title = f"{body.direction} {body.role}, by {body.method}"
+            self.add(depth, "finding", title, verdict, item, id=body.artifact, detail=detail)
 
     def _about(self, kind: type[Record], identifier: str) -> list[Exhibit]:
         return self.exhibits.about(kind, identifier, self.registry)
@@ -378,6 +428,19 @@ def _first(items: Iterable[Exhibit], kind: type[R]) -> tuple[Exhibit | None, R |
     item = next(iter(items), None)
     body = item.read.body if item and item.read else None
     return item, body if isinstance(body, kind) else None
+
+
+def _is_end(item: Exhibit) -> bool:
+    return item.read is not None and isinstance(item.read.body, records.ExecutionEnd)
+
+
+def _events(item: Exhibit) -> tuple[records.Event, ...]:
+    return getattr(item.read.body, "events", ()) if item.read else ()
+
+
+def _execution(item: Exhibit) -> str:
+    """Return the execution that an end, or events on the way, are of."""
+    return str(getattr(item.read.body, "execution", "")) if item.read else ""
 
 
 def _name(item: Exhibit | None) -> str:

@@ -10,9 +10,12 @@ What a bundle leaves out, nobody sees: a key that was revoked looks sound to who
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec import structs
 
 from genealog.core import records
 from genealog.core.call import CallLeaf, is_call_log
@@ -20,6 +23,7 @@ from genealog.core.canonical import Record, decode, timestamp
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
 from genealog.core.receipt import Receipt, check_receipt, entry_of
+from genealog.core.standing import Word, discounted, since_of, time_of
 from genealog.core.statement import Read, artifact_of, check_role, read_statement
 from genealog.core.states import State, weakest
 from genealog.core.trust import Trust
@@ -50,6 +54,7 @@ class Exhibit:
     tree: tuple[int, bytes] | None = None  # size and root of the checkpoint that covers it
     grade: str | None = None  # "logged", or by whom it was witnessed and when; None if nobody trusted has signed
     used: bool = False
+    seen_at: str | None = None  # by when every witness that cosigned its checkpoint had seen it
 
     def blame(self, state: State, error: GenealogError) -> None:
         """Record a problem, unless a worse one is known."""
@@ -66,6 +71,7 @@ class Exhibits:
     revocations: dict[tuple[str, str], records.Key] = field(default_factory=dict)  # by registry and key ID
     _leaves: dict[str, list[Exhibit]] = field(default_factory=dict)
     _named: dict[tuple[str, type[Record], str], list[Exhibit]] = field(default_factory=dict)
+    _within: dict[tuple[str, type[Record], str], list[Exhibit]] = field(default_factory=dict)  # by execution
 
     def __post_init__(self) -> None:
         """Index by leaf hash, and by what a statement is about."""
@@ -73,6 +79,9 @@ class Exhibits:
             self._leaves.setdefault(item.leaf, []).append(item)
             for name in _about(item.read):
                 self._named.setdefault((item.origin, type(item.read.body), name), []).append(item)  # type: ignore[union-attr]
+            match item.read.body if item.read else None:
+                case records.ExecutionEnd() | records.ExecutionEvents() | records.Finding() as body:
+                    self._within.setdefault((item.origin, type(body), body.execution), []).append(item)
 
     def by_leaf(self, leaf: str, origin: str | None = None) -> Exhibit | None:
         """Return the exhibit with this leaf hash, in the log `origin` if given."""
@@ -81,9 +90,13 @@ class Exhibits:
     def about(self, kind: type[Record], identifier: str, registry: str) -> list[Exhibit]:
         """Return the statements of one kind, in one registry, about an artifact, execution or serving spec.
 
-        An `ExecutionEnd` is about the artifacts that came out.
+        An `ExecutionEnd` is about the artifacts that came out, and so are `ExecutionEvents`.
         """
         return self._named.get((registry, kind, identifier), [])
+
+    def within(self, kind: type[Record], execution: str, registry: str) -> list[Exhibit]:
+        """Return the ends, the events on the way, or the findings of one execution."""
+        return self._within.get((registry, kind, execution), [])
 
 
 def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhibits:
@@ -100,6 +113,7 @@ def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhi
         keys = _Keys(entries)
         for item, read in entries:
             keys.attribute(item, read)
+        keys.discount(entries)
         revoked |= {(origin, keyid): key for keyid, (_, key) in keys.revoked.items()}
     return Exhibits(items, revoked)
 
@@ -146,6 +160,8 @@ def _check_place(item: Exhibit, receipt: Receipt, trust: Trust | None, accepted:
         trust.check_quorum(opened.cosigned_at)
         accepted[proven.note] = item.grade
     item.grade = accepted[proven.note]
+    if item.grade != grade_of({}):
+        item.seen_at = max(re.findall(r" at (\S+?)(?:,|$)", item.grade), default=None)
 
 
 def grade_of(cosigned_at: Mapping[str, int]) -> str:
@@ -192,6 +208,7 @@ class _Keys:
     def __init__(self, entries: Iterable[tuple[Exhibit, Read]]) -> None:
         self.added: dict[str, tuple[Exhibit, records.Key]] = {}
         self.revoked: dict[str, tuple[Exhibit, records.Key]] = {}
+        self._revocations: list[tuple[int, records.Key]] = []  # all that are sound, in log order
         self._shown: dict[str, int] = {}  # where the bundle last shows a key being added, sound or not
         for item, read in entries:
             if isinstance(read.body, records.Key) and read.body.action == "add":
@@ -206,6 +223,26 @@ class _Keys:
             item.blame(State.MISSING if error.code == "signer-key-missing" else State.CONTRADICTED, error)
         if isinstance(body, records.Key) and item.state is not State.CONTRADICTED:
             (self.added if body.action == "add" else self.revoked).setdefault(body.keyid, (item, body))
+            if body.action == "revoke":
+                self._revocations.append((item.index, body))
+
+    def discount(self, entries: Iterable[tuple[Exhibit, Read]]) -> None:
+        """Hold what a key signed to the time since when it is revoked, if its revocation gives one (`standing`)."""
+        since = since_of(self._revocations)
+        if not since:
+            return
+        sound = {item.index: item for item, _ in entries if item.state is not State.CONTRADICTED}
+        words = [Word(item.index, read.keyids[0], time_of(read.body)) for item, read in entries if item.index in sound]
+        seen = [(item.tree[0], item.seen_at) for item in sound.values() if item.tree and item.seen_at]
+        for index, code in discounted(words, since, seen).items():
+            text = "its key was in other hands by then"
+            if code != "key-compromised":
+                text = "nobody shows that it was in the log before its key leaked"
+            for item in (item for item, _ in entries if item.index == index):
+                item.blame(State.CONTRADICTED if code == "key-compromised" else State.UNCHECKED, _wrong(code, text))
+        for keyid, (item, key) in self.revoked.items():
+            if keyid in since:
+                self.revoked[keyid] = item, structs.replace(key, since=since[keyid].at)
 
     def _check(self, item: Exhibit, read: Read) -> None:
         keyid = read.keyids[0]
@@ -240,7 +277,7 @@ def _about(read: Read | None) -> Iterable[str]:
             return (artifact_of(read),)  # type: ignore[arg-type]
         case records.Execution() | records.ServingSpec() as body:
             return (record_id(body),)
-        case records.ExecutionEnd() as body:
+        case records.ExecutionEnd() | records.ExecutionEvents() as body:
             return dict.fromkeys(event.artifact for event in body.events if event.direction == "out")
         case _:
             return ()
