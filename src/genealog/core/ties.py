@@ -4,8 +4,8 @@
 names, and another as safetensors, which drop one. The other names come from the model's configuration by `RULES`, or
 from the metadata of the file. What was added is recorded (`records.Weights.tied`): whoever checks needs no rules.
 
-A name is added only if it is absent, the one that files keep is there, and all present ones of its group are equal. The rules are versioned data: a change
-makes other weights IDs, so rules are added and never changed.
+A name is added only if it is absent, the one that files keep is there, and all present ones of its group are equal.
+The rules are versioned data: a change makes other weights IDs, so rules are added and never changed.
 
 Source: transformers 5.23 `_tied_weights_keys`, `PreTrainedModel.tie_weights`; safetensors 0.8 `torch.save_model`.
 """
