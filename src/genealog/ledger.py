@@ -22,6 +22,7 @@ from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash
 from genealog.core.receipt import Receipt, make_receipt
+from genealog.core.standing import COMPROMISED
 from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.kept_heads import check_anchors, check_cosigned
@@ -237,10 +238,14 @@ class Ledger:
 
     def _vouched(self, index: Index) -> list[Finding]:
         doubtful = index.rows(select(schema.entry).where(schema.entry.c.problem.is_not(None)))
-        found = [
-            Finding("error", row["problem"], f"{REGISTRY}:{row['id']}", "a statement that nobody vouches for")
-            for row in doubtful
-        ]
+        found = []
+        for row in doubtful:
+            where, code = f"{REGISTRY}:{row['id']}", row["problem"]
+            if code in COMPROMISED:
+                what = "its key was revoked since a time, and it counts no longer"
+                found.append(Finding("warning", code, where, what))
+            else:
+                found.append(Finding("error", code, where, "a statement that nobody vouches for"))
         kept = select(schema.artifact.c.digest, schema.artifact.c.manifest)
         for row in index.rows(kept.where(schema.artifact.c.manifest.is_not(None))):
             try:

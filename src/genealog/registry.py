@@ -47,7 +47,7 @@ class Version:
     name: str
     weights: str | None
     statement: str  # hex leaf hash of its artifact statement
-    lineage: str  # hex leaf hash of the execution end that made it, else of its artifact statement
+    lineage: str  # hex leaf hash of the execution end (or events on the way) that made it, else of its own statement
     index: int
     revoked: str | None  # the reason, if it was revoked
     source: str | None
@@ -251,11 +251,12 @@ class Registry:
         self.home.add_identity(label, identity, source, secret)
         return position
 
-    def revoke_key(self, keyid: str, *, reason: str, since: str | None = None) -> Position:
+    def revoke_key(self, keyid: str, *, reason: str, since: str | None = None, before: int | None = None) -> Position:
         """Withdraw a key: what it signs from here on vouches for nothing. `keyid` may be cut to 8 digits or more.
 
         With `since`, a past time as `timestamp` writes it, nothing counts either that cannot be shown to have been in
-        the log before (docs/adr/0022). Raises: MissingError `unknown-key`; MalformedError `ambiguous-ref`, `bad-time`.
+        the log before (docs/adr/0022); `before` says how many entries the log had by then, on the owner's word.
+        Raises: MissingError `unknown-key`; MalformedError `ambiguous-ref`, `bad-time`.
         """
         if since is not None and parse_timestamp(since) > datetime.now(UTC):
             raise MalformedError("bad-time", "a key is revoked since a time that has come", got=since)
@@ -280,7 +281,7 @@ class Registry:
             )  # fmt: skip
         body = records.Key(
             action="revoke", keyid=row.keyid, identity=row.identity, role=_role(row.role), at=_now(), reason=reason,
-            since=since,
+            since=since, before=before,
         )  # fmt: skip
         return self.append(body, signer=self.owner(), name=row.identity)
 
@@ -316,12 +317,17 @@ class Registry:
         return [self._version(row) for row in rows]
 
     def base_of(self, adapter: str) -> Base | None:
-        """Return the base that the run which made `adapter` recorded, or None where no run did."""
+        """Return the base that the run which made `adapter` recorded, or None where no run did.
+
+        What is contradicted counts for nothing, and a claim only where nobody states anything.
+        """
         event, artifact = schema.event, schema.artifact
         query = (
             select(artifact.c.digest, event.c.weights)
             .join(artifact, artifact.c.id == event.c.artifact)
             .where(event.c.direction == "in", event.c.role == "base", event.c.execution.in_(_makers(adapter)))
+            .where(event.c.state != "contradicted")
+            .order_by(event.c.state == "claimed", event.c.id)
         )
         row = self.ledger.index(REGISTRY).first(query)
         return Base(row["digest"], row["weights"]) if row else None
@@ -399,13 +405,24 @@ class Registry:
 
     def _version(self, row: Mapping[str, Any]) -> Version:
         statement = self.leaf(row["entry"])
-        ends = select(schema.execution.c.end).where(schema.execution.c.id.in_(_makers(row["digest"])))
-        made = self.ledger.index(REGISTRY).first(ends.order_by(schema.execution.c.end.desc()))
         return Version(
             id=row["digest"], kind=row["kind"], name=row["name"], weights=row["weights"], statement=statement,
-            lineage=self.leaf(made["end"]) if made else statement, index=row["entry"],
+            lineage=self._lineage(row["id"]) or statement, index=row["entry"],
             revoked=self.revocation(row["digest"]), source=row["source"],
         )  # fmt: skip
+
+    def _lineage(self, artifact: int) -> str | None:
+        """Return the leaf of the last end that made an artifact; of a run that goes on, of the first word of it."""
+        event, execution = schema.event, schema.execution
+        made = (
+            select(execution.c.end, event.c.id)
+            .join(execution, execution.c.id == event.c.execution)
+            .where(event.c.artifact == artifact, event.c.direction == "out")
+        )
+        rows = self.ledger.index(REGISTRY).rows(made)
+        if ends := [row["end"] for row in rows if row["end"] is not None]:
+            return self.leaf(max(ends))
+        return self.leaf(min(row["id"] for row in rows) >> schema.EVENT_BITS) if rows else None
 
     def leaf(self, index: int) -> str:
         """Return the hex leaf hash of an entry of the registry by its index, or an empty text."""

@@ -91,9 +91,13 @@ def revoke(
     since: Annotated[
         str | None,
         typer.Option(
-            help="Since when others may have had it: what it signed counts only if it is shown to have been logged before.",
+            help="Since when others may have had it. What it signed counts only if shown to have been logged before.",
             metavar="TIME",
         ),
+    ] = None,
+    before: Annotated[
+        int | None,
+        typer.Option(help="With --since: the registry had so many entries by then. You vouch for it.", min=0),
     ] = None,
     store: Store = None,
 ) -> None:
@@ -104,7 +108,10 @@ def revoke(
     Example: [bold]genealog signer revoke 480f6269 --reason "laptop stolen" --since 2026-11-01T00:00:00Z[/bold]
     """
     registry = Registry(Home.find(store))
-    position = registry.revoke_key(key, reason=reason, since=None if since is None else _moment(since))
+    if before is not None and since is None:
+        raise UsageError("bad-option", "--before says how big the log was at some time", hint="give --since TIME")
+    moment = None if since is None else _moment(since)
+    position = registry.revoke_key(key, reason=reason, since=moment, before=before)
     out.print(f"revoked {key}: entry {position}")
     if since is not None and (lost := unvouched(registry, key)):
         out.print(f"  no longer vouched for: {', '.join(lost)}", markup=False)

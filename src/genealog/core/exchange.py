@@ -108,7 +108,8 @@ def judge_engine(
         public = {key.keyid: unb64(str(key.public))}
         payload, _ = verify_envelope(unb64(str(engine.envelope)), public, ENGINE_SIGNATURE)
         signed = decode(payload, EngineSignature)
-        late = revoked is not None and parse_timestamp(revoked.at) <= parse_timestamp(call.called_at)
+        ended = [parse_timestamp(each) for each in (revoked.at, revoked.since) if each] if revoked else []
+        late = bool(ended) and min(ended) <= parse_timestamp(call.called_at)
     except GenealogError as error:
         names = {"signature-invalid": "engine-signature-invalid", "signer-unknown": "engine-signer-unknown"}
         return State.CONTRADICTED, names.get(error.code, error.code)

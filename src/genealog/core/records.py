@@ -264,6 +264,7 @@ class Key(Record):
     public: str | None = None  # base64 of the DER SubjectPublicKeyInfo, with `add`
     reason: str | None = None
     since: str | None = None  # with `revoke`: from then on nothing counts that it signed, also what is logged already
+    before: int | None = None  # with `since`: the log had so many entries by then, on the owner's word
 
 
 class Decision(Record):

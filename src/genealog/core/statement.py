@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from genealog.core import records
-from genealog.core.canonical import Record, decode, encode
+from genealog.core.canonical import Record, decode, encode, parse_timestamp
 from genealog.core.dsse import Signer, keyid_of, open_envelope, sign_envelope, unb64
 from genealog.core.ids import digest_set, parse_id, record_id
 from genealog.errors import MalformedError, VerificationError
@@ -170,6 +170,8 @@ def _check_body(body: Record, artifact: str | None) -> None:
             raise MalformedError("subject-mismatch", "a load statement names what was loaded")
         case records.Key(action="add") if body.public is None or keyid_of(unb64(body.public)) != body.keyid:
             raise MalformedError("key-mismatch", "a key ID is the SHA-256 of its public key", got=body.keyid)
+        case records.Key(since=str() as since):
+            parse_timestamp(since)
 
 
 def _ids(body: Record) -> Iterator[tuple[str | None, tuple[str, ...]]]:

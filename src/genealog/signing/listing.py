@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 
 from genealog.core import records
+from genealog.core.standing import COMPROMISED
 from genealog.core.statement import artifact_of, read_statement
 from genealog.core.states import State
 from genealog.errors import GenealogError
@@ -22,7 +23,6 @@ from genealog.signing.examine import judge_bundle, judge_manifest
 from genealog.store import schema
 from genealog.store.home import REGISTRY
 
-COMPROMISED = ("key-compromised", "key-compromise-unclear")
 _UNSETTLED = frozenset({"key-compromise-unclear"})
 
 

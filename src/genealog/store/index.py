@@ -60,6 +60,11 @@ class Index:
                 if start >= size:
                     break
                 projection.project(connection, log, start, entries(start, stop))
+                if log == "registry" and (barred := projection.newly_barred(connection)) is not None:
+                    projection.forget_registry(connection)
+                    for first in range(0, stop, _BATCH):
+                        batch = entries(first, min(stop, first + _BATCH))
+                        projection.project(connection, log, first, batch, barred)
                 if seen is None:
                     connection.execute(insert(schema.progress).values(log=log, size=stop))
                 else:

@@ -10,11 +10,12 @@ table by table. Whatever the batches and the database, the rows are the same: ke
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Insert, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from genealog.core import records
@@ -23,23 +24,54 @@ from genealog.core.canonical import Record, decode
 from genealog.core.dsse import unb64, verify_envelope
 from genealog.core.ids import record_id
 from genealog.core.merkle import leaf_hash
+from genealog.core.standing import COMPROMISED, Since, Word, discounted, since_of, time_of
 from genealog.core.statement import Read, artifact_of, check_role, read_statement
 from genealog.errors import GenealogError
 from genealog.store import schema
 
+NONE_BARRED: Mapping[int, str] = MappingProxyType({})
 _MANY = 500  # SQLite takes so many bound values without asking
 _MAY_REPEAT = (schema.event, schema.key, schema.beat)  # the first to say it counts
 
 
-def project(connection: Connection, log: str, start: int, entries: Iterable[bytes]) -> None:
-    """Write the rows of the entries of `log` from index `start` on."""
+def project(
+    connection: Connection, log: str, start: int, entries: Iterable[bytes], barred: Mapping[int, str] = NONE_BARRED
+) -> None:
+    """Write the rows of the entries of `log` from index `start` on; those that are `barred` count for nothing."""
     if log == "registry":
-        project_statements(connection, start, list(entries))
+        project_statements(connection, start, list(entries), barred)
     else:
         project_calls(connection, log, start, entries)
 
 
-def project_statements(connection: Connection, start: int, entries: Sequence[bytes]) -> None:
+def newly_barred(connection: Connection) -> dict[int, str] | None:
+    """Return all entries that keys signed which are revoked since a time, and why each counts for nothing.
+
+    None where the rows say so already. Else they have to be made again: what such an entry stated is in many tables.
+    """
+    table, entry = schema.key, schema.entry
+    since = {
+        row.keyid: Since(row.revoked, row.since, row.before or 0)
+        for row in connection.execute(select(table).where(table.c.since.is_not(None)))
+    }
+    if not since:
+        return None
+    sound = entry.c.problem.is_(None) | entry.c.problem.in_(COMPROMISED)
+    rows = connection.execute(select(entry.c.id, entry.c.keyid, entry.c.at, entry.c.problem).where(sound)).all()
+    barred = discounted([Word(row.id, row.keyid, row.at) for row in rows], since)
+    return None if barred == {row.id: row.problem for row in rows if row.problem is not None} else barred
+
+
+def forget_registry(connection: Connection) -> None:
+    """Delete every row that entries of the registry log gave."""
+    for table in reversed(schema.metadata.sorted_tables):
+        if table not in (schema.call, schema.progress, schema.about):
+            connection.execute(delete(table))
+
+
+def project_statements(
+    connection: Connection, start: int, entries: Sequence[bytes], barred: Mapping[int, str] = NONE_BARRED
+) -> None:
     """Write the rows of the registry entries from `start` on. The same bytes again, as after a retry, say nothing."""
     batch = Batch(connection)
     leaves = [leaf_hash(data).hex() for data in entries]
@@ -47,15 +79,18 @@ def project_statements(connection: Connection, start: int, entries: Sequence[byt
     stated: list[tuple[int, Read]] = []
     for index, (data, leaf) in enumerate(zip(entries, leaves, strict=True), start):
         row: dict[str, Any] = {"id": index, "leaf": leaf}
-        row |= dict.fromkeys(("predicate", "name", "keyid", "signer", "problem"))
+        row |= dict.fromkeys(("predicate", "name", "keyid", "signer", "problem", "at"))
         try:
             read = read_statement(data)
             row |= {"predicate": records.TYPES[type(read.body)], "name": read.subjects[0].name, "keyid": read.keyids[0]}
+            row["at"] = time_of(read.body)
             row["signer"] = batch.signer(index, read)
         except GenealogError as error:
             row["problem"] = error.code
         else:
-            if leaf not in known:
+            if index in barred:
+                row |= {"signer": None, "problem": barred[index]}
+            elif leaf not in known:
                 stated.append((index, read))
                 if isinstance(read.body, records.Key):
                     batch.hear(index, read.body)
@@ -151,11 +186,14 @@ class Batch:
         row = self._keys.get(body.keyid)
         if body.action == "revoke":
             if row is not None:
-                row |= {"revoked": index, "reason": _plain(body.reason), "since": body.since, "changed": True}
+                first = index if row["revoked"] is None else row["revoked"]
+                row |= {"revoked": first, "reason": _plain(body.reason), "changed": True}
+                row |= _earlier(row, first, index, body)
         elif body.public is not None and row is None:
             self._keys[body.keyid] = {
                 "id": index, "keyid": body.keyid, "identity": _plain(body.identity), "role": body.role,
-                "public": body.public, "added": index, "revoked": None, "reason": None, "since": None, "new": True,
+                "public": body.public, "added": index, "revoked": None, "reason": None, "since": None,
+                "before": None, "new": True,
             }  # fmt: skip
 
     def write(self) -> None:
@@ -176,6 +214,19 @@ class Batch:
     def _write_rows(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
             self._connection.execute(_insert(self._connection, table), rows)
+
+
+def _earlier(row: Mapping[str, Any], first: int, index: int, body: records.Key) -> dict[str, Any]:
+    """Return since when a key is revoked, after one more revocation."""
+    said = [(index, body)]
+    if row["since"] is not None:
+        told = records.Key(
+            action="revoke", keyid=body.keyid, identity="", role=body.role, at="", since=row["since"],
+            before=row["before"],
+        )  # fmt: skip
+        said.insert(0, (first, told))
+    since = since_of(said).get(body.keyid)
+    return {} if since is None else {"since": since.at, "before": since.before}
 
 
 def _insert(connection: Connection, table: Table) -> Insert:

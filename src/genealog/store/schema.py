@@ -57,6 +57,7 @@ entry = _table(
     _text("keyid"),
     _text("signer"),  # the identity whose key verifies, else NULL
     _text("problem"),  # the code of what is wrong with it, else NULL
+    _text("at"),  # the time that it gives itself
 )
 
 artifact = _table(
@@ -181,6 +182,7 @@ key = _table(
     Column("revoked", Integer, ForeignKey("entry.id")),
     _text("reason"),
     _text("since"),
+    Column("before", Integer),  # the log had so many entries by then
 )
 
 spec = _table(
