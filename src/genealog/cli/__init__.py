@@ -36,6 +36,7 @@ from genealog.cli import (
 from genealog.cli.check import check
 from genealog.cli.contains import contains
 from genealog.cli.demo import demo
+from genealog.cli.diff import diff
 from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
 from genealog.cli.mirror import mirror
@@ -59,7 +60,7 @@ for panel, commands in (
     ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, run, signatures.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
-    (ASK, (ask.why, lineage.lineage, contains, past.what_was_live, blast.blast)),
+    (ASK, (ask.why, lineage.lineage, diff, contains, past.what_was_live, blast.blast)),
     (FORGET, (erase.erase,)),
     (PROVE, (prove.evidence, erase.disclose, prove.verify, check, prove.fsck, mirror)),
 ):
