@@ -142,7 +142,7 @@ def test_wrapped_weights(tmp_path: Path, zipped: bool, wrapper: str) -> None:
     value = {wrapper: model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     tree = scan_tree(save(value, tmp_path / "m.pt", zipped=zipped))
     assert got(tree) == got(bare) == expected(dict(model.state_dict()))
-    assert tree.warnings == (f"torch-rest: besides {wrapper}, not in the weights ID: epoch, optimizer [m.pt]",)
+    assert tree.warnings == (f"torch-rest: m.pt: besides {wrapper}, not in the weights ID: epoch, optimizer",)
     alone = scan_tree(save(optimizer.state_dict(), tmp_path / "optimizer.pt", zipped=zipped))
     assert (alone.weights, alone.warnings[0].split(":")[0]) == (None, "torch-optimizer")
 

@@ -33,6 +33,7 @@ from genealog.errors import MalformedError, StoreError
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 CONFIG = "config.json"
 MAX_CONFIG = 4 << 20  # bytes
+MAX_LINES, MAX_LINE = 32, 500  # of warnings, and characters of one
 # Which format gives the weights where a tree holds several.
 ORDER = ("safetensors", "torch", "gguf", "keras", "hdf5", "tensorflow", "onnx", "npz", "npy")
 
@@ -95,7 +96,7 @@ def tree_of(found: Sequence[Found], excludes: Sequence[str] = (), *, progress: P
         excludes=tuple(excludes),
         weights=with_tied(weights, tied) if weights else None,
         format=format_,
-        warnings=tuple(warnings),
+        warnings=_bounded(warnings),
         tied=tied,
     )
 
@@ -226,6 +227,14 @@ def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, li
         warnings.append(f"not-{named}: named so, and they are not: hashed as files: {few(paths)}")
     known = sorted({str(digest.format) for digest in digests if digest.format}, key=_rank)
     return formats[0] if formats else known[0] if known else "files", chosen, warnings
+
+
+def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return lines that fit an entry of the log; the unsafe ones first, and how many are left out."""
+    lines = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…" for line in warnings]
+    lines.sort(key=lambda line: not line.startswith("pickle-unsafe"))
+    left = len(lines) - MAX_LINES
+    return tuple(lines) if left <= 0 else (*lines[:MAX_LINES], f"more-warnings: {left} more are not shown")
 
 
 def _rank(format_: str) -> tuple[int, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +13,14 @@ import typer
 from rich.markup import escape
 from sqlalchemy import select
 
+from genealog import custody
 from genealog.cli.options import As, Json, Store
-from genealog.cli.output import hashing, out, print_json, print_table, short
+from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
 from genealog.cli.past import moves_json, print_moves
 from genealog.cli.signed import line_of
+from genealog.core.manifest import few
+from genealog.core.records import Artifact
+from genealog.custody.contradictions import contradicted
 from genealog.deploy import Deployments, Live
 from genealog.deploy.taint import revocations, tainted, taints_of
 from genealog.errors import MissingError, UsageError
@@ -86,6 +92,10 @@ def add(
     source: Annotated[
         str | None, typer.Option(help="Where it came from, if from outside. Shown as a claim, never as proven.")
     ] = None,
+    claims: Annotated[
+        bool,
+        typer.Option(help="Put on record, as claims, what its files say it was made of: base_model and the like."),
+    ] = True,
     as_: As = None,
     store: Store = None,
     json: Json = False,
@@ -99,14 +109,17 @@ def add(
         raise MissingError("no-such-file", "there is nothing to add", got=path)
     registry = Registry(Home.find(store))
     with hashing(path.name, quiet=json) as progress:
-        added = registry.add(path, kind=kind, name=name, source=source, signer=registry.signer(as_), progress=progress)
+        put = partial(custody.add, registry) if claims else registry.add
+        added = put(path, kind=kind, name=name, source=source, signer=registry.signer(as_), progress=progress)
     tree = added.tree
     warnings = list(tree.warnings) if tree else []
     if json:
         position = str(added.position) if added.position else None
-        print_json(
-            {"id": added.id, "weights": added.weights, "new": added.new, "entry": position, "warnings": warnings}
-        )
+        print_json({
+            "id": added.id, "weights": added.weights, "format": tree and tree.format,
+            "tensors": len(tree.weights or ()) if tree else 0, "tied": dict(tree.tied) if tree else {},
+            "new": added.new, "entry": position, "warnings": warnings,
+        })  # fmt: skip
         return
     what = "registered" if added.new else "known already"
     known = registry.resolve(added.id)
@@ -117,10 +130,11 @@ def add(
     out.print(f"{what}: [bold]{name or path.resolve().name}[/bold]  {added.id}")
     if added.weights:
         out.print(f"  weights {added.weights}")
+    if tree and tree.weights:
+        out.print(f"  {_packing(tree.format, len(tree.weights), tree.tied)}", markup=False)
     if added.position:
         out.print(f"  entry {added.position}")
-    for warning in warnings:
-        out.print(f"  [yellow]note[/yellow] {warning}")
+    _print_warnings(warnings)
 
 
 def revoke(
@@ -184,16 +198,34 @@ def ls(
         print_table(columns, [[short(str(c)) if c else c for c in row] for row in rows], empty=f"no {what.value} yet")
 
 
+def _packing(format_: str | None, tensors: int, tied: Mapping[str, str]) -> str:
+    """Say in words how weights were read."""
+    names = f", of them {few(sorted(tied), 3)} tied to another" if tied else ""
+    return f"{tensors} {'tensor' if tensors == 1 else 'tensors'} from {format_}{names}"
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    """Print lines `code: what`: in red those that say that loading a file runs code."""
+    for warning in warnings:
+        code, _, what = warning.partition(": ")
+        if code == "pickle-unsafe":
+            text = f"  [bold red]unsafe[/bold red] whoever loads it as a pickle runs {escape(one_line(what))}"
+            out.print(f"{text} [dim]\\[{code}][/dim]")
+        else:
+            out.print(f"  [yellow]note[/yellow] {escape(one_line(warning))}")
+
+
 def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
     version = registry.resolve(ref)
     signatures = signatures_of(registry, version)
+    body = registry.statement(version.statement).body
     files = registry.manifest(version).files if version.id.startswith("glf1:") else ()
     index = registry.ledger.index(REGISTRY)
     taints = taints_of(index, version.id, revocations(index))
     if json:
         listed = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
         more = {"signatures": [_plain(each) for each in signatures], "tainted": [str(taint) for taint in taints]}
-        print_json(_plain(version) | more | {"files": listed})
+        print_json(_plain(version) | _facts(body) | more | {"files": listed})
         return
     location = registry.home.location(version.id)
     facts = {
@@ -207,6 +239,10 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
             out.print(f"  {name:>10}  {value}", markup=False)
     for signature in signatures:
         out.print(f"  {'signed by':>10}  {line_of(signature)}", markup=False)
+    if isinstance(body, Artifact):
+        if weights := body.weights:
+            out.print(f"  {'read':>10}  {_packing(body.format, weights.tensors, weights.tied)}", markup=False)
+        _print_warnings(body.warnings)
     print_table(("file", "size", "sha256"), [(f.path, f.size, f.sha256[:16] + "…") for f in files], empty="no files")
 
 
@@ -228,13 +264,24 @@ def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None
     print_moves(deployments, name)
 
 
+def _facts(body: Record) -> dict[str, object]:
+    if not isinstance(body, Artifact):
+        return {}
+    weights = body.weights
+    return {
+        "format": body.format, "tensors": weights.tensors if weights else 0,
+        "tied": dict(weights.tied) if weights else {}, "warnings": list(body.warnings),
+    }  # fmt: skip
+
+
 def _plain(value: Version | Signature) -> dict[str, object]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     versions = Registry(home).versions()[-limit:]
-    flags = dict.fromkeys(tainted(home.index), "tainted") | {v.id: "revoked" for v in versions if v.revoked}
+    false = {digest: f"contradicted: {code}" for digest, code in contradicted(home.index).items()}
+    flags = dict.fromkeys(tainted(home.index), "tainted") | false | {v.id: "revoked" for v in versions if v.revoked}
     rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", flags.get(v.id)) for v in versions]
     return ("name", "kind", "id", "weights", "entry", "note"), list(rows)
 

@@ -327,7 +327,7 @@ def _layout(saved: object, storages: _Storages, name: str, warnings: tuple[str, 
             runs.append(Run(path, tensor.dtype, tensor.shape, tensor.start, tensor.start + length))
         else:
             loose.append(Loose(path, tensor.dtype, tensor.shape, partial(_gathered, tensor=tensor)))
-    lines = (f"{note} [{name}]" for note in notes)
+    lines = (f"{code}: {name}: {what}" for code, _, what in (note.partition(": ") for note in notes))
     return Layout("torch", runs=tuple(runs), loose=tuple(loose), warnings=(*warnings, *lines))
 
 
