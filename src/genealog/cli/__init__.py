@@ -41,6 +41,7 @@ from genealog.cli.engine import engine
 from genealog.cli.gateway import gateway
 from genealog.cli.mirror import mirror
 from genealog.cli.output import print_error
+from genealog.cli.reproduce import reproduce
 from genealog.cli.run import run
 from genealog.errors import GenealogError, MalformedError, StoreError
 
@@ -60,7 +61,7 @@ for panel, commands in (
     ("Start here", (demo,)),
     (KEEP, (keep.init, keep.add, run, signatures.sign, keep.show, keep.ls, keep.revoke)),
     (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
-    (ASK, (ask.why, lineage.lineage, diff, contains, past.what_was_live, blast.blast)),
+    (ASK, (ask.why, lineage.lineage, diff, contains, reproduce, past.what_was_live, blast.blast)),
     (FORGET, (erase.erase,)),
     (PROVE, (prove.evidence, erase.disclose, prove.verify, check, prove.fsck, mirror)),
 ):
