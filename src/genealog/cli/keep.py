@@ -18,6 +18,7 @@ from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
 from genealog.cli.past import moves_json, print_moves
 from genealog.cli.signed import line_of
+from genealog.core.canonical import Record
 from genealog.core.manifest import few
 from genealog.core.records import Artifact
 from genealog.custody.contradictions import contradicted
