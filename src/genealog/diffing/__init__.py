@@ -80,7 +80,7 @@ def diff(
     if values and tensors.changes:
         tensors = replace(tensors, changes=add_values(old, new, tensors.changes))
     if old.id == new.id and old.statement == new.statement:
-        found = {name: Section(name, "equal") for name in SECTIONS} | {"tensors": tensors}
+        found = {name: Section(name, "equal", why="one artifact") for name in SECTIONS} | {"tensors": tensors}
     else:
         wanted = set(only) or set(SECTIONS)
         found = {"tensors": tensors} | {name: make(old, new) for name, make in _BYTES.items() if name in wanted}

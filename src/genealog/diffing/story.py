@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from genealog.core import records
-from genealog.diffing.report import Change, Section, changes_of, compared, flat, unknown
+from genealog.diffing.report import Change, Section, compared, flat, unknown
 from genealog.diffing.sides import Input, Making, Side, statement_of
 from genealog.errors import GenealogError
 from genealog.registry import Registry
@@ -19,7 +19,7 @@ def story_sections(registry: Registry | None, a: Side, b: Side) -> list[Section]
     """Compare what the log says of two sides."""
     sections = [_data(registry, a, b)]
     sections += [
-        _of_runs("inputs", a, b, lambda run: _named([i for i in run.inputs if not _is_data(i) and not _is_setting(i)])),
+        _of_runs("inputs", a, b, _others),
         _of_runs("hyperparameters", a, b, lambda run: dict(run.start.parameters)),
         _of_runs("seeds", a, b, _seeds),
         _code(registry, a, b),
@@ -53,49 +53,45 @@ def _data(registry: Registry | None, a: Side, b: Side) -> Section:
         return Section("data", "differs", (Change("records", "changed", own[0], own[1]),))
     if (why := _no_run(a, b)) is not None:
         return unknown("data", why)
-    found = []
-    for making in (a.making, b.making):
-        inputs = [item for item in making.inputs if _is_data(item)] if making else []
-        found.append({_key(item): _identity(registry, item) for item in inputs})
+    found = [[item for item in making.inputs if _is_data(item)] if making else [] for making in (a.making, b.making)]
     if not any(found):
         return Section("data", "equal", why="neither run names any")
-    changes, why = [], None
-    for change in changes_of(
-        {name: text for name, (_, text) in found[0].items()}, {name: text for name, (_, text) in found[1].items()}
-    ):
-        old, new = found[0].get(change.name), found[1].get(change.name)
-        if old and new and old[0] is not None and old[0] == new[0]:
-            why = "the same records in other files"
-            continue
-        changes.append(change)
-    return Section("data", "differs" if changes else "equal", tuple(changes), why)
+    known = [{(item.role, item.artifact) for item in items} for items in found]
+    old = [_identity(registry, item) for item in found[0] if (item.role, item.artifact) not in known[1]]
+    new = [_identity(registry, item) for item in found[1] if (item.role, item.artifact) not in known[0]]
+    same = {(role, root) for role, root, _ in old if root} & {(role, root) for role, root, _ in new}
+    texts = [_by_role([(role, text) for role, root, text in items if (role, root) not in same]) for items in (old, new)]
+    return compared("data", texts[0], texts[1], why="some of it the same records in other files" if same else None)
 
 
-def _identity(registry: Registry | None, item: Input) -> tuple[str | None, str]:
-    """Return the records root of an input, if it has one, and how it is shown."""
+def _identity(registry: Registry | None, item: Input) -> tuple[str, str | None, str]:
+    """Return the role of an input, its records root if it has one, and how it is shown."""
     body = statement_of(registry, item.artifact)
     root = body.records.root if body and body.records else None
-    return root, f"{item.name or 'unnamed'} {item.artifact}" + (f" {root}" if root else "")
+    return item.role, root, f"{item.name or 'unnamed'} {item.artifact}" + (f" {root}" if root else "")
 
 
 def _is_data(item: Input) -> bool:
     return item.kind == "dataset" or bool(DATA.match(item.role))
 
 
-def _is_setting(item: Input) -> bool:
-    return item.role in ("code", "environment", "env")
-
-
-def _key(item: Input) -> str:
-    return f"{item.role}: {item.name or item.artifact}"
-
-
-def _named(inputs: list[Input]) -> dict[str, str]:
+def _by_role(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return texts by role; the second of a role is called `role 2`."""
     found: dict[str, str] = {}
-    for number, item in enumerate(inputs):
-        same = sum(1 for other in inputs[:number] if other.role == item.role)
-        found[item.role if not same else f"{item.role} {same + 1}"] = f"{item.name or 'unnamed'} {item.artifact}"
+    counts: dict[str, int] = {}
+    for role, text in items:
+        counts[role] = counts.get(role, 0) + 1
+        found[role if counts[role] == 1 else f"{role} {counts[role]}"] = text
     return found
+
+
+def _others(run: Making) -> dict[str, str]:
+    """Return what went into a run and is neither data nor its settings."""
+    return _by_role(
+        (item.role, f"{item.name or 'unnamed'} {item.artifact}")
+        for item in run.inputs
+        if not _is_data(item) and item.role not in ("code", "environment", "env")
+    )
 
 
 def _seeds(run: Making) -> dict[str, str]:
