@@ -120,6 +120,11 @@ def _valued(value: dict[str, Any]) -> dict[str, Any] | None:
     return {"value": mask_text(given)} if isinstance(given, str) and _is_text(given, 300) else None
 
 
+def _metric(value: dict[str, Any]) -> dict[str, Any] | None:
+    found, step = _valued(value), value.get("step")
+    return found | {"step": step} if found is not None and _is_count(step) else found
+
+
 def _order(value: dict[str, Any]) -> dict[str, Any] | None:
     digest, size = value.get("sha256"), value.get("size")
     known = isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")
@@ -155,7 +160,7 @@ def _trained(value: dict[str, Any]) -> dict[str, Any] | None:
 
 
 _MORE = {
-    "open": _open, "load": _load, "save": _save, "random": _random, "parameter": _valued, "metric": _valued,
+    "open": _open, "load": _load, "save": _save, "random": _random, "parameter": _valued, "metric": _metric,
     "order": _order, "hello": _hello, "bye": _bye, "libraries": _libraries, "trained": _trained,
 }  # fmt: skip
 

@@ -75,7 +75,7 @@ def reproduce(
     registry = Registry(Home.find(store))
     signer = registry.signer(as_)
     options = Options(
-        where=environment.value if environment is not None else None,  # type: ignore[arg-type]
+        where=environment.value if environment is not None else None,
         changes=dict(_pair(text, "--set") for text in set_ or ()),
         at={name: Path(path) for name, path in (_pair(text, "--at") for text in at or ())},
         keep=keep_in, limit_s=seconds(timeout) if timeout is not None else None, rtol=rtol, atol=atol,

@@ -58,6 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "index-build": Kind((Need(("corpus", "data")), Need(("embedder",), least=0, most=1))),
     "prompt-publish": Kind((Need(("previous",), least=0, most=1),)),
     "policy-publish": Kind((Need(("previous",), least=0, most=1),)),
+    "reproduce": Kind((Need(("subject",)),)),
     "import": Kind(method="claims"),
 }
 

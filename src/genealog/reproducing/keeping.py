@@ -57,8 +57,9 @@ def _known(registry: Registry, environment: str | None) -> str | None:
 def _finding(found: Comparison, each: OutputResult, now: str) -> records.Finding | None:
     if found.changes or found.verdict == "failed":
         return None
-    worst = each.worst
-    state, code, detail = State.PROVEN, None, each.verdict
+    worst, state = each.worst, State.PROVEN
+    code: str | None = None
+    detail: str = each.verdict
     if each.verdict == "within-tolerance":
         state = State.INFERRED
         detail = f"within tolerance: {worst.name} is off by {worst.max_abs:.3g}" if worst else each.verdict

@@ -7,7 +7,6 @@ tensors: whatever differs early is why the rest does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from sqlalchemy import select
 
@@ -185,21 +184,16 @@ def _steps(registry: Registry, scratch: Registry, plan: Plan, again: Plan) -> It
     yield from last_differences(plan.end.measurements, again.end.measurements)
 
 
-def _trace(registry: Registry, run: Plan) -> Path | None:
-    """Return the file of the trace of a run, if its bytes are still those that were recorded."""
+def _trace(registry: Registry, run: Plan) -> bytes | None:
+    """Return the trace of a run, from the objects of its store."""
     event = next((event for event in run.outputs if event.role == TRACE), None)
     if event is None:
         return None
-    version = registry.resolve(event.artifact)
     try:
-        (entry,) = registry.manifest(version).files
-        path = registry.home.location(version.id)
-        if path is None or not path.is_file():
-            return None
-        registry.check(path, version.id)
+        (entry,) = registry.manifest(registry.resolve(event.artifact)).files
+        return registry.home.objects.get(entry.sha256)
     except (GenealogError, ValueError):
         return None
-    return path if entry else None
 
 
 def _tensors(tensors: tuple[TensorNumbers, ...], total: int) -> Iterator[str]:

@@ -27,6 +27,7 @@ from genealog.errors import GenealogError, StoreError
 from genealog.registry import Added, Registry, Version
 from genealog.store.home import Home
 from genealog.training.begin import Begun, Code, Value, begin, lies, now, relative, spell
+from genealog.training.trace import Trace
 
 ROOM = 30_000  # bytes of events in one statement: in base64, with subjects and signature, it fits an entry of 65,535
 PAIRS = 6_000  # bytes of names and values of one kind in an end statement
@@ -73,6 +74,7 @@ class Run:
         self.folder = begun.folder
         self.id = record_id(begun.start)
         self.seen = Seen()
+        self.trace = Trace()
         self.ended = False
         self.said: set[str] = set()  # paths that were given by hand: what is seen there is no news
         self._events: list[records.Event] = []
@@ -132,9 +134,10 @@ class Run:
         self.flush()
         return added.id
 
-    def measure(self, name: str, value: Value) -> None:
-        """Note a result: a loss, a score, joules. The end statement carries its exact decimal."""
+    def measure(self, name: str, value: Value, *, step: int | None = None) -> None:
+        """Note a result: a loss, a score, joules. The end statement carries the last one, the trace all of them."""
         self.seen.measurements[name] = spell(value)
+        self.trace.add(name, spell(value), step)
 
     def flush(self) -> None:
         """Append the events that are not in the log yet, while the run goes on."""
@@ -153,6 +156,7 @@ class Run:
         """
         if self.ended:
             return
+        self._keep_trace()
         self._judge()
         self.seen.measurements.setdefault("duration_s", f"{time.monotonic() - self._began:.3f}")
         for name, value in self._energy.stop().items():
@@ -170,6 +174,15 @@ class Run:
         self.ended = True
         before = [(self._batch(batch), self._title, None) for batch in batches]
         self.registry.append_all([*before, (body, self._title, None)], signer=self.registry.signer())
+
+    def _keep_trace(self) -> None:
+        try:
+            kept = self.trace.keep(self.registry, name=f"{self._title}-trace")
+        except GenealogError as error:  # the run is worth more than its trace
+            self.seen.warn(f"capture-incomplete: trace: {error.code}")
+            return
+        if kept is not None:
+            self._note(kept.id, "out", "trace", None, None)
 
     @property
     def _title(self) -> str:

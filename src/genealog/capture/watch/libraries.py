@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from . import active, argument, at_finish, order, place, randomness, tell, wrap
+from . import active, argument, at_finish, order, place, randomness, steps, tell, wrap
 
 _loaded: WeakValueDictionary[str, Any] = WeakValueDictionary()  # where it lay → the model in memory
 _steps = {"count": 0, "told": 0}
@@ -33,6 +33,7 @@ def torch(module: ModuleType) -> None:
     randomness.patch_torch(module)
     wrap(module, "save", after=_saved("torch.save", 1, "f", "model"))
     wrap(module, "load", after=_torch_loaded)
+    steps.patch(module)
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     register_optimizer_step_post_hook(_stepped)

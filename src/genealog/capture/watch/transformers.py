@@ -155,7 +155,7 @@ def callback_class() -> Any:
             if active() and state.is_world_process_zero:
                 for name, value in (logs or {}).items():
                     if isinstance(value, int | float):
-                        tell("metric", name=name, value=value)
+                        tell("metric", name=name, value=value, step=int(state.global_step))
 
     _class.append(GenealogCallback)
     return GenealogCallback
