@@ -1,7 +1,8 @@
-"""The peers in a benchmark: `aics-tlog` in its own interpreter, driven line by line over a pipe.
+"""The peers in a benchmark: what others wrote, in its own interpreter, driven line by line over a pipe.
 
-`make bench-peers` makes its environment (`.venv-peers`). What is timed is timed in the peer's process, so that the
-pipe costs it nothing. Where there is no environment, `absent` says why, and that word stands in the result.
+`make bench-peers` makes their environments: `.venv-peers` for `aics-tlog`, `.venv-peers-mlmd` for `ml-metadata`.
+What is timed is timed in the peer's process, so that the pipe costs it nothing. Where there is no environment,
+`absent` says why, and that word stands in the result.
 """
 
 from __future__ import annotations
@@ -13,23 +14,26 @@ from types import TracebackType
 from typing import Any, Self
 
 _ROOT = Path(__file__).resolve().parent.parent
-_FOLDER = _ROOT / ".venv-peers"
-_WORKER = Path(__file__).with_name("_peers_worker.py")
+AICS = ".venv-peers"
+MLMD = ".venv-peers-mlmd"
+_WORKERS = {AICS: "_peers_worker.py", MLMD: "_mlmd_worker.py"}
 
 
-def absent() -> str | None:
-    """Return why no peer can be measured, None if one can."""
-    if (_FOLDER / "missing").exists():
-        return "left out: " + (_FOLDER / "missing").read_text(encoding="utf-8").strip()
-    return None if (_FOLDER / "bin/python").exists() else "left out: run `make bench-peers` first"
+def absent(environment: str = AICS) -> str | None:
+    """Return why a peer cannot be measured, None if it can."""
+    folder = _ROOT / environment
+    if (folder / "missing").exists():
+        return "left out: " + (folder / "missing").read_text(encoding="utf-8").strip()
+    return None if (folder / "bin/python").exists() else "left out: run `make bench-peers` first"
 
 
 class Peer:
-    """A running `_peers_worker`. Calling it calls one of its functions."""
+    """A running worker. Calling it calls one of its functions."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: str = AICS) -> None:
+        worker = Path(__file__).with_name(_WORKERS[environment])
         self._process = subprocess.Popen(
-            [_FOLDER / "bin/python", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [_ROOT / environment / "bin/python", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __call__(self, function: str, **arguments: object) -> Any:

@@ -156,18 +156,24 @@ def _fsck_here(path: Path, verifier: Verifier) -> None:
 
 def plot(points: Sequence[Point]) -> str:
     """Return an SVG with two small charts over the number of entries: memory, and CPU time per entry."""
-    left = _chart(70, "memory of the process", "MiB", [(point.size, point.memory) for point in points])
-    right = _chart(470, "CPU time per appended entry", "µs", [(point.size, point.cpu) for point in points])
+    left = chart(70, "memory of the process", "MiB", [(point.size, point.memory) for point in points])
+    right = chart(470, "CPU time per appended entry", "µs", [(point.size, point.cpu) for point in points])
+    title = "A log that grows to ten million entries: memory and cost per entry stay flat"
+    return frame(title, left + right, "entries in the log")
+
+
+def frame(title: str, charts: str, below: str) -> str:
+    """Return an SVG with two charts side by side."""
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 320" font-family="sans-serif" font-size="13">\n'
-        "<title>A log that grows to ten million entries: memory and cost per entry stay flat</title>\n"
+        f"<title>{title}</title>\n"
         '<rect width="820" height="320" fill="#ffffff"/>\n'
-        f"{left}{right}"
-        '<text x="410" y="308" text-anchor="middle" fill="#555555">entries in the log</text>\n</svg>\n'
+        f"{charts}"
+        f'<text x="410" y="308" text-anchor="middle" fill="#555555">{below}</text>\n</svg>\n'
     )
 
 
-def _chart(x: int, title: str, unit: str, values: Sequence[tuple[int, float]]) -> str:
+def chart(x: int, title: str, unit: str, values: Sequence[tuple[int, float]]) -> str:
     """One chart, 300 by 200 with its corner at (x, 50): size on a logarithmic axis, value on a linear one from 0."""
     top = _round_up(max(value for _, value in values) * 1.25)
     decades = list(range(round(math.log10(values[0][0])), round(math.log10(values[-1][0])) + 1))

@@ -1,11 +1,13 @@
-"""Make `.venv-peers`: the log and the witness that others wrote, in an environment and a Python of their own.
+"""Make the environments of what others wrote, to be compared with: each with a Python of its own.
 
     python scripts/make_peers.py
 
-They need Python 3.12 or newer, we do not. Where the machine has none, nothing is installed and the reason is left in
-`.venv-peers/missing`, one line: tests and benchmarks that need the peers say it and go on without them. An interpreter
-is looked for in $PEERS_PYTHON, on PATH, among pyenv's and uv's; none is ever downloaded. Versions are pinned in
-`constraints-peers.txt`. Nothing of ours is installed there, and nothing of theirs here.
+`.venv-peers` has a log and a witness that need Python 3.12 or newer; we do not. `.venv-peers-mlmd` has ML Metadata,
+whose wheels end at Python 3.11 and whose protobuf is older than ours. Where the machine has no such Python, or nothing
+fits, nothing is installed and the reason is left in a file `missing`, one line: tests and benchmarks that need the
+peers say it and go on without them. An interpreter is looked for in $PEERS_PYTHON and $PEERS_MLMD_PYTHON, on PATH,
+among pyenv's and uv's; none is ever downloaded. Versions are pinned in `constraints-peers*.txt`. Nothing of ours is
+installed there, and nothing of theirs here.
 """
 
 from __future__ import annotations
@@ -15,41 +17,67 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".venv-peers"
-CONSTRAINTS = ROOT / "constraints-peers.txt"
-PACKAGES = ("aics-tlog", "aics-witness")
-_USABLE = "import ctypes, ssl, sys, venv; sys.exit(sys.version_info < (3, 12))"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A folder, what is in it, and the minor versions of Python 3 that it can have, the best first."""
+
+    folder: str
+    constraints: str
+    packages: tuple[str, ...]
+    minors: tuple[int, ...]
+    variable: str
+    wanted: str
+
+
+ENVIRONMENTS = (
+    Environment(
+        ".venv-peers", "constraints-peers.txt", ("aics-tlog", "aics-witness"), tuple(range(12, 20)), "PEERS_PYTHON",
+        "Python 3.12 or newer",
+    ),
+    Environment(
+        ".venv-peers-mlmd", "constraints-peers-mlmd.txt", ("ml-metadata",), (11, 10), "PEERS_MLMD_PYTHON",
+        "Python 3.11 or 3.10",
+    ),
+)  # fmt: skip
 
 
 def main() -> int:
-    """Make the environment, or say in one line why there is none. The exit status is 0 in both cases."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
-    python = next((path for path in _candidates() if _usable(path)), None)
-    if python is None:
-        reason = "this machine has no Python 3.12 or newer (PEERS_PYTHON can name one)"
-        (FOLDER / "missing").write_text(reason + "\n", encoding="utf-8")
-        print(f"left out: {', '.join(PACKAGES)}, because {reason}")
-    else:
-        _install(python)
-    (FOLDER / ".made").touch()
+    """Make the environments, or say in one line each why there is none. The exit status is 0 in both cases."""
+    for environment in ENVIRONMENTS:
+        folder = ROOT / environment.folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        python = next((path for path in _candidates(environment) if _usable(path, environment)), None)
+        reason = None
+        if python is None:
+            reason = f"this machine has no {environment.wanted} ({environment.variable} can name one)"
+        elif not _install(python, environment):
+            reason = "the packages could not be installed: what uv said stands above"
+        if reason is not None:
+            (folder / "missing").write_text(reason + "\n", encoding="utf-8")
+            print(f"left out: {', '.join(environment.packages)}, because {reason}")
+        (folder / ".made").touch()
     return 0
 
 
-def _install(python: str) -> None:
-    uv = str(Path(sys.executable).with_name("uv"))
-    subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", python, str(FOLDER)], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", str(FOLDER / "bin" / "python"), "--compile-bytecode"]
-    subprocess.run([*install, "--constraint", str(CONSTRAINTS), *PACKAGES], check=True)
+def _install(python: str, environment: Environment) -> bool:
+    uv, folder = str(Path(sys.executable).with_name("uv")), ROOT / environment.folder
+    subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", python, str(folder)], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--compile-bytecode"]
+    constraints = str(ROOT / environment.constraints)
+    return not subprocess.run([*install, "--constraint", constraints, *environment.packages], check=False).returncode
 
 
-def _candidates() -> Iterator[str]:
-    if named := os.environ.get("PEERS_PYTHON"):
+def _candidates(environment: Environment) -> Iterator[str]:
+    if named := os.environ.get(environment.variable):
         yield named
-    names = [f"python3.{minor}" for minor in range(12, 20)]
+    names = [f"python3.{minor}" for minor in environment.minors]
     for name in (*names, "python3"):
         if found := shutil.which(name):
             yield found
@@ -60,10 +88,11 @@ def _candidates() -> Iterator[str]:
             yield from sorted(map(str, folder.glob(f"*/bin/{name}")))
 
 
-def _usable(python: str) -> bool:
-    """Whether it starts, is new enough and whole: a shim on PATH may stand for a version that is not there."""
+def _usable(python: str, environment: Environment) -> bool:
+    """Whether it starts, fits and is whole: a shim on PATH may stand for a version that is not there."""
+    test = f"import ctypes, ssl, sys, venv; sys.exit(sys.version_info[1] not in {environment.minors})"
     try:
-        return subprocess.run([python, "-c", _USABLE], check=False, capture_output=True, timeout=60).returncode == 0
+        return subprocess.run([python, "-c", test], check=False, capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

@@ -89,12 +89,14 @@ def _print_sum(found: Walk, links: int, gaps: int, kind: str | None) -> None:
     reach = found.reach
     there = reach.events if kind is None else found.count(kind)[1]
     told = []
-    if links < there or kind is not None:
-        told.append(f"showing {links:,} of {there:,} events" + (f" with a {kind}" if kind else ""))
+    if links < there:
+        told.append(f"showing {links:,} of {there:,} events" + (f" that name a {kind}" if kind else ""))
     if gaps < reach.gaps + reach.origins:
-        told.append(f"{gaps:,} of {reach.gaps + reach.origins:,} places where lineage begins")
+        told.append(f"showing {gaps:,} of {reach.gaps + reach.origins:,} places where lineage begins")
     if told:
         out.print(f"{' and '.join(told)}; --limit N for more, --json for all", style="yellow")
+    if kind:
+        out.print(f"{there:,} of {reach.events:,} events name a {kind}", style="dim")
     if reach.contradicted:
         out.print(
             f"{reach.contradicted:,} contradicted: somebody checked against bytes, and it is false", style="bold red"

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 from sqlalchemy.sql import Executable
@@ -227,7 +238,17 @@ def _configure(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
         cursor.execute(f"PRAGMA {pragma}")
+    for statement in _scratch("INTEGER"):
+        cursor.execute(statement)
     cursor.close()
+
+
+def _scratch(key: str) -> tuple[str, str]:
+    """Return what makes `schema.reached` for a connection, once: making one in each answer would cost more."""
+    return (
+        f"CREATE TEMPORARY TABLE reached (node {key} PRIMARY KEY, steps BIGINT)",
+        "CREATE INDEX reached_steps ON reached (steps) WHERE steps IS NOT NULL",
+    )
 
 
 def _postgres(url: str, tables: str) -> Engine:
@@ -240,6 +261,8 @@ def _postgres(url: str, tables: str) -> Engine:
         connection = psycopg.connect(url, connect_timeout=30, application_name="genealog", autocommit=True)
         connection.execute("SELECT set_config('search_path', %s, false)", (f'"{tables}"',))
         connection.execute("SET client_min_messages = warning")
+        for statement in _scratch("BIGINT"):
+            connection.execute(statement)
         connection.autocommit = False
         return connection
 

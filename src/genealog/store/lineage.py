@@ -17,12 +17,9 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
-    Column,
     ColumnElement,
     Connection,
-    MetaData,
     Select,
-    Table,
     and_,
     case,
     exists,
@@ -34,8 +31,6 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy import Index as SqlIndex
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from genealog.core.lineage import NEEDS_LINEAGE, Act, Closure, Gap, Link, Node, Reach, Way, edge_state
 from genealog.core.states import State
@@ -46,11 +41,7 @@ from genealog.store.index import Index
 _MANY = 500  # bound values in one query
 _PAGE = 2_000  # rows in memory at once while an answer streams
 _ANALYZE = 10_000  # nodes from which on PostgreSQL is told how many there are
-_reached = Table(
-    "reached", MetaData(), Column("node", schema.Integer, primary_key=True, autoincrement=False),
-    Column("steps", schema.Integer), prefixes=["TEMPORARY"],
-)  # fmt: skip
-_by_steps = SqlIndex("reached_steps", _reached.c.steps)
+_reached = schema.reached
 
 
 def reach(index: Index, start: str, way: Way, *, depth: int | None = None, at: int | None = None) -> Reach:
@@ -87,7 +78,6 @@ class Walk:
         self.connection = connection
         self._start, self._way, self._depth, self._at = start, way, depth, at
         self.root: int | None = connection.scalar(select(schema.artifact.c.id).where(schema.artifact.c.digest == start))
-        connection.execute(CreateTable(_reached))
         cut = False
         if self.root is not None:
             if depth is None:
@@ -109,7 +99,7 @@ class Walk:
 
     def event_entries(self) -> Select[tuple[int]]:
         """Select the registry entry (`entry.id`) that states each event between what was reached."""
-        return select(schema.event.c.id.op(">>")(schema.EVENT_BITS)).where(self._between())
+        return select(schema.event.c.id // (1 << schema.EVENT_BITS)).where(self._between())
 
     def rows(self, query: Select[Any]) -> Iterator[dict[str, Any]]:
         """Run a select on the same state of the log; rows come as dicts, a page at a time."""
@@ -163,7 +153,7 @@ class Walk:
         `kind` leaves those out that name an artifact of another kind.
         """
         event = schema.event
-        entry = event.c.id.op(">>")(schema.EVENT_BITS)
+        entry = event.c.id // (1 << schema.EVENT_BITS)
         query = (
             select(
                 event.c.id, schema.execution.c.digest, schema.artifact.c.digest, event.c.direction, event.c.role,
@@ -207,7 +197,6 @@ class Walk:
 
     def _in_steps(self, root: int, depth: int) -> bool:
         """Reach `depth` executions far, one layer at a time, and say whether there is more behind."""
-        self.connection.execute(CreateIndex(_by_steps))
         self.connection.execute(insert(_reached).values(node=root, steps=0))
         here, there = _ends(self._way)
         for step in range(2 * depth + 1):

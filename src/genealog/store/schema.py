@@ -296,6 +296,12 @@ call = _table(
 Index("call_served", call.c.spec, call.c.called_at)  # what a spec answered, and when
 
 
+reached = Table(  # what a walk has come to; each connection has one of its own, and it is empty between answers
+    "reached", MetaData(), Column("node", Integer, primary_key=True, autoincrement=False),
+    Column("steps", Integer),
+)  # fmt: skip
+
+
 def ends(execution: int, artifact: int, direction: str) -> tuple[int, int]:
     """Return `src` and `dst` of an event: where lineage comes from and where it goes."""
     return (artifact, -execution) if direction == "in" else (-execution, artifact)
