@@ -162,5 +162,5 @@ def _repository(url: str) -> str:
 
 
 def _name(text: str) -> str | None:
-    text = text.strip().strip("\"'").strip()
+    text = re.sub(r"(^|\s)#.*", "", text, flags=re.DOTALL).strip().strip("\"'").strip()
     return text[:MAX_NAME] if text and text.isprintable() and text not in ("null", "~") else None

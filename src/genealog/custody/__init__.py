@@ -10,9 +10,9 @@ and never makes an edge proven for somebody else.
 
 from genealog.custody.accepting import accept
 from genealog.custody.checking import Checked, Checker
-from genealog.custody.claims import import_claims
+from genealog.custody.claims import add, import_claims
 from genealog.custody.outcome import Outcome
 from genealog.custody.rerun import RERUN
 from genealog.custody.updates import update
 
-__all__ = ["RERUN", "Checked", "Checker", "Outcome", "accept", "import_claims", "update"]
+__all__ = ["RERUN", "Checked", "Checker", "Outcome", "accept", "add", "import_claims", "update"]

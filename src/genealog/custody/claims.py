@@ -11,15 +11,34 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from genealog.capture.claims import Claim
+from genealog.capture.claims import Claim, claim_texts, claims_of
+from genealog.capture.files import scan_tree
 from genealog.core import records
 from genealog.core.canonical import timestamp
 from genealog.core.custody import MADE_OF
+from genealog.core.dsse import Signer
 from genealog.core.ids import record_id
 from genealog.core.states import State
-from genealog.registry import Body, Registry, Version, new_nonce
+from genealog.registry import Added, Body, Progress, Registry, Version, new_nonce, own_store
 
 _MODELS = ("model", "adapter", "checkpoint")
+
+
+def add(
+    registry: Registry, path: Path, *, kind: str, name: str | None = None, source: str | None = None,
+    signer: Signer | None = None, progress: Progress | None = None,
+) -> Added:  # fmt: skip
+    """Register files as `Registry.add` does, with what they claim of where they came from."""
+    tree = scan_tree(path, progress=progress, exclude=own_store(path))
+    claims = claims_of(path) if kind in _MODELS else ()
+
+    def imported(identifier: str, weights: str | None) -> Sequence[Body]:
+        return import_claims(registry, claims, kind=kind, identifier=identifier, weights=weights)
+
+    return registry.add_tree(
+        tree, path, kind=kind, name=name or path.resolve().name, source=source, claims=claim_texts(claims),
+        signer=signer, also=imported,
+    )  # fmt: skip
 
 
 def import_claims(

@@ -9,6 +9,7 @@ them all. An update costs the bytes that changed, and one line of hashing for ea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +25,11 @@ from genealog.core.ids import record_id, sha256_hex
 from genealog.core.layout import Loose, Run
 from genealog.core.manifest import FileEntry
 from genealog.core.states import State
+from genealog.core.ties import tied_by_config, with_tied
 from genealog.core.weights import TensorEntry, decode_tensors, diff_tensors, encode_tensors
 from genealog.custody.held import Held, layout_of
 from genealog.custody.outcome import Outcome, few_names
-from genealog.errors import GenealogError, MalformedError, VerificationError
+from genealog.errors import GenealogError, MalformedError, MissingError, VerificationError
 from genealog.registry import Body, Progress, Registry, new_nonce, own_store
 
 
@@ -71,11 +73,13 @@ def update(
     entries, tensors, read = _next(registry, before.statement, listed, fresh, old, progress)
     if not fresh:
         raise MalformedError("no-change", "an update changes a file", hint="name the files that changed")
-    listing = _tensors(registry, before.statement)
-    moved = _moved(listing, tensors)
+    last = _artifact(registry, before.statement)
+    tied = _tied(last, tensors, folder / "config.json" if "config.json" in fresh else None)
+    tensors = with_tied(tensors, tied) if tensors else ()
+    moved = _moved(_tensors(registry, before.statement), tensors)
     tree = Tree(
-        entries=entries, excludes=excludes, weights=tensors or None, format=_format(registry, before.statement),
-        warnings=(), rehashed=False,
+        entries=entries, excludes=excludes, weights=tensors or None, format=last.format or "files", warnings=(),
+        rehashed=False, tied=tied,
     )  # fmt: skip
     start = records.Execution(
         kind="online-update", name=name or before.name, started_at=started, nonce=new_nonce(),
@@ -116,7 +120,7 @@ def _next(
 ) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...], int]:  # fmt: skip
     """Return the files and the tensors of the next version, and how many bytes were read."""
     found = [file for file in listed if file.path in fresh]
-    digests, _ = hash_files(found, progress=progress)
+    digests = hash_files(found, progress=progress)
     hashed = {entry.path: entry for entry in file_entries(found, digests)}
     known = {entry.name: entry for entry in _tensors(registry, statement)}
     tensors: dict[str, TensorEntry] = {t.name: t for digest in digests for t in digest.tensors or ()}
@@ -157,16 +161,29 @@ def _changed(path: str) -> GenealogError:
     )  # fmt: skip
 
 
+def _artifact(registry: Registry, statement: str) -> records.Artifact:
+    body = registry.statement(statement).body
+    if not isinstance(body, records.Artifact) or body.manifest is None:
+        raise MissingError("no-manifest", "what has no files of its own cannot be updated", got=statement)
+    return body
+
+
 def _tensors(registry: Registry, statement: str) -> tuple[TensorEntry, ...]:
-    body = registry.statement(statement).body
-    if not isinstance(body, records.Artifact) or body.weights is None:
-        return ()
-    return decode_tensors(registry.home.objects.get(body.weights.list.sha256))
+    body = _artifact(registry, statement)
+    return decode_tensors(registry.home.objects.get(body.weights.list.sha256)) if body.weights else ()
 
 
-def _format(registry: Registry, statement: str) -> str:
-    body = registry.statement(statement).body
-    return (body.format if isinstance(body, records.Artifact) else None) or "files"
+def _tied(last: records.Artifact, tensors: Iterable[TensorEntry], config: Path | None) -> dict[str, str]:
+    """Return the names that the files leave out: as before, unless the configuration changed."""
+    there = {entry.name for entry in tensors}
+    tied = dict(last.weights.tied) if last.weights else {}
+    if config is not None:
+        try:
+            said = json.loads(config.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            said = None
+        tied = dict(tied_by_config(said, tensors)) if isinstance(said, dict) else {}
+    return {name: source for name, source in tied.items() if name not in there and source in there}
 
 
 def _moved(before: Iterable[TensorEntry], after: Iterable[TensorEntry]) -> dict[str, TensorEntry | None]:
