@@ -1,9 +1,8 @@
 """Reads one file once, from start to end, and makes sure that it was the same file all the while.
 
 Every reader of model bytes goes through `read_once`: the SHA-256 of the file and a second consumer (tensor
-digests) see the same bytes in the same pass, on two cores; without a consumer the second core reads ahead. A file that
-is edited, cut, grown or replaced during the read has no digest. Memory is three chunks, whatever the size, unless a
-private copy is asked for.
+digests) see the same bytes in the same pass, on two cores. A file that is edited, cut, grown or replaced during the
+read has no digest. Memory is three chunks, whatever the size, unless a private copy is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 from genealog.errors import MalformedError, MissingError, StoreError
 
-CHUNK = 2 << 20  # big enough that hand-overs between threads vanish, small enough for three per worker
+CHUNK = 1 << 20  # big enough that hand-overs between threads vanish, small enough to stay in a core's cache
 
 
 class FileKey(NamedTuple):
@@ -138,36 +137,23 @@ def _read(
     tick: Callable[[int], None] | None,
 ) -> tuple[str, memoryview | None]:
     copy = _private(size) if keep else None
-    ring = [memoryview(bytearray(min(CHUNK, size))) for _ in range(0 if keep else 3)]
-    whole = hashlib.sha256()
-
-    def chunk_at(done: int) -> memoryview:
-        chunk = ring[done // CHUNK % 3] if copy is None else copy[done : done + CHUNK]
-        chunk = chunk[: _fill(file, chunk[: size - done])]
-        if len(chunk) < min(CHUNK, size - done):
-            raise _changed(path)
-        return chunk
-
-    if size <= CHUNK:  # not worth a thread
-        chunk = chunk_at(0)
-        whole.update(chunk)
-        if consumer is not None and size:
-            consumer.update(chunk)
-        if tick is not None and size:
-            tick(size)
-        return whole.hexdigest(), copy
-    with ThreadPoolExecutor(1, "genealog-tensors") as helper:
-        busy: list[Future[None]] = []
-        ahead: Future[memoryview] | None = None
-        for done in range(0, size, CHUNK):
+    aside = consumer is not None and size > CHUNK  # a small file is not worth a thread
+    ring = [memoryview(bytearray(min(CHUNK, size))) for _ in range(0 if keep else 3 if aside else 1)]
+    whole, done, busy = hashlib.sha256(), 0, list[Future[None]]()
+    with ThreadPoolExecutor(1, "genealog-tensors") as helper:  # its thread starts with the first submit
+        while done < size:
             if len(busy) == 3:
                 busy.pop(0).result()  # the buffer that we fill now was its buffer
-            chunk = chunk_at(done) if ahead is None else ahead.result()
-            if consumer is not None:
+            chunk = ring[done // CHUNK % len(ring)] if copy is None else copy[done : done + CHUNK]
+            chunk = chunk[: _fill(file, chunk[: size - done])]
+            if len(chunk) < min(CHUNK, size - done):
+                raise _changed(path)
+            if consumer is not None and aside:
                 busy.append(helper.submit(consumer.update, chunk))
-            elif done + CHUNK < size:
-                ahead = helper.submit(chunk_at, done + CHUNK)
+            elif consumer is not None:
+                consumer.update(chunk)
             whole.update(chunk)
+            done += len(chunk)
             if tick is not None:
                 tick(len(chunk))
         for future in busy:

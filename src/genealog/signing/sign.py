@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from genealog.capture.files import scan_tree
+from genealog.capture.files import file_entries, hash_files
+from genealog.capture.listing import list_tree
 from genealog.capture.signed_files import has_links
 from genealog.core import records
 from genealog.core.canonical import timestamp
@@ -59,7 +60,7 @@ def sign_oms(
 
     `out` is where the bundle will lie: inside the model it is left out. Nothing is written there.
     Raises: MissingError `unknown-identity`, `no-manifest`, `empty-model`; MalformedError `bad-public-key`,
-    `roots-malformed`; VerificationError `certificate-not-of-key`; as `open_signer` and `scan_tree`.
+    `roots-malformed`; VerificationError `certificate-not-of-key`; as `open_signer`, `list_tree` and `hash_files`.
     """
     signer = registry.signer(label)
     public = oms_key(signer.public_der)
@@ -71,8 +72,9 @@ def sign_oms(
         files, excludes, name, artifact = manifest.files, manifest.excludes, target.name, target.id
         place = registry.home.location(target.id)
     else:
-        tree = scan_tree(target, progress=progress)
-        files, excludes, name, place = tree.entries, tree.excludes, target.resolve().name, target
+        found, excludes = list_tree(target)
+        files = file_entries(found, hash_files(found, tensors=False, progress=progress))
+        name, place = target.resolve().name, target
         artifact = files_root(files)
     links = place is not None and place.is_dir() and has_links(place)
     ignored = {*DEFAULT_IGNORED, *excludes, *_name_of(out, place)}
