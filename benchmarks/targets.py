@@ -84,4 +84,5 @@ TARGETS = (
         at_most=1.5,
     ),
     Target("… whole bodies", "gateway", "cpu_worker_over_plain_whole_1", at_most=1.5),
+    Target("Comparing two registered versions of 10⁴ tensors (ms)", "diff", "diff_10000_ms", at_most=50),
 )

@@ -30,7 +30,7 @@ MAX_TEXT = 128 << 20  # bytes of a tokenizer, the biggest text that is compared
 Fact = tuple[str, tuple[int, ...], str]  # dtype, shape, sha256
 
 
-class _Entry(Record, tag_field="t", tag="genealog/tensor/v1"):
+class _Entry(Record, tag_field="t", tag="genealog/tensor/v1", gc=False):
     """`core.weights.TensorEntry` without its checks, which were made when the list was kept."""
 
     dtype: str

@@ -30,10 +30,8 @@ def tensors_section(a: Side, b: Side) -> Section:
 
 
 def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:
-    for name in sorted(a.keys() | b.keys()):
+    for name in sorted({name for name, fact in a.items() if b.get(name) != fact} | (b.keys() - a.keys())):
         old, new = a.get(name), b.get(name)
-        if old == new:
-            continue
         if old is None or new is None:
             dtype, shape, digest = old or new or ("", (), "")
             text, facts = f"{dtype} {_shape(shape)}", {"sha256": digest}
@@ -50,7 +48,7 @@ def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:
 def _count(a: dict[str, Fact], b: dict[str, Fact], changes: tuple[Change, ...]) -> str:
     counts = {what: sum(1 for change in changes if change.what == what) for what in ("changed", "added", "removed")}
     parts = [f"{count} {what}" for what, count in counts.items() if count]
-    return f"{', '.join(parts)}; {len(a.keys() & b.keys()) - counts['changed']} equal"
+    return f"{', '.join(parts)}; {len(a) - counts['removed'] - counts['changed']} equal"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -72,17 +70,18 @@ def relation(a: Side, b: Side, tensors: Section) -> str:
             return f"adapter vs model: no run on record says that {adapter.label} was trained on {base.label}"
     if a.tensors is None or b.tensors is None:
         return "other weights" if a.tensors or b.tensors else "other files"
-    common, changed = a.tensors.keys() & b.tensors.keys(), [c for c in tensors.changes if c.what == "changed"]
+    changed = [change for change in tensors.changes if change.what == "changed"]
+    common = len(a.tensors) - sum(1 for change in tensors.changes if change.what == "removed")
     if not common:
         return "no tensor in common"
-    if a.tensors.keys() != b.tensors.keys():
-        return f"{len(common)} tensors by the same names, {len(common) - len(changed)} of them equal"
+    if len(changed) < len(tensors.changes):
+        return f"{common} tensors by the same names, {common - len(changed)} of them equal"
     kinds = {change.facts.get("in") for change in changed}
     if kinds == {"dtype"}:
-        return f"same layers in another dtype: {len(changed)} of {len(common)} tensors"
-    if len(changed) == len(common):
-        return f"same layers, and every tensor differs ({len(common)})"
-    return f"same layers but {len(changed)} of {len(common)} tensors"
+        return f"same layers in another dtype: {len(changed)} of {common} tensors"
+    if len(changed) == common:
+        return f"same layers, and every tensor differs ({common})"
+    return f"same layers but {len(changed)} of {common} tensors"
 
 
 def _is_adapter(side: Side) -> bool:
