@@ -173,9 +173,10 @@ class Index:
     def _make(self, connection: Connection) -> None:
         if not self._shared:
             connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-        old = MetaData()
-        old.reflect(connection)
-        old.drop_all(connection)
+        cascade = " CASCADE" if self._shared else ""
+        for name in inspect(connection).get_table_names():
+            quoted = name.replace('"', '""')
+            connection.exec_driver_sql(f'DROP TABLE "{quoted}"{cascade}'.replace("%", "%%"))
         schema.metadata.create_all(connection)
         about = {"version": str(schema.version())} | ({"origin": self._origin} if self._origin else {})
         connection.execute(insert(schema.about), [{"name": name, "value": value} for name, value in about.items()])
