@@ -101,7 +101,7 @@ def plan_for(
 ) -> Plan:
     """Return what running `execution` again needs. `changes` are hyperparameters, `at` says where inputs are, by role.
 
-    Raises: MissingError `unknown-execution`, `execution-open`; UsageError `no-such-parameter`, `bad-option`.
+    Raises: MissingError `unknown-execution`, `execution-open`; UsageError `bad-option`.
     """
     start, end, events = _recorded(registry, execution)
     command, changed = _changed(start.command, changes or {})
@@ -186,13 +186,9 @@ def _changed(
             if number + 1 < len(words):
                 changed[name], words[number + 1] = (words[number + 1], value), value
                 break
-        else:
-            raise UsageError(
-                "no-such-parameter",
-                "the recorded command has no such option",
-                got=name,
-                expected=" ".join(command)[:400],
-            )
+        else:  # it ran with the program's default, whatever that is
+            words.append(f"--{name}={value}")
+            changed[name] = ("default", value)
     return tuple(words), changed
 
 

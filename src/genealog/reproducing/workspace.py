@@ -93,9 +93,13 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
                 )  # fmt: skip
             _check(registry, each, place)
             return place
-        for n in named:
-            option, sign, _ = command[n].partition("=")
-            command[n] = f"{option}={target}" if sign and option.startswith("-") else str(target)
+        above = {Path(os.path.normpath(folder / _value(command[n]))) for n in named}
+        if len(above) == 1 and (there := above.pop()).is_relative_to(root) and not there.exists():
+            target = there  # the same words lead there: what writes its arguments down writes the same
+        else:
+            for n in named:
+                option, sign, _ = command[n].partition("=")
+                command[n] = f"{option}={target}" if sign and option.startswith("-") else str(target)
     _copy(registry, each, place, target)
     _check(registry, each, target)
     return target
@@ -103,8 +107,7 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
 
 def _names(word: str, lay: str) -> bool:
     """Say whether a word of the command names the absolute path `lay`, as itself or from a folder that nobody knows."""
-    option, sign, value = word.partition("=")
-    text = value if sign and option.startswith("-") else word
+    text = _value(word)
     if text.startswith("-") or not text:
         return False
     path = PurePosixPath(os.path.normpath(text))
@@ -112,6 +115,11 @@ def _names(word: str, lay: str) -> bool:
     if path.is_absolute():
         return str(path) == lay
     return bool(parts) and ".." in path.parts and list(PurePosixPath(lay).parts)[-len(parts) :] == parts
+
+
+def _value(word: str) -> str:
+    option, sign, value = word.partition("=")
+    return value if sign and option.startswith("-") else word
 
 
 def _copy(registry: Registry, each: Input, place: Path, target: Path) -> None:
