@@ -19,8 +19,13 @@ from documents import ROOT
 SOURCE = ROOT / "src" / "genealog"
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 JUDGES = ("core/chain.py", "core/exchange.py", "core/exhibits.py", "core/lineage.py")
+UNSAID = {"safetensors-…", "pickle-…", "torch-…", "npz-…"}  # the helpers themselves
 CODE = re.compile(r"[a-z0-9]+(-([a-z0-9]+|…))*")
-PREFIXES = {"core/safetensors.py": "safetensors-"}  # its helper puts this in front of what it is given
+PREFIXES = {  # the helper of a module puts this in front of what it is given
+    "core/safetensors.py": "safetensors-", "core/pickles.py": "pickle-", "capture/formats/torch.py": "torch-",
+    "capture/formats/npz.py": "npz-",
+}  # fmt: skip
+WARNING = re.compile(r"([a-z0-9]+(?:-(?:[a-z0-9]+|…))+): ")  # how a line of `Layout.warnings` begins
 
 
 @cache
@@ -101,6 +106,8 @@ def said(name: str, node: ast.AST) -> Iterator[str]:
             yield from (prefix + text for text in texts(node.value))
         elif names == ["warnings"] and isinstance(node.value, ast.Dict):
             yield from (text for key in node.value.keys for text in texts(key))
+    if name.startswith("capture/formats/") or name in ("capture/files.py", "capture/runs.py"):
+        yield from (found[1] for text in texts(node) if (found := WARNING.match(text)))
     if name in JUDGES:
         yield from (text for text in texts(node) if "-" in text)
 
@@ -108,7 +115,7 @@ def said(name: str, node: ast.AST) -> Iterator[str]:
 @cache
 def codes() -> frozenset[str]:
     found = {code for name, node in nodes() for code in said(name, node)}
-    return frozenset(code for code in found if CODE.fullmatch(code) and code != "safetensors-…")
+    return frozenset(code for code in found if CODE.fullmatch(code) and code not in UNSAID)
 
 
 def headings() -> list[str]:
@@ -134,7 +141,7 @@ def test_every_code_says_what_it_means_and_what_to_do() -> None:
 
 def test_the_collector_finds_what_it_should() -> None:
     samples = (
-        "no-store safetensors-truncated tile-differs end-not-seen pickle-not-read empty-prompt unregistered edge-… "
+        "no-store safetensors-truncated tile-differs end-not-seen pickle-unsafe empty-prompt unregistered edge-… "
     )
     samples += "unsigned gateway-stopped note-malformed duplicate-tensor unsupported-parameter"
     assert set(samples.split()) <= codes()
