@@ -47,8 +47,8 @@ def run(
     """
     ended = run_command(
         Home.find(store), command, kind=kind, name=name, inputs=[_pair(text, "--input") for text in input_ or ()],
-        outputs=dict(map(_output, output or ())), parameters=dict(_pair(text, "--parameter") for text in parameter or ()),
-        code=code, roots=data_root or (),
+        outputs=dict(map(_output, output or ())), code=code, roots=data_root or (),
+        parameters=dict(_pair(text, "--parameter") for text in parameter or ()),
     )  # fmt: skip
     if json:
         made = [{"role": role, "artifact": artifact} for role, artifact in ended.outputs]

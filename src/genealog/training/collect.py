@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from genealog.capture.files import Tree, scan_tree, tree_of
 from genealog.capture.listing import Found
-from genealog.capture.reading import FileKey, OneRead, read_once
+from genealog.capture.reading import FileKey
 from genealog.capture.reports import Report, parse_report
-from genealog.capture.safetensors import TensorHasher
 from genealog.core.ids import sha256_hex
 from genealog.core.manifest import FileEntry, Manifest, files_root
 from genealog.errors import GenealogError, MissingError
 from genealog.registry import Version
 from genealog.training.execution import Run
-from genealog.training.outputs import is_checkpoint, is_noise, kind_of_file, kind_of_folder, roles_for
+from genealog.training.files import MANY, Opened, grouped, hash_file, inside, tree_at
+from genealog.training.outputs import Outputs, Saved, is_checkpoint, roles_for
 
 SEEN = "seen by run"
-MANY = 16  # files of one folder that are registered one by one; more are one artifact
 GLANCE = 256 << 20  # bytes: a bigger file is not hashed while the program trains, but at its end
 _SETTINGS = (".yaml", ".yml", ".toml", ".ini", ".cfg")
 
@@ -44,20 +43,6 @@ class _Load:
 
 
 @dataclass
-class _Read:
-    key: tuple[int, ...] | None
-    entry: FileEntry | None = None
-    changed: bool = False
-
-
-@dataclass
-class _Save:
-    what: str
-    at: int
-    step: int | None = None
-
-
-@dataclass
 class Collector:
     """Takes reports of one run and says what they mean. Not for several threads: `hear` waits for the run's own."""
 
@@ -69,9 +54,9 @@ class Collector:
         self._thread = threading.get_ident()
         self._waiting: list[Report] = []
         self._loads: dict[str, _Load] = {}
-        self._reads: dict[str, _Read] = {}
+        self._reads: dict[str, Opened] = {}
         self._writes: dict[str, int] = {}
-        self._saves: dict[str, _Save] = {}
+        self._saves: dict[str, Saved] = {}
         self._trained: dict[str, bool] = {}
         self._orders: list[str] = []
         self._places: dict[str, Version] | None = None
@@ -134,6 +119,7 @@ class Collector:
                         seen.random[report["source"]] = sha256_hex(report["state"])
             case "metric":
                 seen.measurements[report["name"]] = report["value"]
+                self.run.trace.add(report["name"], report["value"], report.get("step"))
             case "parameter" | "switch":
                 seen.observed[report["name"]] = report["value"]
             case "order":
@@ -158,7 +144,7 @@ class Collector:
             what = "checkpoint"
         before = self._saves.get(path)
         if before is None or what != "tokenizer":
-            self._saves[path] = _Save(what, report.at, report.get("step"))
+            self._saves[path] = Saved(what, report.at, report.get("step"))
         if what == "checkpoint" and path not in self.run.said:
             with self._guard("checkpoint"):
                 self.run.checkpoint(path, step=report.get("step"), name=self._checkpoint_name(path))
@@ -168,7 +154,7 @@ class Collector:
         if report["mode"] == "w":
             self._writes.setdefault(path, report.at)
         elif path not in self._writes and path not in self._reads:
-            self._reads[path] = _Read(tuple(report["key"]) if report["key"] else None)
+            self._reads[path] = Opened(tuple(report["key"]) if report["key"] else None)
 
     def step(self) -> None:
         """Hash what was loaded or read since: the sooner, the surer that these are the bytes that were used."""
@@ -181,7 +167,7 @@ class Collector:
                     load.changed = True
         for path, read in self._reads.items():
             if read.entry is None and not read.changed and (read.key is None or read.key[2] <= GLANCE):
-                self._hash(path, read)
+                hash_file(path, read)
 
     def finish(self) -> None:
         """Say everything that went in and came out. Raises: nothing that is ours."""
@@ -194,7 +180,7 @@ class Collector:
         with self._guard("inputs"):
             self._inputs()
         with self._guard("outputs"):
-            self._outputs()
+            Outputs(self.run, self._saves, self._writes, self._guard).say(self.outputs)
         for number, text in enumerate(self._orders[:32], 1):
             self.run.seen.observed[f"data-order-{number}"] = text
         if not self._orders:
@@ -204,17 +190,17 @@ class Collector:
 
     def _inputs(self) -> None:
         covered: dict[str, tuple[Version, int, int, bool]] = {}
-        single: dict[str, list[tuple[str, _Read]]] = {}
+        single: dict[str, Opened] = {}
         for path, load in self._loads.items():
             if load.tree is None:
                 self._incomplete("inputs that were gone before they could be read")
-            elif not self._inside(path, self._loads):
+            elif not inside(path, self._loads):
                 with self._guard("input"):
                     self._loaded(path, load)
         for path, read in self._reads.items():
-            if self._inside(path, self._loads, itself=True) or self._inside(path, self._saves, itself=True):
+            if inside(path, self._loads, itself=True) or inside(path, self._saves, itself=True):
                 continue
-            self._hash(path, read)
+            hash_file(path, read)
             if read.entry is None:
                 self._incomplete("inputs that were gone before they could be read")
             elif (found := self._part_of(path, read.entry)) is not None:
@@ -222,7 +208,7 @@ class Collector:
                 _, n, _, changed = covered.get(version.id, (version, 0, 0, False))
                 covered[version.id] = (version, n + 1, whole, changed or read.changed)
             elif not self._is_code(path):
-                single.setdefault(os.path.dirname(path), []).append((path, read))
+                single[path] = read
         for version, n, whole, changed in covered.values():
             role = {"model": self._base_role(), "adapter": "adapter", "checkpoint": "previous"}.get(
                 version.kind, "data"
@@ -230,8 +216,9 @@ class Collector:
             if version.kind not in ("code", "environment"):
                 facts = {} if n == whole else {"files": f"{n} of {whole}"}
                 self._say(role, version, None, facts, changed=changed)
-        for folder, files in single.items():
-            self._files(folder, files)
+        for folder, paths in grouped(single):
+            with self._guard("inputs"):
+                self._files(folder, {path: single[path] for path in paths})
 
     def _loaded(self, path: str, load: _Load) -> None:
         tree = load.tree
@@ -251,27 +238,21 @@ class Collector:
             version = self.run.registry.resolve(added.id)
         self._say(role, version, path, {}, changed=load.changed)
 
-    def _files(self, folder: str, files: list[tuple[str, _Read]]) -> None:
+    def _files(self, folder: str, files: dict[str, Opened]) -> None:
         """Register files that nobody registered: each by itself, or many of one folder as one dataset."""
         if len(files) > MANY:
-            entries = tuple(
-                FileEntry(path=os.path.basename(path), sha256=read.entry.sha256, size=read.entry.size)
-                for path, read in sorted(files)
-                if read.entry is not None
-            )
-            self._register(entries, folder, "data", changed=any(read.changed for _, read in files))
+            changed = any(read.changed for read in files.values())
+            self._register(tree_at(folder, sorted(files.items())), folder, "data", changed=changed)
             return
-        for path, read in files:
-            if read.entry is not None:
-                role = "config" if path.endswith(_SETTINGS) else "data"
-                with self._guard("input"):
-                    self._register((read.entry,), path, role, changed=read.changed)
+        for path, read in files.items():
+            role = "config" if path.endswith(_SETTINGS) else "data"
+            with self._guard("input"):
+                self._register(tree_at(os.path.dirname(path), [(path, read)]), path, role, changed=read.changed)
 
-    def _register(self, entries: tuple[FileEntry, ...], path: str, role: str, *, changed: bool) -> None:
-        tree = plain_tree(entries)
+    def _register(self, tree: Tree, path: str, role: str, *, changed: bool) -> None:
         version = self._version_of(tree)
         if version is None:
-            place = Path(path) if not changed and len(entries) == 1 else None
+            place = Path(path) if not changed and len(tree.entries) == 1 else None
             kind = "dataset" if role == "data" else "files"
             name = os.path.basename(path)
             added = self.run.registry.add_tree(tree, place, kind=kind, name=name, source=SEEN)
@@ -332,74 +313,6 @@ class Collector:
         real = Path(os.path.realpath(path))
         return real.is_relative_to(code.root) and real.relative_to(code.root).as_posix() in code.paths
 
-    # What came out.
-
-    def _outputs(self) -> None:
-        declared = [path for path in self.outputs if os.path.lexists(path)]
-        for path in self.outputs:
-            if path not in declared:
-                self.run.seen.warn("output-absent: a declared output is not there")
-        found: dict[str, tuple[str, str | None]] = {path: self.outputs[path] or ("", None) for path in declared}
-        for path, save in self._saves.items():
-            if save.what != "checkpoint" and path not in found and os.path.exists(path):
-                found[path] = ("tokenizer" if save.what == "tokenizer" else "", None)
-        for path in self._writes:
-            if (
-                path not in found
-                and os.path.isfile(path)
-                and not is_noise(path)
-                and not self._inside(path, self._saves)
-            ):
-                found[path] = ("", None)
-        many: dict[str, list[str]] = {}
-        chosen = []
-        for path, (kind, name) in found.items():
-            if self._inside(path, found) or self._inside(path, dict.fromkeys(self.run.said), itself=True):
-                continue
-            if not kind and name is None and not os.path.isdir(path) and kind_of_file(path) == "files":
-                many.setdefault(os.path.dirname(path), []).append(path)
-            else:
-                chosen.append((path, kind, name))
-        main = [path for path, kind, _ in chosen if (kind or self._kind(path)) in ("model", "adapter")]
-        for path, kind, name in chosen:
-            with self._guard("output"):
-                what = kind or self._kind(path)
-                alone = main == [path] and self.run.start.name is not None
-                self._came_out(path, what, name or (self.run.start.name if alone else None) or os.path.basename(path))
-        for folder, paths in many.items():
-            with self._guard("output"):
-                self._written(folder, paths)
-
-    def _kind(self, path: str) -> str:
-        return kind_of_folder(path) if os.path.isdir(path) else kind_of_file(path)
-
-    def _came_out(self, path: str, kind: str, name: str) -> None:
-        inner = {
-            os.path.relpath(other, path).split("/")[0]
-            for other, save in self._saves.items()
-            if save.what == "checkpoint" and other.startswith(path + "/")
-        }
-        tree = scan_tree(path, exclude=inner)
-        added = self.run.registry.add_tree(tree, Path(path), kind=kind, name=name)
-        self.run.add_output(added, "file" if kind == "files" else kind, path)
-
-    def _written(self, folder: str, paths: list[str]) -> None:
-        """Register plain files that were written: another run may read them, and then the chain holds by content."""
-        if len(paths) <= MANY:
-            for path in paths:
-                with self._guard("output"):
-                    self._came_out(path, "files", os.path.basename(path))
-            return
-        entries = []
-        for path in sorted(paths):
-            read = _Read(None)
-            self._hash(path, read)
-            if read.entry is not None:
-                entries.append(read.entry)
-        tree = plain_tree(tuple(entries))
-        added = self.run.registry.add_tree(tree, None, kind="files", name=os.path.basename(folder))
-        self.run.add_output(added, "file", folder)
-
     def _checkpoint_name(self, path: str) -> str:
         title = self.run.start.name or os.path.basename(os.path.dirname(path)) or self.run.start.kind
         return f"{title}-{os.path.basename(path)}"
@@ -417,29 +330,6 @@ class Collector:
         places = [root] if root.is_file() else [root / entry.path for entry in tree.entries]
         return tree, max(place.stat().st_ctime_ns for place in places)
 
-    def _hash(self, path: str, read: _Read) -> None:
-        if read.entry is not None:
-            return
-        try:
-            key = FileKey.of(Path(path).stat())
-            one: OneRead[TensorHasher] = read_once(path, expected=key)
-        except (OSError, GenealogError):
-            read.changed = True
-            return
-        read.entry = FileEntry(path=os.path.basename(path), sha256=one.sha256, size=key.size)
-        read.changed = read.key is not None and read.key != tuple(key)
-
-    @staticmethod
-    def _inside(path: str, places: Mapping[str, object], *, itself: bool = False) -> bool:
-        if itself and path in places:
-            return True
-        parent = os.path.dirname(path)
-        while parent not in ("/", ""):
-            if parent in places:
-                return True
-            parent = os.path.dirname(parent)
-        return False
-
     def _incomplete(self, what: str) -> None:
         self.run.seen.warn(f"capture-incomplete: {what}")
 
@@ -452,11 +342,6 @@ class Collector:
             self._incomplete(f"{what}: {error.code}")
         except Exception as error:  # noqa: BLE001 - also a fault of ours is less than a training
             self._incomplete(f"{what}: {type(error).__name__}")
-
-
-def plain_tree(entries: tuple[FileEntry, ...]) -> Tree:
-    """Return files that were hashed one by one as a tree."""
-    return Tree(entries=entries, excludes=(), weights=None, format="files", warnings=())
 
 
 def _snapshot(path: str) -> Iterator[Found]:

@@ -1,10 +1,21 @@
-"""What came out, by its content and its name: a model, an adapter, a checkpoint, or plain files."""
+"""What came out of a run: what was declared, what libraries saved, what the program wrote; what kind of thing each is.
+
+Kinds are told by content and name: a model, an adapter, a checkpoint, a tokenizer, a dataset, plain files. Plain files
+are registered too, for another run may read them, and then the chain holds by content. Logs and locks are not results.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+
+from genealog.capture.files import scan_tree
+from genealog.training.execution import Run
+from genealog.training.files import MANY, Opened, grouped, hash_file, inside, tree_at
 
 _WEIGHTS = (
     ".safetensors", ".pt", ".pth", ".bin", ".npz", ".gguf", ".onnx", ".h5", ".keras", ".ckpt", ".msgpack", ".tflite",
@@ -55,3 +66,76 @@ def kind_of_folder(path: str) -> str:
     if "dataset_info.json" in names or "dataset_dict.json" in names:
         return "dataset"
     return "tokenizer" if "tokenizer_config.json" in names else "files"
+
+
+@dataclass
+class Saved:
+    """Something that a library saved: what it called it, when (ns), and at which step."""
+
+    what: str
+    at: int
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Says what came out. `guard` lets a failure be a warning."""
+
+    run: Run
+    saves: Mapping[str, Saved]
+    writes: Mapping[str, int]
+    guard: Callable[[str], AbstractContextManager[None]]
+
+    def say(self, declared: Mapping[str, tuple[str, str] | None]) -> None:
+        """Register what is there and say that it came out. Checkpoints were said when they were saved."""
+        chosen, plain = self._chosen(declared)
+        main = [path for path, kind, _ in chosen if kind in ("model", "adapter")]
+        for path, kind, name in chosen:
+            with self.guard("output"):
+                alone = self.run.start.name if main == [path] else None
+                self._came_out(path, kind, name or alone or os.path.basename(path))
+        for folder, paths in grouped(plain):
+            with self.guard("output"):
+                self._written(folder, paths)
+
+    def _chosen(self, declared: Mapping[str, tuple[str, str] | None]) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """Return (path, kind, name or nothing) of each result, and the paths of plain files."""
+        found = {path: said or ("", "") for path, said in declared.items() if os.path.lexists(path)}
+        if len(found) < len(declared):
+            self.run.seen.warn("output-absent: a declared output is not there")
+        for path, save in self.saves.items():
+            if save.what != "checkpoint" and path not in found and os.path.exists(path):
+                found[path] = ("tokenizer" if save.what == "tokenizer" else "", "")
+        for path in self.writes:
+            if path not in found and os.path.isfile(path) and not is_noise(path) and not inside(path, self.saves):
+                found[path] = ("", "")
+        chosen, plain = [], []
+        for path, (said, name) in found.items():
+            if inside(path, found) or inside(path, dict.fromkeys(self.run.said), itself=True):
+                continue
+            kind = said or (kind_of_folder(path) if os.path.isdir(path) else kind_of_file(path))
+            if kind == "files" and not said and not os.path.isdir(path):
+                plain.append(path)
+            else:
+                chosen.append((path, kind, name))
+        return chosen, plain
+
+    def _came_out(self, path: str, kind: str, name: str) -> None:
+        checkpoints = [other for other, save in self.saves.items() if save.what == "checkpoint"]
+        inner = {os.path.relpath(other, path).split("/")[0] for other in checkpoints if other.startswith(path + "/")}
+        added = self.run.registry.add_tree(scan_tree(path, exclude=inner), Path(path), kind=kind, name=name)
+        self.run.add_output(added, "file" if kind == "files" else kind, path)
+
+    def _written(self, folder: str, paths: list[str]) -> None:
+        if len(paths) <= MANY:
+            for path in paths:
+                with self.guard("output"):
+                    self._came_out(path, "files", os.path.basename(path))
+            return
+        opened = {path: Opened(None) for path in paths}
+        for path, one in opened.items():
+            hash_file(path, one)
+        added = self.run.registry.add_tree(
+            tree_at(folder, opened.items()), None, kind="files", name=os.path.basename(folder)
+        )
+        self.run.add_output(added, "file", folder)

@@ -13,8 +13,12 @@ import sys
 
 
 def _watch(folder: str) -> None:
-    """Load `genealog.capture.watch` by its path: the program's Python may have no Genealog."""
-    name = "genealog.capture.watch"
+    """Load `genealog.capture.watch` by its path: the program's Python may have no Genealog.
+
+    It gets a name without dots, for a package must be there before its parts; whoever has Genealog and imports the
+    package by its own name gets this one.
+    """
+    name, own = "genealog_watch", "genealog.capture.watch"
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     spec = importlib.util.spec_from_file_location(
         name,
@@ -27,6 +31,8 @@ def _watch(folder: str) -> None:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     importlib.import_module(f"{name}.child").begin(folder)
+    for loaded in [part for part in sys.modules if part == name or part.startswith(name + ".")]:
+        sys.modules[own + loaded[len(name) :]] = sys.modules[loaded]
 
 
 def _users() -> None:
@@ -45,6 +51,6 @@ try:
     if os.environ.get("GENEALOG_CAPTURE"):
         _watch(os.environ["GENEALOG_CAPTURE"])
 except Exception as error:  # noqa: BLE001 - the training goes on; the parent says that nothing was told
-    sys.modules.pop("genealog.capture.watch", None)
+    sys.modules.pop("genealog_watch", None)
     sys.stderr.write(f"genealog: capture did not start in this process: {type(error).__name__}\n")
 _users()
