@@ -230,6 +230,15 @@ def test_tables_of_other_code_are_made_again_and_whoever_had_them_open_says_so(
         home.index.catch_up("registry", 1_000, lambda _a, _b: [])
 
 
+def test_a_schema_that_holds_something_else_is_left_alone(postgres: PostgresServer) -> None:
+    with postgres.connect() as connection:
+        connection.execute("CREATE SCHEMA taken")
+        connection.execute("CREATE TABLE taken.head (log text)")
+        with pytest.raises(StoreError, match="index-schema-in-use"):
+            Index(postgres.url, tables="taken")
+        assert connection.execute("SELECT count(*) FROM taken.head").fetchone() == (0,)
+
+
 def test_no_password_reaches_a_message(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "wrong-hunter2")
     other = Home.open(home.path)

@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy import (
     Connection,
     Engine,
-    MetaData,
     create_engine,
     event,
     insert,
@@ -150,9 +149,14 @@ class Index:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._lock()})
                     connection.execute(CreateSchema(self._tables, if_not_exists=True))
         with self._writing() as connection:
-            known = {}
-            if inspect(connection).has_table("about"):
+            known, there = {}, self._names(connection)
+            if schema.about.name in there:
                 known = {row.name: row.value for row in connection.execute(select(schema.about))}
+            elif there and self._shared:  # a log or a vault may be there: what is not ours is never dropped
+                raise StoreError(
+                    "index-schema-in-use", f"{self.label} has tables that are not an index's", got=min(there),
+                    hint="give the index a schema of its own: [index] schema in genealog.toml",
+                )  # fmt: skip
             if self._origin is not None and known.get("origin") not in (None, self._origin):
                 raise StoreError(
                     "index-of-another-store", f"the index {self.label} is of another store", got=known["origin"],
@@ -173,13 +177,16 @@ class Index:
     def _make(self, connection: Connection) -> None:
         if not self._shared:
             connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-        cascade = " CASCADE" if self._shared else ""
-        for name in inspect(connection).get_table_names():
-            quoted = name.replace('"', '""')
-            connection.exec_driver_sql(f'DROP TABLE "{quoted}"{cascade}'.replace("%", "%%"))
+        for name in self._names(connection):
+            if name in schema.metadata.tables or not self._shared:  # there others may have come since
+                table = connection.dialect.identifier_preparer.quote(name)
+                connection.execute(text(f"DROP TABLE {table}" + (" CASCADE" if self._shared else "")))
         schema.metadata.create_all(connection)
         about = {"version": str(schema.version())} | ({"origin": self._origin} if self._origin else {})
         connection.execute(insert(schema.about), [{"name": name, "value": value} for name, value in about.items()])
+
+    def _names(self, connection: Connection) -> list[str]:
+        return inspect(connection).get_table_names(schema=self._tables if self._shared else None)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
