@@ -19,11 +19,15 @@ from documents import ROOT
 SOURCE = ROOT / "src" / "genealog"
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 JUDGES = ("core/chain.py", "core/exchange.py", "core/exhibits.py", "core/lineage.py")
-UNSAID = {"safetensors-…", "pickle-…", "torch-…", "npz-…"}  # the helpers themselves
+UNSAID = {  # the helpers themselves
+    "safetensors-…", "pickle-…", "torch-…", "npz-…", "onnx-…", "hdf5-…", "keras-…", "tensorflow-…", "gguf-…-…",
+}  # fmt: skip
 CODE = re.compile(r"[a-z0-9]+(-([a-z0-9]+|…))*")
 PREFIXES = {  # the helper of a module puts this in front of what it is given
     "core/safetensors.py": "safetensors-", "core/pickles.py": "pickle-", "capture/formats/torch.py": "torch-",
-    "capture/formats/npz.py": "npz-",
+    "capture/formats/npz.py": "npz-", "core/gguf.py": "gguf-", "core/cursor.py": "gguf-", "core/protobuf.py": "onnx-",
+    "capture/formats/onnx.py": "onnx-", "capture/formats/hdf5.py": "hdf5-", "capture/formats/keras.py": "keras-",
+    "capture/formats/tensorflow.py": "tensorflow-", "core/sstable.py": "tensorflow-",
 }  # fmt: skip
 WARNING = re.compile(r"([a-z0-9]+(?:-(?:[a-z0-9]+|…))+): ")  # how a line of `Layout.warnings` begins
 

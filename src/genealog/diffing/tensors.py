@@ -26,7 +26,7 @@ def tensors_section(a: Side, b: Side) -> Section:
     if a.weights == b.weights:
         return Section("tensors", "equal", why=f"{len(a.tensors)} tensors, one weights ID")
     changes = tuple(_changes(a.tensors, b.tensors))
-    return Section("tensors", "differs", changes, _count(a.tensors, b.tensors, changes))
+    return Section("tensors", "differs", changes, _count(a.tensors, changes))
 
 
 def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:
@@ -45,7 +45,7 @@ def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:
             yield Change(name, "changed", before, after, {"in": " and ".join(kind)})
 
 
-def _count(a: dict[str, Fact], b: dict[str, Fact], changes: tuple[Change, ...]) -> str:
+def _count(a: dict[str, Fact], changes: tuple[Change, ...]) -> str:
     counts = {what: sum(1 for change in changes if change.what == what) for what in ("changed", "added", "removed")}
     parts = [f"{count} {what}" for what, count in counts.items() if count]
     return f"{', '.join(parts)}; {len(a) - counts['removed'] - counts['changed']} equal"
