@@ -197,7 +197,7 @@ class Blast:
         if len(ref) < 8 or len(keys) != 1:
             raise MissingError(
                 "unknown-ref", "no artifact, serving spec or key is known by this", got=ref,
-                expected="a name, an ID, or the start of one, 8 digits or more", hint="genealog ls, or genealog signer ls",
+                expected="a name, or the start of an ID: 8 digits or more", hint="genealog ls, or genealog signer ls",
             )  # fmt: skip
         (key,) = keys
         entry, artifact, execution, event = schema.entry, schema.artifact, schema.execution, schema.event
@@ -345,7 +345,12 @@ class Blast:
         ends = [ended.at if ended is not None else timestamp(now) for _, _, ended in times]
         since = _shifted(min((begun.at for _, begun, _ in times), default=None), -1)
         until = _shifted(max(ends, default=None), 1)
-        missing = find_holes(self.home, index, now=now, since=since, until=until)
+        try:
+            missing = find_holes(self.home, index, now=now, since=since, until=until)
+        except GenealogError as error:
+            what = f"nobody could look for calls that are missing: {error.message} ({error.code})"
+            found.lacks.append(Lack("gaps-unchecked", what))
+            return
         for hole in missing.holes:
             count = hole.last - hole.first + 1 if hole.first is not None and hole.last is not None else 1
             what = f"{hole.emitter} {hole.boot}: {hole.message}" if hole.emitter else hole.message

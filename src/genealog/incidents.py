@@ -175,14 +175,15 @@ class Incidents:
         if since is not None and since > now:
             raise UsageError("bad-option", "an incident has begun already", got=timestamp(since), expected="--since")
         began = timestamp(since) if since is not None else _began(moves, now)
+        held = began if since is not None else timestamp(parse_timestamp(began) - SKEW)
         concerned = [move.spec for move in moves if move.at >= began] or [moves[-1].spec]
         specs = tuple(dict.fromkeys([*_live_at(moves, began), *concerned, moves[-1].spec]))
         artifacts = tuple(dict.fromkeys(model for spec in specs for model in self.deployments.spec(spec).models))
         incident = records.Incident(
             name=name, action="open", at=timestamp(now), reason=reason, deployment=deployment, specs=specs,
-            artifacts=artifacts, since=began,
+            artifacts=artifacts, since=held,
         )  # fmt: skip
-        return [self._hold(name, reason, began), incident]
+        return [self._hold(name, reason, held), incident]
 
     def _hold(self, name: str, reason: str, since: str | None) -> records.Hold:
         at = timestamp(self.clock())
@@ -190,7 +191,7 @@ class Incidents:
 
 
 def _began(moves: Sequence[Move], now: datetime) -> str:
-    """Return when the spec that is live now went live, early enough for clocks that differ."""
+    """Return when the spec that is live now went live: no later than now, whatever a clock said."""
     begun = len(moves) - 1
     while begun and moves[begun - 1].spec == moves[-1].spec:
         begun -= 1
@@ -201,7 +202,7 @@ def _began(moves: Sequence[Move], now: datetime) -> str:
         except MalformedError:  # a time that somebody made up
             continue
         known.append(move.at)
-    return timestamp(parse_timestamp(min(known)) - SKEW)
+    return min(known)
 
 
 def _live_at(moves: Sequence[Move], at: str) -> list[str]:

@@ -156,7 +156,7 @@ class Deployments:
         self.history(name)
         head = self._seen_by(name, expect)
         with self._moving(name, head) as moves:
-            earlier = stack(moves)[:-1]
+            earlier = [spec for spec in stack(moves) if spec != moves[-1].spec]
             if to is not None:
                 earlier = [spec for spec in earlier if spec.startswith(to) or spec.partition(":")[2].startswith(to)]
             if to_time is not None:
