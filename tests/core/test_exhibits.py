@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from golden_story import CHAIN, Story, Twist, key_body
+from golden_story import CHAIN, Story, Twist, at, key_body
 from golden_world import QUORUM, Key, Log, seed, trust_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,3 +230,48 @@ def test_a_worse_problem_is_named_before_an_earlier_one() -> None:
     for state, code in ((State.UNCHECKED, "a"), (State.CONTRADICTED, "b"), (State.MISSING, "c")):
         item.blame(state, MalformedError(code, "x"))
     assert (item.state, item.code) == (State.CONTRADICTED, "b")
+
+
+def revoked_since(minute: int, *, before: int | None = None) -> tuple[Record, str]:
+    body = key_body("trainer", "revoke", 500)
+    return replace(body, since=at(minute), before=before), "owner"
+
+
+def note(minute: int, signer: str) -> tuple[Record, str]:
+    body = records.Approval(deployment="d", spec="glr1:" + "0" * 64, at=at(minute))
+    return body, signer
+
+
+UNCLEAR = State.UNCHECKED, "key-compromise-unclear"
+
+
+def test_a_key_that_leaked_counts_for_what_somebody_else_followed() -> None:
+    story = [OWNER, TRAINER, note(5, "trainer"), note(6, "owner"), note(7, "trainer"), note(200, "trainer")]
+    none_seen = examine_receipts(told(*story, revoked_since(100), witnesses=3), TRUST)
+    states = [(item.state, item.code) for item in none_seen.all]
+    assert states == [FINE, FINE, FINE, FINE, UNCLEAR, wrong("key-compromised"), FINE]
+    assert none_seen.revocations["golden.example/registry", Key("trainer").keyid].since == at(100)
+
+
+def test_a_key_that_leaked_counts_for_what_a_witness_saw_before() -> None:
+    """The witnesses of these logs cosign at a time of their own: 2026-01-01, some minutes after the story began."""
+    story = [OWNER, TRAINER, note(5, "trainer"), note(7, "trainer")]
+    assert judged(*story, revoked_since(100))[2:4] == [UNCLEAR, UNCLEAR]
+    seen = examine_receipts(told(*story, revoked_since(100)), TRUST).all[2].seen_at
+    assert seen is not None
+    later = replace(key_body("trainer", "revoke", 500), since="2099-01-01T00:00:00.000Z"), "owner"
+    assert judged(*story, later)[2:4] == [FINE, FINE]
+    lines = [line for line in trust_policy().splitlines() if not line.startswith("quorum")]
+    alone = parse_trust("\n".join([*lines, "quorum none", ""]).encode())
+    unseen = examine_receipts(told(*story, later, witnesses=0), alone)
+    assert [(item.state, item.code) for item in unseen.all][2:4] == [UNCLEAR, UNCLEAR]
+
+
+def test_the_owner_may_say_how_long_the_log_was_when_a_key_leaked() -> None:
+    story = [OWNER, TRAINER, note(5, "trainer"), note(7, "trainer"), revoked_since(100, before=3)]
+    assert judged(*story)[2:4] == [FINE, UNCLEAR]
+
+
+def test_who_may_not_revoke_takes_nothing_back() -> None:
+    story = [OWNER, TRAINER, note(5, "trainer"), (revoked_since(100)[0], "trainer")]
+    assert judged(*story)[2] == FINE

@@ -7,9 +7,9 @@ statement of such a key counts if somebody else shows that it was in the log bef
 - a checkpoint that witnesses cosigned before that time and that covers it (each of them, by the latest of their times);
 - a later entry, before the revocation, by a key that is not revoked so, whose own time is earlier than `since`.
 
-It is contradicted (`key-compromised`) if its own time is not before `since`, or an entry ahead of it, by such another
-key, has a later time. Else nobody can tell (`key-compromise-unclear`), and it counts for nothing. Times of other
-signers are their word: what rests on them is stated, never proven. docs/adr/0022.
+Else it is contradicted (`key-compromised`) if its own time, or that of an entry ahead of it by such another key, is not
+before `since` (then only a checkpoint or the owner can save it). Else nobody can tell (`key-compromise-unclear`), and it
+counts for nothing. Times of other signers are their word: what rests on them is stated, never proven. docs/adr/0022.
 """
 
 from __future__ import annotations
@@ -80,11 +80,10 @@ def discounted(
         for word in listed:
             if word.keyid != keyid or word.index >= revoked.index or word.index < max(covered, revoked.before):
                 continue
-            early, late = word.index < before, word.index > after
-            if (word.at is not None and word.at >= revoked.at) or (late and not early):
+            if word.at is not None and word.at >= revoked.at:
                 found[word.index] = "key-compromised"
-            elif late or not early:
-                found[word.index] = "key-compromise-unclear"
+            elif word.index > before:
+                found[word.index] = "key-compromised" if word.index > after else "key-compromise-unclear"
     return found
 
 
