@@ -64,7 +64,7 @@ def test_one_flipped_bit_names_its_tensor(tiny_base: Path, tmp_path: Path) -> No
     found = diff(None, str(tiny_base), str(other), values=True)
     (change,) = section(found, "tensors").changes
     assert change.name == "model.norm.weight"
-    assert change.facts["in"] == "bytes"
+    assert change.facts["differs_in"] == "bytes"
     assert change.facts["equal_elements"] == "31"
     assert float(change.facts["max_difference"]) > 0
     assert found.relation == "same layers but 1 of 21 tensors"
@@ -111,10 +111,10 @@ def test_what_changed_of_a_tensor_is_said(tmp_path: Path) -> None:
     found = diff(None, str(a), str(b), only=["tensors"], values=True)
     changes = {change.name: change for change in section(found, "tensors").changes}
     assert set(changes) == {"dtype", "shape", "bytes", "gone", "new"}
-    assert changes["dtype"].facts["in"] == "dtype"
+    assert changes["dtype"].facts["differs_in"] == "dtype"
     assert (changes["dtype"].before, changes["dtype"].after) == ("F32 [2, 3]", "F16 [2, 3]")
     assert changes["dtype"].facts["equal_elements"] == "6"  # six small numbers fit both
-    assert changes["shape"].facts == {"in": "shape", "values": "the shapes differ"}
+    assert changes["shape"].facts == {"differs_in": "shape", "values": "the shapes differ"}
     assert changes["bytes"].facts["max_difference"] == "0.5"
     assert changes["bytes"].facts["mean_difference"] == "0.5"
     assert (changes["gone"].what, changes["new"].what) == ("removed", "added")

@@ -20,7 +20,7 @@ def story_sections(registry: Registry | None, a: Side, b: Side) -> list[Section]
     sections = [_data(registry, a, b)]
     sections += [
         _of_runs("inputs", a, b, _others),
-        _of_runs("hyperparameters", a, b, lambda run: dict(run.start.parameters)),
+        _of_runs("hyperparameters", a, b, _settings),
         _of_runs("seeds", a, b, _seeds),
         _code(registry, a, b),
         _environment(registry, a, b),
@@ -94,6 +94,11 @@ def _others(run: Making) -> dict[str, str]:
     )
 
 
+def _settings(run: Making) -> dict[str, str]:
+    command = {"command": " ".join(run.start.command)} if run.start.command else {}
+    return {**run.start.parameters, **command}
+
+
 def _seeds(run: Making) -> dict[str, str]:
     states = {f"state of {name}": digest for name, digest in run.start.random.items()}
     switches = {f"determinism {name}": value for name, value in run.start.determinism.items()}
@@ -104,10 +109,7 @@ def _code(registry: Registry | None, a: Side, b: Side) -> Section:
     if (why := _no_run(a, b)) is not None or a.making is None or b.making is None:
         return unknown("code", why or "")
     old, new = a.making.start, b.making.start
-    facts = [
-        {"command": " ".join(start.command), "entry point": start.entry_point or "", "folder": start.folder or ""}
-        for start in (old, new)
-    ]
+    facts = [{"entry point": start.entry_point or "", "folder": start.folder or ""} for start in (old, new)]
     trees = [_files(registry, start.code) for start in (old, new)]
     if old.code != new.code:
         for fact, start, tree in zip(facts, (old, new), trees, strict=True):

@@ -42,7 +42,7 @@ def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:
             parts = [label for label, x, y in zip(("dtype", "shape", "bytes"), old, new, strict=True) if x != y]
             before, after = f"{old[0]} {_shape(old[1])}", f"{new[0]} {_shape(new[1])}"
             kind = [part for part in parts if part != "bytes"] or ["bytes"]
-            yield Change(name, "changed", before, after, {"in": " and ".join(kind)})
+            yield Change(name, "changed", before, after, {"differs_in": " and ".join(kind)})
 
 
 def _count(a: dict[str, Fact], changes: tuple[Change, ...]) -> str:
@@ -76,7 +76,7 @@ def relation(a: Side, b: Side, tensors: Section) -> str:
         return "no tensor in common"
     if len(changed) < len(tensors.changes):
         return f"{common} tensors by the same names, {common - len(changed)} of them equal"
-    kinds = {change.facts.get("in") for change in changed}
+    kinds = {change.facts.get("differs_in") for change in changed}
     if kinds == {"dtype"}:
         return f"same layers in another dtype: {len(changed)} of {common} tensors"
     if len(changed) == common:
