@@ -85,4 +85,17 @@ TARGETS = (
     ),
     Target("… whole bodies", "gateway", "cpu_worker_over_plain_whole_1", at_most=1.5),
     Target("Comparing two registered versions of 10⁴ tensors (ms)", "diff", "diff_10000_ms", at_most=50),
+    Target("Hashing files, over plain hashlib of the same bytes", "hash", "files_over_plain", at_least=0.9),
+    Target("… on one core", "hash", "files_one_core_over_plain", at_least=0.9),
+    Target(
+        "Hashing files and tensors (two digests of each byte) on two cores, over plain hashlib of the files",
+        "hash",
+        "weights_over_plain",
+        at_least=0.9,
+    ),
+    Target("Hashing many files: two cores over one", "hash", "many_2_over_1", at_least=1.8),
+    Target("Memory while files and tensors of 2 GiB are hashed (MiB)", "hash", "memory_mib", at_most=100),
+    Target(
+        "`genealog sign --oms` over model-signing's command, 2 GiB", "hash", "sign_over_model_signing", at_least=1.5
+    ),
 )
