@@ -23,6 +23,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace as Item  # an entry: where it is, what it says, who signed it, `code`: what is wrong
@@ -39,22 +40,19 @@ STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "co
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
     "claimed": "not-measured outside-origin run-failed run-open",
-    "unchecked": "attestation-unchecked engine-sealed no-trust-policy output-not-included request-sealed"
-                 " response-sealed signature-unsupported unknown-log unknown-log-kind",
+    "unchecked": "attestation-unchecked engine-sealed key-compromise-unclear no-trust-policy output-not-included"
+                 " request-sealed response-sealed signature-unsupported unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
                " lineage-circular lineage-not-in-bundle load-not-in-bundle quorum-not-met signer-key-missing"
                " spec-not-in-bundle spec-not-recorded",
 }.items() for code in codes.split()}  # every other code means: contradicted
 
-
 class Wrong(Exception):  # noqa: N818 - not an error of this program
     """Something does not hold. Its one argument is a stable code."""
-
 
 def need(condition: object, code: str) -> None:
     if not condition:
         raise Wrong(code)
-
 
 def fault(step: Callable[..., object], *given: Any) -> str | None:
     """Take a step, and return the code of what fails in it. What is not shaped as it should be breaks in any way."""
@@ -66,7 +64,6 @@ def fault(step: Callable[..., object], *given: Any) -> str | None:
         return "schema-mismatch"
     return None
 
-
 def rank(code: str | None) -> int:
     return STATES.index(MEANING.get(code, "contradicted"))
 
@@ -75,20 +72,16 @@ def rank(code: str | None) -> int:
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
-
 def b64(text: str) -> bytes:
     data = base64.b64decode(text)
     need(base64.b64encode(data).decode() == text, "bad-base64")
     return data
 
-
 def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
-
 def record_id(body: Any) -> str:
     return "glr1:" + digest(b"genealog/record/v1\0" + canonical(body))
-
 
 def read(data: bytes) -> Any:
     """Read JSON. Floats and integers beyond 53 bits become text, and so are not spelled as they came."""
@@ -99,7 +92,6 @@ def read(data: bytes) -> Any:
         raise Wrong("not-json") from None
     need(canonical(value) == data, "not-canonical")
     return value
-
 
 def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> None:
     key = load_der_public_key(der)
@@ -113,18 +105,17 @@ def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> 
     except InvalidSignature:
         raise Wrong(code) from None
 
-
 # Logs: a checkpoint is a signed note; a policy says whose signatures count (C2SP signed-note, tlog-policy, tlog-proof).
 
 ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of such a key in DER
 LINE, NUMBER = r"[^\x00-\x1f]+", "(?:0|[1-9][0-9]{0,18})"
 CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 PROOF = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra [\w+/=]+\n)?index (?P<index>{NUMBER})\n(?P<path>(?:\S{{44}}\n){{0,63}})\n"
     rf"(?P<text>(?P<origin>{LINE})\n(?P<size>{NUMBER})\n(?P<root>\S{{44}})\n(?:{LINE}\n)*)\n"
     r"(?P<signatures>(?:— [^\s+]+ \S+\n){1,100})")
-
 
 def check_note(name: str, key: bytes, blob: bytes, text: bytes) -> None:
     """Check one signature under a checkpoint: type 1 is the log's, 4 a cosignature, 6 one with ML-DSA-44."""
@@ -146,7 +137,6 @@ def check_note(name: str, key: bytes, blob: bytes, text: bytes) -> None:
     except (ImportError, UnsupportedAlgorithm):
         raise Wrong("signature-unsupported") from None
     return None
-
 
 class Policy:
     """Whose signatures count: those of logs, and of a quorum of witnesses."""
@@ -187,20 +177,24 @@ class Policy:
         need(len(quorums) == 1, "trust-malformed")
         self.quorum = quorums[0]
 
-    def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> None:
-        """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed."""
+    def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> float:
+        """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed.
+
+        Returns by when all of these witnesses had seen it, in POSIX seconds; infinity without any.
+        """
         need((origin, "") in {(name, who) for (name, _), (who, _) in self.keys.items()}, "unknown-log")
-        met = {"none"}
+        met, times = {"none"}, list[int]()
         for name, blob in signatures:
             who, key = self.keys.get((name, blob[:4].hex()), ("", b""))
             if key and (who or name == origin):
                 check_note(name, key, blob[4:], text)
                 met.add(who)
+                times += [int.from_bytes(blob[4:12])] if who else []
         need("" in met, "checkpoint-signature-invalid")
         for name, (least, members) in self.groups.items():  # members stand above their group
             met |= {name} if len(met.intersection(members)) >= least else set()
         need(self.quorum in met, "quorum-not-met")
-
+        return max(times, default=float("inf"))
 
 def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     """Return the root that an inclusion path leads to (RFC 9162, section 2.1.3.2).
@@ -216,12 +210,10 @@ def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
         leaf = hashlib.sha256(b"\1" + (sibling + leaf if left else leaf + sibling)).digest()
     return leaf
 
-
 # Entries: what they say (DSSE, in-toto), and who says it.
 
 STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
 MAKING = ("execution-end", "execution-events")  # statements of what went in and what came out
-
 
 SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each kind is about, as its body tells
     "artifact": lambda body: [body["weights"]["id"]] if "weights" in body else [],  # after its own ID: `parse_entry`
@@ -235,13 +227,12 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
          body["execution"], *(e["artifact"] for e in body.get("events", []) if e["direction"] == "out")])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
-
 def place(receipt: Json, policy: Policy | None) -> Item:
     """Find out where an entry is and what it says, not yet who signed it."""
     item = Item(origin=receipt["origin"], index=-1, leaf="", tree=None, kind="", name="", about=[], key={}, used=False)
+    item.seen = float("inf")
     item.code = max(fault(locate, item, receipt, policy), fault(parse_entry, item), key=rank)
     return item
-
 
 def locate(item: Item, receipt: Json, policy: Policy | None) -> None:
     """Find out where an entry is, and whether that log is trusted."""
@@ -255,8 +246,7 @@ def locate(item: Item, receipt: Json, policy: Policy | None) -> None:
     need(root_of(bytes.fromhex(item.leaf), item.index, size, path) == root, "inclusion-proof-mismatch")
     item.tree = size, root
     if policy:
-        policy.check(item.origin, proof["text"].encode(), signatures)
-
+        item.seen = policy.check(item.origin, proof["text"].encode(), signatures)
 
 def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes, bytes]:
     """Return payload, key ID, signature, and the message signed, of an envelope, which has one signature."""
@@ -266,7 +256,6 @@ def open_envelope(data: bytes, kind: str) -> tuple[bytes, str, bytes, bytes]:
     payload, signature = b64(value["payload"]), value["signatures"][0]
     message = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
     return payload, signature["keyid"], b64(signature["sig"]), message
-
 
 def parse_entry(item: Item) -> None:
     """Read a call, or a statement, whose subjects have to be the IDs that its body is about."""
@@ -288,11 +277,11 @@ def parse_entry(item: Item) -> None:
         subjects.insert(0, record_id(body["body"]) if "body" in body else "glf1:" + subject[0]["digest"]["glf1"])
     adds = kind == "key" and body["action"] == "add"
     need(not adds or digest(b64(body["public"])) == body["keyid"], "key-mismatch")
+    need(kind != "key" or "since" not in body or TIME.fullmatch(body["since"]), "bad-time")
     given = [":".join(pair) for each in subject for pair in sorted(each["digest"].items())]
     need(given == subjects, "subject-mismatch")
     item.about = subjects[1:] if kind in MAKING else subjects[:1]
     item.kind, item.name, item.body = kind, subject[0]["name"], body
-
 
 def compare_views(items: list[Item]) -> None:
     """A log that has two roots for one size, or two entries at one index, shows different histories."""
@@ -303,7 +292,6 @@ def compare_views(items: list[Item]) -> None:
     for item in (item for view in views.values() if len(view) > 1 for same in view.values() for item in same):
         item.code = max(item.code, "log-forked", key=rank)
 
-
 def judge_signers(items: list[Item]) -> dict[tuple[str, str, str], Item]:
     """Find who signed each statement, in log order, and whether they might. Returns keys shown, added and revoked."""
     added = [item for item in items if item.kind == "key" and item.body["action"] == "add"]
@@ -312,8 +300,37 @@ def judge_signers(items: list[Item]) -> dict[tuple[str, str, str], Item]:
         item.code = max(item.code, fault(check_signer, item, keys), key=rank)
         if item.kind == "key" and rank(item.code) < rank("key-unsound"):
             keys.setdefault((item.body["action"], item.origin, item.body["keyid"]), item)
+    for origin in {item.origin for item in items}:
+        discount([item for item in items if item.origin == origin], keys)
     return keys
 
+def discount(items: list[Item], keys: dict[tuple[str, str, str], Item]) -> None:
+    """Take back what a key signed that is revoked since a time, if nobody shows that it was in the log before."""
+    sound, since = [item for item in items if item.key and rank(item.code) < rank("key-unsound")], dict[str, Json]()
+    for body in (item.body for item in sound if item.kind == "key" and item.body["action"] == "revoke"):
+        if TIME.fullmatch(body.get("since", "")) and body["since"] < since.get(body["keyid"], {}).get("since", "~"):
+            since[body["keyid"]] = body
+    for keyid, revoked in since.items():
+        time, closed = revoked["since"], keys["revoke", items[0].origin, keyid]
+        closed.since = time
+        heads = [item.tree[0] for item in sound if item.tree and item.seen < datetime.fromisoformat(time).timestamp()]
+        others = [item for item in sound if item.signed[1] not in since and item.index < closed.index]
+        said = [(item.index, said_at(item)) for item in others]
+        before = max((index for index, at in said if at and at < time), default=-1)
+        after = min((index for index, at in said if at and at >= time), default=closed.index)
+        for item in sound:
+            known = max([revoked.get("before", 0), *heads])
+            if item.signed[1] == keyid and known <= item.index < closed.index:
+                late = (said_at(item) or "") >= time or before < item.index > after
+                if late or item.index > before:
+                    code = "key-compromised" if late else "key-compromise-unclear"
+                    item.code = max(item.code, code, key=rank)
+
+def said_at(item: Item) -> str | None:
+    """Return the time that a statement gives itself."""
+    names = ("at", "registered_at", "started_at", "ended_at", "loaded_at")
+    found = next((item.body[name] for name in names if isinstance(item.body.get(name), str)), "")
+    return found if TIME.fullmatch(found) else None
 
 def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
     """Check the signature of a statement, and that at this place in the log its key stands and may say such a thing."""
@@ -332,7 +349,6 @@ def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
     need(revoked is None or revoked.index >= item.index, "key-revoked")
     need(item.kind in MAY_STATE[role] and (item.kind != "load" or item.body["keyid"] == keyid), "role-not-allowed")
     need(not holder.code, holder.code)
-
 
 # The walk: output, call, serving spec, load, model and adapters, the runs that made them, what went in, and so on.
 
@@ -473,7 +489,8 @@ class Walk:
         exchange |= {name: groups[name].get("wire") for name in ("request", "response")}
         need(read(payload) == exchange | {"report": engine.get("report")}, "engine-signature-mismatch")
         revoked = self.keys.get(("revoke", self.registry, keyid))
-        need(revoked is None or revoked.body["at"] > call["called_at"], "engine-key-revoked")
+        ended = revoked and min(revoked.body["at"], getattr(revoked, "since", "~"))
+        need(revoked is None or ended > call["called_at"], "engine-key-revoked")
         loaded = load.body["loaded"]
         need([part["artifact"] for part in loaded] == call.get("models", []), "load-not-spec")
         for pin, part in zip(pins, loaded, strict=False):
@@ -552,7 +569,6 @@ def texts(value: Any, needed: set[str], *optional: str) -> Json:
     need(all(isinstance(text, str) for text in value.values()), "schema-mismatch")
     return dict(value)
 
-
 def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> list[Hop]:
     """Return every hop of a bundle or a disclosure, or the one of a receipt. Raises what `fault` catches else."""
     value, receipt = read(data), {"entry", "origin", "proof", "t"}
@@ -575,7 +591,6 @@ def verify(data: bytes, policy: Policy | None, output: bytes | None = None) -> l
     evidence["groups"] = {name: (bytes.fromhex(group["salt"]), b64(group["body"])) for name, group in groups.items()}
     return Walk(policy, evidence | {"call": told.get("call"), "receipts": receipts}, output).hops
 
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Verify a Genealog receipt or evidence bundle.")
     parser.add_argument("file", type=Path)
@@ -594,7 +609,6 @@ def main() -> int:
     _, role, _, state, code, _ = max(hops, key=lambda hop: STATES.index(hop[3]))
     print(f"weakest: {state}  {role}" + (f"  [{code}]" if code else ""))
     return EXIT.get(state, 0)
-
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -231,7 +231,7 @@ class _Keys:
         since = since_of(self._revocations)
         if not since:
             return
-        sound = {item.index: item for item, _ in entries if item.state is not State.CONTRADICTED}
+        sound = {item.index: item for item, _ in entries if item.signer and item.state is not State.CONTRADICTED}
         words = [Word(item.index, read.keyids[0], time_of(read.body)) for item, read in entries if item.index in sound]
         seen = [(item.tree[0], item.seen_at) for item in sound.values() if item.tree and item.seen_at]
         for index, code in discounted(words, since, seen).items():

@@ -4,11 +4,11 @@ Whoever stole a key can sign what he likes with any time in it, so a statement's
 statement of such a key counts if somebody else shows that it was in the log before that time:
 
 - the owner, in the revocation itself: `before` says how many entries the log had by then;
-- a checkpoint that witnesses cosigned before that time and that covers it (each of them, by the latest of their times);
+- a checkpoint that covers it and that witnesses cosigned before that time (the latest of their times);
 - a later entry, before the revocation, by a key that is not revoked so, whose own time is earlier than `since`.
 
-Else it is contradicted (`key-compromised`) if its own time, or that of an entry ahead of it by such another key, is not
-before `since` (then only a checkpoint or the owner can save it). Else nobody can tell (`key-compromise-unclear`), and it
+Else it is contradicted (`key-compromised`) if its own time, or that of an entry ahead of it by such another key, is
+not before `since` (then only a checkpoint or the owner can save it). Else nobody can tell (`key-compromise-unclear`), and it
 counts for nothing. Times of other signers are their word: what rests on them is stated, never proven. docs/adr/0022.
 """
 
