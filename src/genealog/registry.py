@@ -27,7 +27,7 @@ from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, PolicyDenied, VerificationError
 from genealog.kept_records import keep_records
 from genealog.ledger import Ledger, Position
-from genealog.store import schema
+from genealog.store import listing, schema
 from genealog.store.home import NAME, REGISTRY, Home
 from genealog.store.scale.url import StoreUrl
 from genealog.store.signers.source import open_signer
@@ -310,11 +310,17 @@ class Registry:
             raise MalformedError("ambiguous-ref", "more than one ID starts so", got=ref, hint="give more digits")
         return self._version(rows[0])
 
-    def versions(self) -> list[Version]:
-        """Return every registered artifact in log order."""
-        table = schema.artifact
-        rows = self.ledger.index(REGISTRY).rows(select(table).where(table.c.entry.is_not(None)).order_by(table.c.entry))
-        return [self._version(row) for row in rows]
+    def versions(self, *, limit: int | None = None) -> list[Version]:
+        """Return the registered artifacts, or the newest of them, in log order."""
+        rows = self.ledger.index(REGISTRY).rows(listing.versions(limit=limit))
+        return [
+            Version(
+                id=row["digest"], kind=row["kind"], name=row["name"], weights=row["weights"],
+                statement=row["statement"], lineage=row["made"] or row["statement"], index=row["entry"],
+                revoked=(row["revoked"] or "revoked") if row["revocation"] is not None else None, source=row["source"],
+            )
+            for row in reversed(rows)
+        ]  # fmt: skip
 
     def base_of(self, adapter: str) -> Base | None:
         """Return the base that the run which made `adapter` recorded, or None where no run did.

@@ -280,7 +280,7 @@ def _plain(value: Version | Signature) -> dict[str, object]:
 
 
 def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    versions = Registry(home).versions()[-limit:]
+    versions = Registry(home).versions(limit=limit)
     false = {digest: f"contradicted: {code}" for digest, code in contradicted(home.index).items()}
     flags = dict.fromkeys(tainted(home.index), "tainted") | false | {v.id: "revoked" for v in versions if v.revoked}
     rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", flags.get(v.id)) for v in versions]
