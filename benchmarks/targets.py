@@ -98,4 +98,15 @@ TARGETS = (
     Target(
         "`genealog sign --oms` over model-signing's command, 2 GiB", "hash", "sign_over_model_signing", at_least=1.5
     ),
+    Target("Ancestors of a model among a million events, SQLite (ms)", "lineage", "sqlite_ancestors_ms", at_most=10),
+    Target("… PostgreSQL (ms)", "lineage", "postgresql_ancestors_ms", at_most=10),
+    Target(
+        "Everything below the busiest model (160,000 nodes), SQLite (ms)",
+        "lineage",
+        "sqlite_descendants_ms",
+        at_most=1_000,
+    ),
+    Target("… PostgreSQL (ms)", "lineage", "postgresql_descendants_ms", at_most=3_000),
+    Target("Nodes above a chain of 2,000 updates, of 6,001", "lineage", "sqlite_chain_nodes", at_least=6_001),
+    Target("One answer's time at 10⁷ events, over at 10⁴", "lineage", "chain_last_over_first", at_most=1.5),
 )

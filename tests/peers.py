@@ -20,15 +20,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-peers"
+MLMD = ROOT / ".venv-peers-mlmd"
 BIN = FOLDER / "bin"
 SIDE = Path(__file__).parent / "interop/peer_side.py"
 
 
-def absent() -> str | None:
+def absent(folder: Path = FOLDER) -> str | None:
     """Why the peers cannot be asked, None if they can."""
-    if (FOLDER / "missing").exists():
-        return (FOLDER / "missing").read_text().strip()
-    return None if (BIN / "python").exists() else "`make bench-peers` has not been run"
+    if (folder / "missing").exists():
+        return (folder / "missing").read_text().strip()
+    return None if (folder / "bin/python").exists() else "`make bench-peers` has not been run"
 
 
 def ask(function: str, **arguments: object) -> Any:
