@@ -49,6 +49,12 @@ class Place:
             check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def run_plain(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command without us."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.env(), text=True, capture_output=True, check=False
+        )  # fmt: skip
+
     def told(self, *command: str, options: tuple[str, ...] = ()) -> Told:
         done = self.run(*command, options=options)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -20,7 +20,7 @@ _NAME = (
 )
 _OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
 _ASSIGNED = re.compile(rf"(?P<name>-{{0,2}}{_NAME})(?P<sign>[=:]\s*)(?P<value>.+)", re.IGNORECASE | re.DOTALL)
-_INSIDE = re.compile(rf"(?P<name>\b{_NAME})(?P<sign>['\"]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)", re.IGNORECASE)
+_INSIDE = re.compile(rf"(?P<name>\b{_NAME})(?P<sign>['\"]?\]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)", re.IGNORECASE)
 _USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"

@@ -104,12 +104,17 @@ def place(path: Any) -> str | None:
 
 
 def wrap(
-    owner: Any, name: str, *, after: Callable[..., None] | None = None, before: Callable[..., Any] | None = None
+    owner: Any,
+    name: str,
+    *,
+    after: Callable[..., None] | None = None,
+    before: Callable[..., Any] | None = None,
+    always: bool = False,
 ) -> None:
     """Replace `owner.name` by a wrapper, once; other modules that hold the same function get it too.
 
     `before(args, kwargs)` may change `kwargs`; `after(result, args, kwargs)` tells. Both are guarded, and neither is
-    called inside another wrapped call.
+    called inside another wrapped call, unless `always`: a seed counts wherever it is set.
     """
     raw = inspect.getattr_static(owner, name)
     function = raw.__func__ if isinstance(raw, classmethod | staticmethod) else raw
@@ -117,7 +122,7 @@ def wrap(
         return
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not _sinks or nested():
+        if not _sinks or (nested() and not always):
             return function(*args, **kwargs)
         if before is not None:
             try:

@@ -109,11 +109,16 @@ def switches() -> dict[str, str]:
 
 def _seeded(source: str, index: int, name: str) -> Callable[..., None]:
     def after(_result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.current_process().daemon:
+            return  # a loader's worker: its seed comes from that of the loop
         seed = argument(args, kwargs, index, name)
         if seed is None:
             tell("seed", source=source, value="entropy")  # the system's: it cannot be told, only the state can
         elif isinstance(seed, int) or hasattr(seed, "__index__"):
             tell("seed", source=source, value=str(int(seed)))
+        elif hasattr(seed, "__len__") and len(seed) <= 16:
+            tell("seed", source=source, value=",".join(str(int(one)) for one in seed) or "nothing")
         else:
             tell("seed", source=source, value="not-a-number")
 
@@ -133,7 +138,7 @@ def _appears(source: str, take: Callable[[], bytes]) -> None:
 
 def patch_python() -> None:
     """Watch `random`."""
-    wrap(random, "seed", after=_seeded("python", 0, "a"))
+    wrap(random, "seed", after=_seeded("python", 0, "a"), always=True)
 
 
 def begin() -> None:
@@ -143,12 +148,12 @@ def begin() -> None:
 
 def patch_numpy(module: ModuleType) -> None:
     """Watch `numpy.random`."""
-    wrap(module, "seed", after=_seeded("numpy", 0, "seed"))
-    wrap(module, "default_rng", after=_seeded("numpy.default_rng", 0, "seed"))
+    wrap(module, "seed", after=_seeded("numpy", 0, "seed"), always=True)
+    wrap(module, "default_rng", after=_seeded("numpy.default_rng", 0, "seed"), always=True)
     _appears("numpy", lambda: numpy_state(module))
 
 
 def patch_torch(module: ModuleType) -> None:
     """Watch the seeds of `torch`."""
-    wrap(module, "manual_seed", after=_seeded("torch", 0, "seed"))
+    wrap(module, "manual_seed", after=_seeded("torch", 0, "seed"), always=True)
     _appears("torch", lambda: torch_state(module))

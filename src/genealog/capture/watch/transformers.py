@@ -8,6 +8,7 @@ out, as are paths that say nothing about the numbers.
 from __future__ import annotations
 
 import os
+from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import Any
 
@@ -139,8 +140,9 @@ def callback_class() -> Any:
             if not active():
                 return
             try:
-                default = type(args)(output_dir="unused")
-                said = {k: v for k, v in vars(args).items() if v != getattr(default, k, None)}
+                # By their declared defaults: making other arguments would reset the accelerator's state.
+                said = {f.name: getattr(args, f.name, None) for f in fields(args) if f.default is not MISSING}
+                said = {f.name: said[f.name] for f in fields(args) if f.name in said and said[f.name] != f.default}
                 shown = ("learning_rate", "num_train_epochs", "max_steps", "seed", "per_device_train_batch_size")
                 said |= {name: getattr(args, name) for name in shown}
                 parameters(said | {"optim": str(args.optim), "lr_scheduler": str(args.lr_scheduler_type)}, "trainer.")
