@@ -68,7 +68,6 @@ def rank(code: str | None) -> int:
     return STATES.index(MEANING.get(code, "contradicted"))
 
 # Spelling: JSON in its one canonical form (RFC 8785), base64 in its one form, hashes of them, and signatures.
-
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -106,11 +105,11 @@ def check_signature(der: bytes, signature: bytes, message: bytes, code: str) -> 
         raise Wrong(code) from None
 
 # Logs: a checkpoint is a signed note; a policy says whose signatures count (C2SP signed-note, tlog-policy, tlog-proof).
-
 ED25519 = bytes.fromhex("302a300506032b6570032100")  # what stands before the 32 bytes of such a key in DER
 LINE, NUMBER = r"[^\x00-\x1f]+", "(?:0|[1-9][0-9]{0,18})"
 CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+TIMES = ("at", "registered_at", "started_at", "ended_at", "loaded_at")  # what a statement gives itself
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 PROOF = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra [\w+/=]+\n)?index (?P<index>{NUMBER})\n(?P<path>(?:\S{{44}}\n){{0,63}})\n"
@@ -178,10 +177,7 @@ class Policy:
         self.quorum = quorums[0]
 
     def check(self, origin: str, text: bytes, signatures: list[tuple[str, bytes]]) -> float:
-        """Check every signature by a key that is known here; then that the log and a quorum of witnesses signed.
-
-        Returns by when all of these witnesses had seen it, in POSIX seconds; infinity without any.
-        """
+        """Check every signature by a known key; then that log and quorum signed. Returns by when all witnesses had."""
         need((origin, "") in {(name, who) for (name, _), (who, _) in self.keys.items()}, "unknown-log")
         met, times = {"none"}, list[int]()
         for name, blob in signatures:
@@ -211,7 +207,6 @@ def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     return leaf
 
 # Entries: what they say (DSSE, in-toto), and who says it.
-
 STATEMENT, EXCHANGE = "application/vnd.in-toto+json", "application/vnd.genealog.engine-signature+json"
 MAKING = ("execution-end", "execution-events")  # statements of what went in and what came out
 
@@ -230,7 +225,7 @@ MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "
 def place(receipt: Json, policy: Policy | None) -> Item:
     """Find out where an entry is and what it says, not yet who signed it."""
     item = Item(origin=receipt["origin"], index=-1, leaf="", tree=None, kind="", name="", about=[], key={}, used=False)
-    item.seen = float("inf")
+    item.at, item.seen = "", float("inf")
     item.code = max(fault(locate, item, receipt, policy), fault(parse_entry, item), key=rank)
     return item
 
@@ -278,6 +273,7 @@ def parse_entry(item: Item) -> None:
     adds = kind == "key" and body["action"] == "add"
     need(not adds or digest(b64(body["public"])) == body["keyid"], "key-mismatch")
     need(kind != "key" or "since" not in body or TIME.fullmatch(body["since"]), "bad-time")
+    item.at = next((body[name] for name in TIMES if TIME.fullmatch(str(body.get(name)))), "")
     given = [":".join(pair) for each in subject for pair in sorted(each["digest"].items())]
     need(given == subjects, "subject-mismatch")
     item.about = subjects[1:] if kind in MAKING else subjects[:1]
@@ -308,29 +304,19 @@ def discount(items: list[Item], keys: dict[tuple[str, str, str], Item]) -> None:
     """Take back what a key signed that is revoked since a time, if nobody shows that it was in the log before."""
     sound, since = [item for item in items if item.key and rank(item.code) < rank("key-unsound")], dict[str, Json]()
     for body in (item.body for item in sound if item.kind == "key" and item.body["action"] == "revoke"):
-        if TIME.fullmatch(body.get("since", "")) and body["since"] < since.get(body["keyid"], {}).get("since", "~"):
+        if body.get("since", "~") < since.get(body["keyid"], {"since": "~"})["since"]:
             since[body["keyid"]] = body
+    others = [item for item in sound if item.at and item.signed[1] not in since]
     for keyid, revoked in since.items():
         time, closed = revoked["since"], keys["revoke", items[0].origin, keyid]
-        closed.since = time
-        heads = [item.tree[0] for item in sound if item.tree and item.seen < datetime.fromisoformat(time).timestamp()]
-        others = [item for item in sound if item.signed[1] not in since and item.index < closed.index]
-        said = [(item.index, said_at(item)) for item in others]
-        before = max((index for index, at in said if at and at < time), default=-1)
-        after = min((index for index, at in said if at and at >= time), default=closed.index)
-        for item in sound:
-            known = max([revoked.get("before", 0), *heads])
-            if item.signed[1] == keyid and known <= item.index < closed.index:
-                late = (said_at(item) or "") >= time or before < item.index > after
-                if late or item.index > before:
-                    code = "key-compromised" if late else "key-compromise-unclear"
-                    item.code = max(item.code, code, key=rank)
-
-def said_at(item: Item) -> str | None:
-    """Return the time that a statement gives itself."""
-    names = ("at", "registered_at", "started_at", "ended_at", "loaded_at")
-    found = next((item.body[name] for name in names if isinstance(item.body.get(name), str)), "")
-    return found if TIME.fullmatch(found) else None
+        closed.since, limit = time, datetime.fromisoformat(time).timestamp()
+        known = max([revoked.get("before", 0), *(item.tree[0] for item in sound if item.tree and item.seen < limit)])
+        before = max((item.index for item in others if item.index < closed.index and item.at < time), default=-1)
+        after = min((item.index for item in others if item.at >= time), default=closed.index)
+        for item in (item for item in sound if item.signed[1] == keyid and known <= item.index < closed.index):
+            late = item.at >= time or before < item.index > after
+            code = "key-compromised" if late else "key-compromise-unclear" if item.index > before else None
+            item.code = max(item.code, code, key=rank)
 
 def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
     """Check the signature of a statement, and that at this place in the log its key stands and may say such a thing."""
@@ -351,7 +337,6 @@ def check_signer(item: Item, keys: dict[tuple[str, str, str], Item]) -> None:
     need(not holder.code, holder.code)
 
 # The walk: output, call, serving spec, load, model and adapters, the runs that made them, what went in, and so on.
-
 class Walk:
     """A walk back in time, depth first, on a stack of its own: lineage may be longer than Python's."""
 
@@ -489,8 +474,8 @@ class Walk:
         exchange |= {name: groups[name].get("wire") for name in ("request", "response")}
         need(read(payload) == exchange | {"report": engine.get("report")}, "engine-signature-mismatch")
         revoked = self.keys.get(("revoke", self.registry, keyid))
-        ended = revoked and min(revoked.body["at"], getattr(revoked, "since", "~"))
-        need(revoked is None or ended > call["called_at"], "engine-key-revoked")
+        ended = min(revoked.body["at"], getattr(revoked, "since", "~")) if revoked else "~"
+        need(ended > call["called_at"], "engine-key-revoked")
         loaded = load.body["loaded"]
         need([part["artifact"] for part in loaded] == call.get("models", []), "load-not-spec")
         for pin, part in zip(pins, loaded, strict=False):
