@@ -22,8 +22,10 @@ MAGIC = b"GGUF"
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME = 65_535  # the specification's limit of a key; ggml itself allows a tensor 63 bytes
 MAX_TEXT = 4096  # longer values of the metadata are given as their digest
+MAX_HELD = 64 << 20  # bytes of keys, values and names together
 MAX_NESTING = 8
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 200_000
+MAX_PAIRS = 200_000
 _SHARED_ALIGNMENT = 32
 
 # number → name, elements of a block, bytes of a block
@@ -69,22 +71,36 @@ def parse_gguf(read_at: ReadAt, size: int) -> Gguf:
     cursor = Cursor(read_at, 0, size, format_="gguf")
     version = _version(cursor)
     tensors, pairs = cursor.unsigned(8), cursor.unsigned(8)
-    if tensors > min(MAX_TENSORS, size // 24) or pairs > size // 13:
+    if tensors > size // 24 or pairs > size // 13:
         raise cursor.bad("truncated", "more tensors or keys than the file has room for", got=f"{tensors}, {pairs}")
+    if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
+        raise cursor.bad("header", "too many tensors or keys", got=f"{tensors}, {pairs}", expected=f"≤ {MAX_TENSORS}")
     metadata: dict[str, str] = {}
+    held = 0
     for _ in range(pairs):
         key = _text(cursor, "a key")
         if key in metadata:
             raise cursor.bad("duplicate-key", "a key stands twice", got=repr(key)[:80])
         metadata[key] = _value(cursor, cursor.unsigned(4), short=not key.startswith(_TEMPLATES))
+        held += len(key) + len(metadata[key])
+        _check_held(cursor, held)
     alignment = _alignment(cursor, metadata.get("general.alignment"))
-    infos = [_info(cursor, alignment) for _ in range(tensors)]
+    infos = []
+    for _ in range(tensors):
+        infos.append(_info(cursor, alignment))
+        held += len(infos[-1].name)
+        _check_held(cursor, held)
     if len({info.name for info in infos}) < len(infos):
         raise cursor.bad("duplicate-key", "two tensors have one name")
     start = _padded(cursor.at, alignment)
     runs = tuple(Run(i.name, i.dtype, i.shape, start + i.start, start + i.stop) for i in infos)
     _check_cover(cursor, runs, start, size, alignment)
     return Gguf(version=version, alignment=alignment, data_start=start, tensors=runs, metadata=metadata)
+
+
+def _check_held(cursor: Cursor, held: int) -> None:
+    if held > MAX_HELD:
+        raise cursor.bad("header", "names and values are too long together", expected=f"≤ {MAX_HELD} bytes")
 
 
 def _version(cursor: Cursor) -> int:

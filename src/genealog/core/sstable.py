@@ -16,6 +16,8 @@ from genealog.core.cursor import Cursor, ReadAt
 
 FOOTER = 48
 MAGIC = bytes.fromhex("57fb808b247547db")
+MAX_KEY = 16 << 10
+MAX_HELD = 256 << 20  # bytes of keys and values together: keys share beginnings, so a small file could hold many
 _PLAIN, _SNAPPY = 0, 1
 
 
@@ -42,9 +44,17 @@ def read_table(read_at: ReadAt, size: int, *, format_: str) -> Iterator[tuple[by
     footer.varint(), footer.varint()  # the meta index: filters, of which a checkpoint has none
     index = _block(read_at, size, (footer.varint(), footer.varint()), format_)
     last: bytes | None = None
+    position = held = 0
     for _, handle in _entries(index, format_):
         place = Cursor(lambda at, count, data=handle: data[at : at + count], 0, len(handle), format_=format_)  # type: ignore[misc]
-        for key, value in _entries(_block(read_at, size, (place.varint(), place.varint()), format_), format_):
+        offset, length = place.varint(), place.varint()
+        if offset < position:  # one block read again and again would take for ever
+            raise footer.bad("header", "the blocks of the table do not follow each other", got=offset)
+        position = offset + length + 5
+        for key, value in _entries(_block(read_at, size, (offset, length), format_), format_):
+            held += len(key) + len(value)
+            if held > MAX_HELD:
+                raise footer.bad("header", "keys and values are too long together", expected=f"≤ {MAX_HELD} bytes")
             if last is not None and key <= last:
                 raise footer.bad("header", "the keys of the table do not rise", got=repr(key)[:80])
             last = key
@@ -73,7 +83,7 @@ def _entries(block: bytes, format_: str) -> Iterator[tuple[bytes, bytes]]:
     cursor, key = Cursor(lambda at, count: block[at : at + count], 0, stop, format_=format_), b""
     while cursor.left:
         shared, fresh, length = cursor.varint(), cursor.varint(), cursor.varint()
-        if shared > len(key):
-            raise cursor.bad("header", "a key shares more than the key before it has", got=shared)
+        if shared > len(key) or shared + fresh > MAX_KEY:
+            raise cursor.bad("header", "a key is too long, or shares more than the key before it has", got=shared)
         key = key[:shared] + cursor.take(fresh)
         yield key, cursor.take(length)

@@ -251,3 +251,32 @@ def test_keys_of_slices_sort_as_their_numbers() -> None:
     keys = [slice_key(b"w\0\xff", [(number, 1)]) for number in numbers]
     assert keys == sorted(keys)
     assert keys[5].startswith(b"\0w\0\xff\xff\0\0\1\1\1\x80")
+
+
+def test_keys_that_share_without_end_are_refused(tmp_path: Path) -> None:
+    """A few bytes an entry, and a longer key each time: a small table must not become gigabytes."""
+    (tmp_path / "x.index").write_bytes(b"")
+    rows = b"\0\1\0k" + b"".join(varint(n) + b"\1\0k" for n in range(1, 40_000))
+    content = rows + struct.pack("<II", 0, 1) + b"\0"
+    block = content + struct.pack("<I", masked(google_crc32c.value(content)))
+    handle = varint(0) + varint(len(content) - 1)
+    index = b"\0\1" + varint(len(handle)) + b"\xff" + handle + struct.pack("<II", 0, 1) + b"\0"
+    data = block + index + struct.pack("<I", masked(google_crc32c.value(index)))
+    footer = (varint(0) + varint(0) + varint(len(block)) + varint(len(index) - 1)).ljust(40, b"\0") + MAGIC
+    with pytest.raises(MalformedError) as caught:
+        read(tmp_path, "x", data + footer)
+    assert caught.value.code == "tensorflow-header"
+
+
+def test_one_block_named_many_times_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.index").write_bytes(b"")
+    content = struct.pack("<II", 0, 1) + b"\0"
+    block = content + struct.pack("<I", masked(google_crc32c.value(content)))
+    handle = varint(0) + varint(len(content) - 1)
+    rows = b"".join(b"\0\2" + varint(len(handle)) + struct.pack(">H", n) + handle for n in range(200))
+    index = rows + struct.pack("<II", 0, 1) + b"\0"
+    data = block + index + struct.pack("<I", masked(google_crc32c.value(index)))
+    footer = (varint(0) + varint(0) + varint(len(block)) + varint(len(index) - 1)).ljust(40, b"\0") + MAGIC
+    with pytest.raises(MalformedError) as caught:
+        read(tmp_path, "x", data + footer)
+    assert caught.value.code == "tensorflow-header"

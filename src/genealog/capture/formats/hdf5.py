@@ -27,7 +27,8 @@ from genealog.core.weights import MAX_RANK
 from genealog.errors import MalformedError
 
 MAX_NODES = 200_000
-MAX_CHUNKS = 1_000_000
+MAX_CHUNKS = 500_000  # of all datasets together
+MAX_HELD = 64 << 20  # bytes of all names
 MAX_BAND = 256 << 20  # bytes of the chunks that one row of chunks unpacks to
 MAX_RATIO = 1_100  # deflate cannot pack better than 1032 to 1: more is a claim, not data
 OPTIMIZERS = ("optimizer", "optimizer_weights", "_optimizer")
@@ -47,6 +48,7 @@ class _Found:
     others: list[str]
     unread: list[str]
     metadata: dict[str, str]
+    chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class _Part:
 def _walk(part: _Part, base: int, size: int) -> _Found:
     import h5py
 
-    found, nodes = _Found([], [], 0, [], [], {}), 0
+    found, nodes, held = _Found([], [], 0, [], [], {}), 0, 0
     with h5py.File(part, "r") as root:
         for key in ("keras_version", "backend"):
             value = root.attrs.get(key, root[_LEGACY].attrs.get(key) if _LEGACY in root else None)
@@ -137,8 +139,8 @@ def _walk(part: _Part, base: int, size: int) -> _Found:
             if depth > MAX_RANK:
                 raise _bad("malformed", "groups nested too deep", expected=f"≤ {MAX_RANK} levels")
             for name in group:
-                nodes += 1
-                if nodes > MAX_NODES:
+                nodes, held = nodes + 1, held + len(prefix) + len(name)
+                if nodes > MAX_NODES or held > MAX_HELD:
                     raise _bad("malformed", "too many names, or links between groups", expected=f"≤ {MAX_NODES}")
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):
@@ -247,10 +249,11 @@ def _chunked(name: str, item: Any, found: _Found, base: int, size: int, kind: tu
 
     def note(info: Any) -> bool | None:
         chunks[tuple(info.chunk_offset)] = _Chunk(base + int(info.byte_offset), int(info.size), info.filter_mask)
-        return True if len(chunks) > MAX_CHUNKS else None  # whatever is not None ends the walk
+        return True if found.chunks + len(chunks) > MAX_CHUNKS else None  # whatever is not None ends the walk
 
     item.id.chunk_iter(note)
-    if len(chunks) > MAX_CHUNKS:
+    found.chunks += len(chunks)
+    if found.chunks > MAX_CHUNKS:
         raise _bad("tensor", f"{name!r} has too many chunks", expected=f"≤ {MAX_CHUNKS}")
     for piece in chunks.values():
         if piece.start + piece.size > base + size or piece.size > 2 * MAX_BAND:

@@ -19,7 +19,7 @@ from genealog.core.layout import Layout
 from genealog.errors import MalformedError
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-MAX_JSON = 64 << 20
+MAX_JSON = 16 << 20
 MAX_OBJECTS = 5_000_000
 
 

@@ -26,7 +26,10 @@ from genealog.core.weights import MAX_RANK
 from genealog.errors import MalformedError
 
 MAX_DEPTH = 32
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = MAX_GRAPHS = 200_000
+MAX_NAME = 16 << 10
+MAX_ENTRIES = 32
+MAX_HELD = 64 << 20  # bytes of all names: those of inner graphs repeat the way to them
 _FLOATS, _INT32, _INT64, _DOUBLES, _UINT64 = 4, 5, 7, 10, 11
 _STRING = 8
 
@@ -89,6 +92,7 @@ class _Walker:
         self._at = read_at(file)
         self._siblings = siblings
         self._sizes: dict[str, int | None] = {}
+        self._graphs = self._held = 0
 
     def cursor(self, start: int, stop: int) -> Cursor:
         return Cursor(self._at, start, stop, format_="onnx")
@@ -99,6 +103,8 @@ class _Walker:
 
     def text(self, place: Field) -> str:
         _demand(place, BYTES)
+        if place.value > MAX_NAME:
+            raise _bad("header", "a name is too long", got=place.value, expected=f"≤ {MAX_NAME} bytes")
         try:
             return self.cursor(place.start, place.stop).take(place.value).decode()
         except UnicodeDecodeError:
@@ -131,7 +137,7 @@ class _Walker:
                 self._tensor(part, prefix)
             elif part.number == 15:
                 values = next((p for p in self.fields(part) if p.number == 1), None)
-                self.found.sparse.append(prefix + (self._facts(values).name if values else "?"))
+                self.found.sparse.append(self._named(prefix + (_Tensor.of(self, values).name if values else "?")))
         self._nodes((part for part in self.fields(place) if part.number == 1), prefix, depth)
 
     def _nodes(self, nodes: Iterator[Field], prefix: str, depth: int) -> None:
@@ -158,21 +164,26 @@ class _Walker:
                 label = self.text(part)
             elif part.number in (6, 11):
                 graphs.append(part)
+                self._graphs += 1
+                if self._graphs > MAX_GRAPHS:
+                    raise _bad("header", "too many graphs", expected=f"≤ {MAX_GRAPHS}")
             elif part.number in (5, 10):
                 tensors += 1
         return label, graphs, tensors
 
-    def _facts(self, place: Field) -> _Tensor:
-        return _Tensor.of(self, place)
-
-    def _tensor(self, place: Field, prefix: str) -> None:
-        facts = self._facts(place)
-        name = prefix + facts.name
+    def _named(self, name: str) -> str:
+        """Note that there is an initializer of this name."""
         if name in self.found.names:
             raise _bad("duplicate-name", "two initializers have one name", got=repr(name)[:80])
         self.found.names.add(name)
-        if len(self.found.names) > MAX_TENSORS:
-            raise _bad("header", "too many initializers", expected=f"≤ {MAX_TENSORS}")
+        self._held += len(name)
+        if len(self.found.names) > MAX_TENSORS or self._held > MAX_HELD:
+            raise _bad("header", "too many initializers, or their names are too long together", got=len(name))
+        return name
+
+    def _tensor(self, place: Field, prefix: str) -> None:
+        facts = _Tensor.of(self, place)
+        name = self._named(prefix + facts.name)
         if facts.kind == _STRING:
             self.found.strings.append(name)
             return
@@ -273,6 +284,8 @@ class _Tensor:
             elif part.number == 13:
                 key, value = _entry(walker, part)
                 entries[key] = value
+                if len(entries) > MAX_ENTRIES:
+                    raise _bad("tensor", "too many words on external data", expected=f"≤ {MAX_ENTRIES}")
             elif part.number == 14:
                 outside = part.value == 1
             elif part.number in (_FLOATS, _INT32, _INT64, _DOUBLES, _UINT64):
