@@ -1,6 +1,6 @@
 """Run a recorded execution again, from recorded code and data in a fresh environment, and compare what comes out.
 
-`plan` says what a re-run needs and what of it is missing; `workspace` puts code and inputs where they lay; `software`
+`plan` says what a re-run needs and what of it is missing; `place` puts code and inputs where they lay; `software`
 gives an interpreter with the recorded distributions; `rerun` runs the command; `compare` and `traces` say how what came
 out differs, and where first. Nothing is executed but the command that the log holds, and uv.
 """

@@ -23,10 +23,10 @@ from genealog.reproducing.compare import (
     verdict_of,
     weakest_of,
 )
+from genealog.reproducing.place import Place
 from genealog.reproducing.plan import Plan, plan_for
 from genealog.reproducing.software import Software
 from genealog.reproducing.traces import first_difference, last_differences, read_trace
-from genealog.reproducing.workspace import Workspace
 from genealog.store import schema
 from genealog.store.home import REGISTRY
 
@@ -34,7 +34,7 @@ TRACE = "trace"
 
 
 def compared(
-    registry: Registry, plan: Plan, space: Workspace, scratch: Registry, software: Software, *,
+    registry: Registry, plan: Plan, space: Place, scratch: Registry, software: Software, *,
     subject: Version | None, status: int, said: str, seconds: float, rtol: float, atol: float,
 ) -> Comparison:  # fmt: skip
     """Return what came of a re-run that ended with `status`."""
@@ -76,7 +76,7 @@ def _match(event: records.Event, plan: Plan, again: Plan | None) -> records.Even
 
 
 def _output(
-    registry: Registry, scratch: Registry, event: records.Event, other: records.Event | None, space: Workspace,
+    registry: Registry, scratch: Registry, event: records.Event, other: records.Event | None, space: Place,
     rtol: float, atol: float,
 ) -> OutputResult:  # fmt: skip
     version = registry.resolve(event.artifact)
@@ -96,7 +96,7 @@ def _output(
     return OutputResult(event.role, version.name, version.id, made.id, verdict, files, tensors, compared_, note)
 
 
-def _made(scratch: Registry, event: records.Event, other: records.Event | None, space: Workspace) -> Version | None:
+def _made(scratch: Registry, event: records.Event, other: records.Event | None, space: Place) -> Version | None:
     if other is not None:
         return scratch.resolve(other.artifact)
     if event.path is None or event.path.startswith("/"):

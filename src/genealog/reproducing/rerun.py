@@ -25,9 +25,9 @@ from genealog.errors import MissingError, UpstreamError
 from genealog.registry import Registry, Version
 from genealog.reproducing.compare import ATOL, RTOL, Comparison
 from genealog.reproducing.outcome import compared
+from genealog.reproducing.place import Place, lay_out, tail
 from genealog.reproducing.plan import Plan, environment_of, maker_of, plan_for
 from genealog.reproducing.software import Software, Where, software_fresh, software_here
-from genealog.reproducing.workspace import Workspace, lay_out, tail
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 
@@ -144,7 +144,7 @@ def _software(
     return software_fresh(recorded, lock, variables, root, wanted=plan.start.environment)
 
 
-def _store(registry: Registry, plan: Plan, space: Workspace, root: Path) -> Home:
+def _store(registry: Registry, plan: Plan, space: Place, root: Path) -> Home:
     """Make the store of the re-run. A script that opens its own run names its inputs there as it did then."""
     scratch = Registry.init(root / "store", origin="reproduce.local", identity="reproduce")
     if plan.records_itself:
@@ -173,7 +173,7 @@ def _restored(registry: Registry, plan: Plan, root: Path) -> Path:
     return folder
 
 
-def _words(plan: Plan, space: Workspace, software: Software, store: Path) -> list[str]:
+def _words(plan: Plan, space: Place, software: Software, store: Path) -> list[str]:
     """Return what is started: the command itself where it records itself, else under `genealog run`."""
     words = list(space.command)
     if is_python(words[0]):

@@ -27,7 +27,7 @@ _PADS = 6  # folders above, so that a path may lead upwards and stay inside
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class Place:
     """Where a run is done again: `folder` is its working folder, `command` names inputs where they lie now."""
 
     root: Path
@@ -37,7 +37,7 @@ class Workspace:
     places: dict[str, Path]  # artifact ID → where it was put
 
 
-def lay_out(registry: Registry, plan: Plan, root: Path) -> Workspace:
+def lay_out(registry: Registry, plan: Plan, root: Path) -> Place:
     """Put code and inputs below `root`, a new folder.
 
     Raises: VerificationError `bytes-differ`; MissingError `input-elsewhere`, `code-outside`; StoreError
@@ -59,7 +59,7 @@ def lay_out(registry: Registry, plan: Plan, root: Path) -> Workspace:
     command, places = list(plan.command), dict[str, Path]()
     for number, each in enumerate(plan.inputs):
         places[each.version.id] = _put(registry, each, number, root, folder, command)
-    return Workspace(root, code, folder, tuple(command), places)
+    return Place(root, code, folder, tuple(command), places)
 
 
 def _write_code(registry: Registry, plan: Plan, code: Path) -> None:
