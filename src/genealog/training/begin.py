@@ -113,14 +113,14 @@ def folder_of(script: Path | None, folder: Path) -> Path:
     return script.resolve().parent if script and script.is_file() else folder
 
 
-def software_of(program: str) -> Environment:
-    """Return the environment of the Python that `program` is, if it is another one than ours; else ours.
+def software_of(program: str) -> tuple[Environment, str]:
+    """Return the environment of the Python that `program` is, if it is another one than ours, else ours; its prefix.
 
     It is asked with our file and its own interpreter: it may have no Genealog.
     """
     found = shutil.which(program)
     if found is None or not is_python(found) or _same(found):
-        return environment()
+        return environment(), sys.prefix
     script = (
         "import runpy,sys,json;v=runpy.run_path(sys.argv[1])['environment']();"
         "print(json.dumps([sys.prefix,v.body,v.lock.decode()]))"
@@ -130,10 +130,13 @@ def software_of(program: str) -> Environment:
         done = subprocess.run(
             [found, "-c", script, source], capture_output=True, timeout=TIMEOUT_S, check=True, stdin=subprocess.DEVNULL
         )
-        _, body, lock = json.loads(done.stdout)
+        prefix, body, lock = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
-        return environment()  # a Python too old for us: the processes say where they live, and the end says it differs
-    return Environment(body, lock.encode())
+        return (
+            environment(),
+            sys.prefix,
+        )  # a Python too old for us: the processes say where they live, and the end says it differs
+    return Environment(body, lock.encode()), prefix
 
 
 def _same(program: str) -> bool:

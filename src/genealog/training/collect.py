@@ -69,7 +69,7 @@ class Collector:
         """Take a report of our own process, from whatever thread."""
         report = parse_report(value)
         if report is None:
-            self.run.seen.warn("capture-incomplete: a report that is none")
+            self._incomplete("a report that is none")
         elif threading.get_ident() == self._thread:
             self.take(report)
             if report.kind in ("load", "save"):
@@ -331,7 +331,7 @@ class Collector:
         return tree, max(place.stat().st_ctime_ns for place in places)
 
     def _incomplete(self, what: str) -> None:
-        self.run.seen.warn(f"capture-incomplete: {what}")
+        self.run.seen.warn("capture-incomplete", what)
 
     @contextmanager
     def _guard(self, what: str) -> Iterator[None]:

@@ -43,8 +43,9 @@ class Seen:
     observed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)  # line → how often
 
-    def warn(self, line: str) -> None:
-        """Count a warning."""
+    def warn(self, code: str, what: str) -> None:
+        """Count a warning: a code of the errors page, and what it is about."""
+        line = f"{code}: {what}"[:300]
         if line in self.warnings or len(self.warnings) < 50:
             self.warnings[line] = self.warnings.get(line, 0) + 1
 
@@ -57,7 +58,7 @@ class Seen:
                 if room < 0:
                     del pairs[name]
             if room < 0:
-                self.warn(f"capture-incomplete: more {what} than a statement holds")
+                self.warn("capture-incomplete", f"more {what} than a statement holds")
 
     def lines(self) -> tuple[str, ...]:
         """Return the warnings for a statement."""
@@ -179,7 +180,7 @@ class Run:
         try:
             kept = self.trace.keep(self.registry, name=f"{self._title}-trace")
         except GenealogError as error:  # the run is worth more than its trace
-            self.seen.warn(f"capture-incomplete: trace: {error.code}")
+            self.seen.warn("capture-incomplete", f"trace: {error.code}")
             return
         if kept is not None:
             self._note(kept.id, "out", "trace", None, None)
@@ -207,7 +208,7 @@ class Run:
         """Hold the events to what is known of their kind: what is false is kept as contradicted, the rest is said."""
         registered = {event.artifact: event.weights for event in self._events}
         for fault in custody.check_events(self.start.kind, self._events, registered):
-            self.seen.warn(f"{fault.code}: {fault.message}"[:300])
+            self.seen.warn(fault.code, fault.message)
         self._events = list(custody.judge_events(self.start.kind, self._events, registered))
 
     def _note(

@@ -102,7 +102,7 @@ class Outputs:
         """Return (path, kind, name or nothing) of each result, and the paths of plain files."""
         found = {path: said or ("", "") for path, said in declared.items() if os.path.lexists(path)}
         if len(found) < len(declared):
-            self.run.seen.warn("output-absent: a declared output is not there")
+            self.run.seen.warn("output-absent", "a declared output is not there")
         for path, save in self.saves.items():
             if save.what != "checkpoint" and path not in found and os.path.exists(path):
                 found[path] = ("tokenizer" if save.what == "tokenizer" else "", "")

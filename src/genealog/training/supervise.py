@@ -13,7 +13,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,9 +74,10 @@ def run_command(
     folder = Path.cwd()
     # Python draws the seed of its hashes where nobody sees it: drawn here, the order of sets can be had again.
     hashes = os.environ.get("PYTHONHASHSEED") or str(1 + secrets.randbelow(2**32 - 1))
+    software, prefix = software_of(words[0])
     begun = begin(
         registry, kind=kind, name=name, command=_as_typed(words), script=script_of(words, folder), code=code,
-        folder=folder, parameters=parameters or {}, seeds={}, states={}, software=software_of(words[0]),
+        folder=folder, parameters=parameters or {}, seeds={}, states={}, software=software,
         switches=randomness.switches() | {"PYTHONHASHSEED": hashes},
     )  # fmt: skip
     this = Run(registry, begun)
@@ -88,7 +88,7 @@ def run_command(
     try:
         environment = child_environment(reports.path, [folder, *roots]) | {"PYTHONHASHSEED": hashes}
         status = _run(words, reports, collector, environment)
-        _told(collector, reports, python=is_python(words[0]), status=status)
+        _told(collector, reports, python=is_python(words[0]), status=status, prefix=prefix)
         collector.finish()
         try:
             this.end(error=None if status == 0 else f"signal-{-status}" if status < 0 else f"exit-{status}")
@@ -109,7 +109,7 @@ def _run(words: Sequence[str], reports: ReportFolder, collector: Collector, envi
         try:
             child = subprocess.Popen(list(words), env=environment)
         except OSError as error:
-            collector.run.seen.warn(f"not-started: {type(error).__name__}")
+            collector.run.seen.warn("not-started", type(error).__name__)
             return 126
         forward(child)
         while True:
@@ -129,7 +129,7 @@ def _take(collector: Collector, reports: ReportFolder, *, whole: bool = False) -
             collector.take(report)
         collector.step()
     except Exception as error:  # noqa: BLE001 - the program trains on, whatever we make of its reports
-        collector.run.seen.warn(f"capture-incomplete: reports: {getattr(error, 'code', type(error).__name__)}")
+        collector.run.seen.warn("capture-incomplete", f"reports: {getattr(error, 'code', type(error).__name__)}")
 
 
 def child_environment(folder: Path, roots: Sequence[Path]) -> dict[str, str]:
@@ -142,18 +142,18 @@ def child_environment(folder: Path, roots: Sequence[Path]) -> dict[str, str]:
     }
 
 
-def _told(collector: Collector, reports: ReportFolder, *, python: bool, status: int) -> None:
+def _told(collector: Collector, reports: ReportFolder, *, python: bool, status: int, prefix: str) -> None:
     """Warn of what the processes did not say."""
     seen = collector.run.seen
     if reports.unreadable:
-        seen.warn(f"capture-incomplete: {reports.unreadable} lines that are no reports")
+        seen.warn("capture-incomplete", f"{reports.unreadable} lines that are no reports")
     if not collector.processes:
         what = "Python with -I, -S or -E?" if python else "no Python?"
-        seen.warn(f"capture-incomplete: the program told nothing ({what})")
+        seen.warn("capture-incomplete", f"the program told nothing ({what})")
     elif not collector.ended and status == 0:
-        seen.warn("capture-incomplete: no process told its end")
-    if python and collector.prefixes and os.path.realpath(sys.prefix) not in map(os.path.realpath, collector.prefixes):
-        collector.run.seen.observed["python-prefix"] = "other than that of genealog"
+        seen.warn("capture-incomplete", "no process told its end")
+    if {os.path.realpath(one) for one in collector.prefixes} - {os.path.realpath(prefix)}:
+        seen.warn("environment-other", "a process ran in another Python environment than the recorded one")
 
 
 @contextmanager
