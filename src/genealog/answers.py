@@ -7,9 +7,10 @@ itself is what a stranger with the file can check.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import select
 
@@ -224,6 +225,19 @@ class Answers:
                 query = select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(wanted)).order_by(entry.c.id)
                 yield from _positions(found.rows(query))
 
+    def _beside(self, key: Mapping[str, Any]) -> Iterable[int | None]:
+        """Return the entries that show what a key signed before and after it leaked, if it was revoked since a time."""
+        if key["since"] is None:
+            return ()
+        entry, table = schema.entry, schema.key
+        leaked = select(table.c.keyid).where(table.c.since.is_not(None))
+        others = select(entry.c.id).where(
+            entry.c.id < key["revoked"], entry.c.problem.is_(None), entry.c.keyid.not_in(leaked)
+        )
+        last = others.where(entry.c.at < key["since"]).order_by(entry.c.id.desc()).limit(1)
+        first = others.where(entry.c.at >= key["since"]).order_by(entry.c.id).limit(1)
+        return [row["id"] for query in (last, first) for row in self.ledger.index(REGISTRY).rows(query)]
+
     def _keys(self, places: Iterable[Position]) -> Iterable[Position]:
         """Yield the statements of every key that signed any of `places`, of the owner, and their revocations."""
         index, entry, key = self.ledger.index(), schema.entry, schema.key
@@ -232,7 +246,7 @@ class Answers:
         for batch in _batches(indexes):
             query = select(key).join(entry, entry.c.keyid == key.c.keyid).where(entry.c.id.in_(batch)).distinct()
             for row in index.rows(query):
-                signers |= {row["added"], row["revoked"]} - {None}
+                signers |= {row["added"], row["revoked"], *self._beside(row)} - {None}
         yield from _positions(
             index.rows(select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(signers)).order_by(entry.c.id))
         )

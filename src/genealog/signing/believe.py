@@ -7,17 +7,18 @@ unknown it is `unchecked`: nobody can tell. By somebody else than was asked for,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from genealog.core.states import State
 from genealog.errors import GenealogError, MissingError, VerificationError
-from genealog.interop.oms.bundle import Bundle, check_signature, key_hint, oms_key
+from genealog.interop.oms.bundle import Bundle, check_signature, is_oms_key, key_hint, oms_key
 from genealog.interop.oms.certificate import Leaf, check_chain, read_certificates, read_chain
 from genealog.interop.oms.keyless import verify_keyless
 from genealog.interop.oms.stamp import earliest_stamp
+from genealog.registry import KeyRow
 from genealog.store.config import Config
 
 _TIME = frozenset({"certificate-expired", "certificate-not-yet-valid"})
@@ -59,6 +60,15 @@ def believed_by(config: Config, folder: Path) -> tuple[Believed, ...]:
         )
         for label, each in sorted(config.trust.signers.items())
     )  # fmt: skip
+
+
+def registered(keys: Mapping[str, KeyRow]) -> tuple[Believed, ...]:
+    """Return the signers of a store itself: its log vouches for their keys, as `[trust.signers]` would."""
+    return tuple(
+        Believed(label=key.identity, key=key.public_der)
+        for key in keys.values()
+        if key.role in ("owner", "signer") and is_oms_key(key.public_der)
+    )
 
 
 def judge(bundle: Bundle, believed: Sequence[Believed], *, at: datetime, tsa_roots: bytes | None = None) -> Verdict:

@@ -18,7 +18,7 @@ from genealog.core.states import State
 from genealog.errors import GenealogError
 from genealog.ledger import Position
 from genealog.registry import Registry, Version
-from genealog.signing.believe import believed_by
+from genealog.signing.believe import believed_by, registered
 from genealog.signing.examine import judge_bundle, judge_manifest
 from genealog.store import schema
 from genealog.store.home import REGISTRY
@@ -55,6 +55,11 @@ def signatures_of(registry: Registry, version: Version) -> tuple[Signature, ...]
     return tuple(each for _, each in sorted(found, key=lambda pair: pair[0]) if each is not None)
 
 
+def short(signer: str) -> str:
+    """Return whom a signature names, a key by its first digits."""
+    return signer[:16] if signer.startswith("key ") else signer
+
+
 def unvouched(registry: Registry, keyid: str) -> tuple[str, ...]:
     """Return the registry entries that a key signed and that count no longer since it was revoked with a time."""
     entry = schema.entry
@@ -89,11 +94,12 @@ def _kept(registry: Registry, number: int, version: Version) -> Signature | None
     where = f"{REGISTRY}:{number}"
     try:
         data = home.objects.get(body.bundle.sha256)
-        verdict, signed = judge_bundle(data, believed_by(home.config, home.path), at=datetime.now(UTC))
+        believed = (*registered(registry.keys()), *believed_by(home.config, home.path))
+        verdict, signed = judge_bundle(data, believed, at=datetime.now(UTC))
         differs = judge_manifest(signed, registry.manifest(version).files) if signed is not None else None
     except GenealogError as error:
         return Signature(body.format, body.method, body.signer, State.UNCHECKED, where, error.code, error.message)
-    who = f"{body.signer}: {verdict.signer}" if body.signer not in verdict.signer else verdict.signer
+    who = f"{body.signer}: {short(verdict.signer)}" if body.signer not in verdict.signer else verdict.signer
     if verdict.state is State.CONTRADICTED or signed is None:
         return Signature(body.format, body.method, who, verdict.state, where, verdict.code, verdict.detail)
     if differs is not None and (differs.changed or differs.missing or differs.added):

@@ -158,6 +158,15 @@ def oms_key(data: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def is_oms_key(data: bytes) -> bool:
+    """Say whether `oms_key` reads it."""
+    try:
+        oms_key(data)
+    except MalformedError:
+        return False
+    return True
+
+
 def key_hint(public: ec.EllipticCurvePublicKey) -> str:
     """Return how a bundle names a key: hex SHA-256 of its PEM text."""
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
