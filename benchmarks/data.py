@@ -1,7 +1,7 @@
 """The records of a dataset: a million JSON lines to their root, and proofs out of the list.
 
-The floor in the same rounds is what nobody can leave out: reading the lines, one SHA-256 each, and a sort of the digests.
-Memory is that of a process of its own, over that of one that has imported everything and read nothing; the data (120 MB) and the
+The floor in the same rounds is what nobody can leave out: reading the lines, one SHA-256 each, a sort of the digests.
+Memory is that of a process of its own, over that of one that has imported everything and read nothing; data (120 MB),
 list (36 MB) are files. Proofs are made out of a list in memory, half of them of records that are absent, and verified.
 """
 

@@ -59,10 +59,12 @@ class Project:
     folder: Path
     cli: Cli
 
-    def record(self, *words: str, script: str = TRAIN, python: str = sys.executable) -> Ran:
+    def record(
+        self, *words: str, script: str = TRAIN, python: str = sys.executable, options: tuple[str, ...] = ()
+    ) -> Ran:
         """Record `script` with these arguments."""
         (self.folder / "train.py").write_text(script)
-        ran = self.cli("run", "--name", "toy", "--", python, "train.py", *words)
+        ran = self.cli("run", "--name", "toy", *options, "--", python, "train.py", *words)
         assert ran.status == 0, ran.err
         return ran
 

@@ -117,8 +117,10 @@ def test_inputs_outside_the_folder_are_laid_where_the_command_names_them(project
     assert project.cli("add", str(far / "data.txt"), "--kind", "dataset", "--name", "numbers").status == 0
     spelled = spelled.replace("absolute", str(far / "data.txt"))
     words = [spelled] if spelled.startswith("--") else ["--data", spelled]
-    project.record(*words, "--out", "out")
-    again = project.reproduce()
+    project.record(*words, "--out", "out", options=("--data-root", str(far)))
+    moved = project.folder.parent / "moved"
+    far.rename(moved)  # nothing lies any more where it lay
+    again = project.reproduce("--at", f"data={moved / 'data.txt'}")
     assert again.json.get("verdict") == "bit-identical", again.out
 
 
