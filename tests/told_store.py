@@ -38,7 +38,7 @@ def tell(folder: Path) -> None:
     code = folder / "demo"
     code.mkdir()
     (code / "training.py").write_text("pass\n")
-    (folder / GGUF).write_bytes(b"GGUF")
+    (folder / GGUF).write_bytes(b"GGUF\3\0\0\0" + bytes(16))  # a header without tensors
     registry.add(folder / GGUF, kind="model", source=SOURCE)
     with genealog.run("convert", name="smol-base", inputs={"base": GGUF}, code=code, store=home) as run:
         run.output(_weights(folder / "smol-base" / "model.safetensors"), kind="model", name="smol-base")

@@ -48,7 +48,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, tiny_base: Path) -> None
     ports = {port: free_port() for port in ("8001", "8080")}
     with contextlib.ExitStack() as servers:
         for block in blocks(PAGE):
-            text = block.text
+            text = block.text.replace("273 tensors", "21 tensors")  # the model here is a tiny one
             for port, free in ports.items():
                 text = text.replace(port, free)
             moved = replace(block, text=text)
