@@ -134,6 +134,7 @@ def _walk(part: _Part, base: int, size: int) -> _Found:
             if isinstance(value, str | bytes):
                 found.metadata[f"keras.{key}"] = value.decode(errors="replace") if isinstance(value, bytes) else value
         open_: list[tuple[str, Any, int]] = [("", root, 0)]
+        groups = {int(h5py.h5o.get_info(root.id).addr)}
         while open_:
             prefix, group, depth = open_.pop()
             if depth > MAX_RANK:
@@ -147,6 +148,10 @@ def _walk(part: _Part, base: int, size: int) -> _Found:
                     raise _bad("external", "a link is not followed: it may lead out of the file", got=repr(name)[:80])
                 item = group[name]
                 if isinstance(item, h5py.Group):
+                    address = int(h5py.h5o.get_info(item.id).addr)
+                    if address in groups:  # paths would double with each level, or never end
+                        raise _bad("malformed", "a group stands in two places", got=repr(name)[:80])
+                    groups.add(address)
                     open_.append((f"{prefix}{name}/", item, depth + 1))
                 elif isinstance(item, h5py.Dataset):
                     _dataset(prefix + name, item, found, base, size)
