@@ -53,6 +53,25 @@ def test_show_tells_ids_files_signer_and_claims(cli: Cli, store: Path) -> None:
     assert cli("show", "ghost").status == 3
 
 
+def test_add_and_show_say_how_weights_were_read_and_what_a_pickle_would_run(
+    cli: Cli, store: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "evil[red].pt").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(63) + b"\n"
+    (folder / "x.npy").write_bytes(b"\x93NUMPY\1\0\x40\0" + head + bytes(4))
+    added = cli("add", "odd", "--kind", "model").out
+    for told in (added, cli("show", "odd").out):
+        assert "1 tensor from npy" in told
+        assert "posix.system at byte 0 in evil[red].pt [pickle-unsafe]" in told
+    shown = cli("show", "odd", "--json").json
+    assert (shown["format"], shown["tensors"], shown["tied"]) == ("npy", 1, {})
+    assert shown["warnings"][0].startswith("pickle-unsafe: ")
+    again = cli("add", "odd", "--kind", "model", "--json").json
+    assert (again["format"], again["tensors"], again["warnings"]) == ("npy", 1, shown["warnings"])
+
+
 def test_verifying_files_names_what_changed(cli: Cli, store: Path, tmp_path: Path) -> None:
     assert cli("verify", "model").status == 0
     (tmp_path / "model" / "config.json").write_text("[]")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from genealog.capture.files import scan_tree
 from genealog.core.ids import record_id
 from genealog.core.records import Decision, Event, Execution, ExecutionEnd, Loaded
 from genealog.core.statement import read_statement
 from genealog.core.states import State
+from genealog.core.weights import weights_root
 from genealog.engine.gate import Gate
 from genealog.engine.held import read_folder
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied
@@ -213,3 +216,39 @@ def test_without_a_key_refusals_are_raised_only(registry: Registry, tmp_path: Pa
     with pytest.raises(GenealogError, match="unregistered-model"):
         Gate(registry, None).admit(str(folder(tmp_path / "m")))
     assert refusals(registry) == []
+
+
+def tied_folder(path: Path) -> Path:
+    """Something with the shape of a tied model: the file holds the embeddings and not the head."""
+    path.mkdir()
+    name = "model.embed_tokens.weight"
+    header = json.dumps({name: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    config = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_tied_names_are_added_as_the_registration_says(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    version = add(registry, tied_folder(tmp_path / "tied"))
+    (admitted,) = gate.admit("tied")
+    assert admitted.loaded.weights == version.weights
+    assert version.weights != read_folder(tmp_path / "tied").weights_id({})
+
+
+def test_a_version_from_before_there_were_ties_is_served(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    """Its weights ID lists what the file holds, and nothing says that names were added: so none are."""
+    path = tied_folder(tmp_path / "tied")
+    held, tree = read_folder(path), scan_tree(path)
+    registry.add_tree(replace(tree, weights=held.weights, tied={}), path, kind="model", name="tied")
+    (admitted,) = gate.admit("tied")
+    assert admitted.loaded.weights == held.weights_id({}) != weights_root(tree.weights or ())
+
+
+def test_a_registration_cannot_invent_a_tie(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    path = tied_folder(tmp_path / "tied")
+    tree = scan_tree(path)
+    registry.add_tree(replace(tree, tied={"lm_head.weight": "nothing"}), path, kind="model", name="tied")
+    with pytest.raises(MalformedError, match="bad-tie"):
+        gate.admit("tied")
+    assert [code for code, _ in refusals(registry)] == ["bad-tie"]
