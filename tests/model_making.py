@@ -108,15 +108,20 @@ def mix_adapters(base: Path, adapters: list[Path], weights: list[float], how: st
     return folder
 
 
-def mergekit(recipe: dict[str, Any], folder: Path, config: Path) -> Path:
-    """Run mergekit's own command line."""
-    import yaml
-
-    config.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "mergekit.scripts.run_yaml", str(config), str(folder), "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def mergekit(recipes: dict[str, dict[str, Any]], folder: Path) -> dict[str, Path]:
+    """Run mergekit once on recipes by the name of their method. Returns the folder that each was merged into."""
+    script = (
+        "import sys\nfrom mergekit.scripts.run_yaml import main\n"
+        "for name in sys.argv[1:]:\n"
+        "    main([name + '.yml', name, '--quiet'], standalone_mode=False)\n"
+    )
+    for name, recipe in recipes.items():
+        full = {"merge_method": name, "dtype": "float32"} | recipe
+        (folder / f"{name}.yml").write_text(json.dumps(full))  # JSON is YAML
+    command = [sys.executable, "-c", script, *recipes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder
+    return {name: folder / name for name in recipes}
 
 
 def to_gguf(folder: Path, target: Path, kind: str = "Q8_0") -> Path:

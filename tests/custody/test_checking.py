@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genealog.core.states import State
-from genealog.custody import Checked, Checker
+from genealog.custody import Checked, Checker, merging
 from genealog.custody.checking import strength
 from genealog.errors import MissingError
 from genealog.registry import Registry
@@ -156,35 +156,44 @@ def test_a_mix_of_adapters_is_proven_with_its_weights_and_false_with_others(
     assert (out.state, out.code) == (State.CONTRADICTED, "merge-mismatch")
 
 
-@pytest.mark.parametrize("method", ["linear", "slerp", "ties"])
-def test_mergekit_is_run_again(
-    registry: Registry, tiny_base: Path, other_base: Path, tmp_path: Path, method: str
+def test_mergekit_is_run_again_and_its_linear_merge_recomputed(
+    registry: Registry, tiny_base: Path, other_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref(registry, tiny_base, "model", "one")
     ref(registry, other_base, "model", "two")
-    models = [{"model": str(path), "parameters": {"weight": 0.5, "density": 0.5}} for path in (tiny_base, other_base)]
-    recipe: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "float32"}
-    if method != "linear":
-        recipe["base_model"] = str(tiny_base)
-    if method == "slerp":
-        recipe |= {"parameters": {"t": 0.4}, "models": [{"model": str(p)} for p in (tiny_base, other_base)]}
-    made = mergekit(recipe, tmp_path / "merged", tmp_path / "recipe.yml")
-    ref(registry, made, "model")
+    both = [{"model": str(tiny_base)}, {"model": str(other_base)}]
+    weighed = [entry | {"parameters": {"weight": weight}} for entry, weight in zip(both, (0.5, 0.3), strict=True)]
+    recipes: dict[str, dict[str, Any]] = {
+        "slerp": {"base_model": str(tiny_base), "models": both, "parameters": {"t": 0.4}},
+        "linear": {"models": weighed},
+    }
+    for method, folder in mergekit(recipes, tmp_path).items():
+        ref(registry, folder, "model", method)
     ins = [("parent", "one"), ("parent", "two")]
     environment = environment_of(registry)
-    execution(registry, "merge", ins, "merged", environment=environment)
-    found = Checker(registry).check("merged")
+    execution(registry, "merge", ins, "slerp", environment=environment)
+    found = Checker(registry).check("slerp")
     assert strength(found) is State.PROVEN, found
     assert {edge.method for edge in found} == {"re-run"}
     assert "mergekit" in found[0].tools
 
-    if method == "linear":
-        (weights,) = made.glob("*.safetensors")
-        flip(weights)
-        ref(registry, made, "model", "bad")
-        execution(registry, "merge", ins, "bad", environment=environment)
-        out = edges(registry, "bad")["out"]
-        assert (out.state, out.code) == (State.CONTRADICTED, "merge-mismatch")
+    (weights,) = (tmp_path / "slerp").glob("*.safetensors")
+    flip(weights)
+    ref(registry, tmp_path / "slerp", "model", "bad")
+    unpinned = execution(registry, "merge", ins, "bad")
+    pinned = execution(registry, "merge", ins, "bad", environment=environment)
+    outs = {edge.execution: edge for edge in Checker(registry).check("bad") if edge.direction == "out"}
+    assert (outs[pinned].state, outs[pinned].code) == (State.CONTRADICTED, "merge-mismatch")
+    assert (outs[unpinned].state, outs[unpinned].code) == (
+        State.UNCHECKED,
+        "tool-differs",
+    )  # whose version, nobody said
+
+    monkeypatch.setattr(merging, "find_spec", lambda _name: None)
+    execution(registry, "merge", ins, "linear")
+    found = Checker(registry).check("linear")
+    assert {edge.method for edge in found} == {"recomputed"}
+    assert strength(found) in (State.PROVEN, State.INFERRED)
 
 
 def test_a_conversion_is_proven_by_equal_weights_or_by_doing_it_again(

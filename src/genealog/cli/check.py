@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from genealog.cli.options import As, Json, Store
-from genealog.cli.output import hashing, one_line, out, print_json, print_table, say
+from genealog.cli.output import hashing, one_line, out, print_json, print_table, say, short
 from genealog.core.states import exit_status
 from genealog.custody import Checked, Checker
 from genealog.custody.checking import strength
@@ -55,17 +56,26 @@ def check(
         recorded = [str(position) for position in positions]
         print_json({"ref": ref, "state": state, "edges": [_plain(edge) for edge in edges], "recorded": recorded})
         raise typer.Exit(exit_status(state))
-    rows = [
-        (e.kind, "←" if e.direction == "in" else "→", e.role, one_line(e.name), say(e.state), e.method, e.code or "",
-         one_line(e.detail or ""))
-        for e in edges
-    ]  # fmt: skip
-    print_table(("kind", "", "role", "name", "state", "method", "code", "detail"), rows, empty="no edge in this role")
+    for execution in dict.fromkeys(edge.execution for edge in edges):
+        _print([edge for edge in edges if edge.execution == execution])
     if tools := {f"{name} {version}" for edge in edges for name, version in edge.tools.items()}:
         out.print(f"recomputed with {', '.join(sorted(tools))}", style="dim")
     for position in positions:
         out.print(f"recorded: entry {position}", style="dim")
     raise typer.Exit(exit_status(state))
+
+
+def _print(edges: list[Checked]) -> None:
+    """Print the edges of one execution, and below them what there is to say, each once."""
+    first = edges[0]
+    out.print(f"[bold]{escape(one_line(first.kind))}[/bold] {short(first.execution)}")
+    rows = [
+        ("←" if e.direction == "in" else "→", e.role, one_line(e.name), say(e.state), e.method, e.code or "")
+        for e in edges
+    ]
+    print_table(("", "role", "name", "state", "method", "code"), rows, empty="no edge in this role")
+    for detail in dict.fromkeys(edge.detail for edge in edges if edge.detail):
+        out.print(f"  {one_line(detail)}", style="dim", markup=False)
 
 
 def _places(given: list[str]) -> dict[str, Path]:

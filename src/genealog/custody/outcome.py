@@ -109,6 +109,11 @@ def ulps(one: Any, other: Any) -> int:
     return int((ordered(one) - ordered(other)).abs().max())
 
 
+def counted(tensors: int) -> str:
+    """Return so many tensors in words."""
+    return "1 tensor" if tensors == 1 else f"{tensors} tensors"
+
+
 def few_names(names: Iterable[str], limit: int = 3) -> str:
     """Return some names for a person, and how many more there are."""
     listed = list(names)

@@ -27,7 +27,17 @@ from genealog.core.records import Execution
 from genealog.core.states import State
 from genealog.core.weights import diff_tensors, weights_root
 from genealog.custody.held import Held
-from genealog.custody.outcome import Outcome, cannot_tell, few_names, need, same_bits, torch_dtype, torch_of, versions
+from genealog.custody.outcome import (
+    Outcome,
+    cannot_tell,
+    counted,
+    few_names,
+    need,
+    same_bits,
+    torch_dtype,
+    torch_of,
+    versions,
+)
 from genealog.errors import GenealogError
 
 Rerun = Callable[[Held, Held, Execution | None], Outcome | None]
@@ -165,9 +175,9 @@ def run_again(
 
 def _verdict(wrong: list[str], total: int, method: str, tools: dict[str, str]) -> Outcome:
     if wrong:
-        detail = f"{len(wrong)} of {total} tensors are not what comes out: {few_names(sorted(wrong))}"
+        detail = f"of {total} tensors {len(wrong)} are not what comes out: {few_names(sorted(wrong))}"
         return Outcome(State.CONTRADICTED, method, "rerun-differs", detail, tools, ROLES)
-    return Outcome(State.PROVEN, method, None, f"{total} tensors bit for bit", tools, ROLES)
+    return Outcome(State.PROVEN, method, None, f"{counted(total)} bit for bit", tools, ROLES)
 
 
 def _dtypes(held: Held) -> set[str]:
