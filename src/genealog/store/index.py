@@ -121,14 +121,18 @@ class Index:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection that sees one state of the log until the context ends, and whose writes all vanish.
+        """Give a connection that sees one state of the log until the context ends, and changes none of it.
 
         Raises: StoreError `index-unusable`.
         """
-        alike = {"isolation_level": "REPEATABLE READ"} if self._shared else {}
+        alike: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with self._errors(), self._engine.connect() as connection:
-            yield connection.execution_options(reading=True, **alike)
-            connection.rollback()
+            yield connection.execution_options(reading=True, **(alike if self._shared else {}))
+            # a commit empties the scratch table in PostgreSQL; taking it back would leave dead rows to be read again
+            if self._shared:
+                connection.commit()
+            else:
+                connection.rollback()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -251,10 +255,10 @@ def _configure(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _scratch(key: str) -> tuple[str, str]:
+def _scratch(key: str, more: str = "") -> tuple[str, str]:
     """Return what makes `schema.reached` for a connection, once: making one in each answer would cost more."""
     return (
-        f"CREATE TEMPORARY TABLE reached (node {key} PRIMARY KEY, steps BIGINT)",
+        f"CREATE TEMPORARY TABLE reached (node {key} PRIMARY KEY, steps BIGINT){more}",
         "CREATE INDEX reached_steps ON reached (steps) WHERE steps IS NOT NULL",
     )
 
@@ -269,7 +273,7 @@ def _postgres(url: str, tables: str) -> Engine:
         connection = psycopg.connect(url, connect_timeout=30, application_name="genealog", autocommit=True)
         connection.execute("SELECT set_config('search_path', %s, false)", (f'"{tables}"',))
         connection.execute("SET client_min_messages = warning")
-        for statement in _scratch("BIGINT"):
+        for statement in _scratch("BIGINT", " ON COMMIT DELETE ROWS"):
             connection.execute(statement)
         connection.autocommit = False
         return connection

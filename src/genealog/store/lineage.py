@@ -39,8 +39,11 @@ from genealog.store import schema
 from genealog.store.index import Index
 
 _MANY = 500  # bound values in one query
+# PostgreSQL knows nothing of a table that was filled this moment: it would read all events, and compile to do it fast.
+_PLANS = "SELECT " + ", ".join(
+    f"set_config('{name}', 'off', true)" for name in ("enable_hashjoin", "enable_mergejoin", "jit")
+)
 _PAGE = 2_000  # rows in memory at once while an answer streams
-_ANALYZE = 10_000  # nodes from which on PostgreSQL is told how many there are
 _reached = schema.reached
 
 
@@ -77,6 +80,8 @@ class Walk:
     def __init__(self, connection: Connection, start: str, way: Way, depth: int | None, at: int | None) -> None:
         self.connection = connection
         self._start, self._way, self._depth, self._at = start, way, depth, at
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(_PLANS))
         self.root: int | None = connection.scalar(select(schema.artifact.c.id).where(schema.artifact.c.digest == start))
         cut = False
         if self.root is not None:
@@ -224,8 +229,6 @@ class Walk:
         artifacts, nodes = self.connection.execute(
             select(func.sum(case((_reached.c.node > 0, 1), else_=0)), func.count()).select_from(_reached)
         ).one()
-        if nodes >= _ANALYZE and self.connection.dialect.name == "postgresql":
-            self.connection.execute(text("ANALYZE reached"))
         events = self.connection.scalar(select(func.count()).select_from(schema.event).where(self._between())) or 0
         contradicted = sum(
             any(state is State.CONTRADICTED for state, _, _ in beside) for beside in self._findings.values()
