@@ -9,24 +9,32 @@ from genealog.diffing.report import Change, Section, unknown
 from genealog.diffing.sides import Fact, Side
 
 # Warnings that say: here are weights, and their tensors were not read.
-_UNREAD = ("-not-read", "-unread", "-missing", "-snappy", "-packed", "several-weights", "not-safetensors")
+_UNREAD = (
+    "-not-read", "-unread", "-missing", "-snappy", "-packed", "-script", "-big-endian", "-broken", "-no-names",
+    "several-weights", "more-warnings",
+)  # fmt: skip
 
 
 def tensors_section(a: Side, b: Side) -> Section:
     """Compare the tensors of two sides."""
     if a.tensors is None and b.tensors is None:
-        if unread := [line for line in (*a.warnings, *b.warnings) if line.partition(":")[0].endswith(_UNREAD)]:
+        if unread := [line for line in (*a.warnings, *b.warnings) if _is_unread(line)]:
             return unknown("tensors", f"weights that were not read: {few(unread, 2)}")
         return Section("tensors", "equal", why="neither has any")
     if a.tensors is None or b.tensors is None:
         without = a if a.tensors is None else b
-        if any(line.partition(":")[0].endswith(_UNREAD) for line in without.warnings):
+        if any(_is_unread(line) for line in without.warnings):
             return unknown("tensors", f"the weights of {without.label} were not read: {few(without.warnings, 2)}")
         return Section("tensors", "differs", why=f"{without.label} has none")
     if a.weights == b.weights:
         return Section("tensors", "equal", why=f"{len(a.tensors)} tensors, one weights ID")
     changes = tuple(_changes(a.tensors, b.tensors))
     return Section("tensors", "differs", changes, _count(a.tensors, changes))
+
+
+def _is_unread(warning: str) -> bool:
+    code = warning.partition(":")[0]
+    return code.startswith("not-") or code.endswith(_UNREAD)
 
 
 def _changes(a: dict[str, Fact], b: dict[str, Fact]) -> Iterable[Change]:

@@ -102,7 +102,9 @@ def test_bfloat16_as_keras_stores_it_and_text_beside() -> None:
     data = made(fill)
     layout = read(data)
     assert tensors(layout, data) == {"w": ("BF16", (3,), b"\x80\x3f" * 3)}
-    assert layout.warnings == ("hdf5-not-tensors: datasets of text or records, not in the weights ID: records, words",)
+    assert layout.warnings == (
+        "hdf5-not-tensors: x.h5: datasets of text or records, not in the weights ID: records, words",
+    )
 
 
 def test_a_filter_that_is_not_read_gives_no_tensors() -> None:
@@ -116,7 +118,7 @@ def test_a_filter_that_is_not_read_gives_no_tensors() -> None:
         layout = read(made(lambda file, fill=fill: (fill(file), file.create_dataset("v", data=np.ones(3)))))
         assert not layout.runs
         assert not layout.loose
-        assert layout.warnings == ("hdf5-unread: stored in a way that is not read, so no tensor was: w",)
+        assert layout.warnings == ("hdf5-unread: x.h5: stored in a way that is not read, so no tensor was: w",)
 
 
 def test_links_and_bytes_outside_are_refused(tmp_path: Path) -> None:

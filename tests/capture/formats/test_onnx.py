@@ -122,7 +122,9 @@ def test_external_data_that_is_not_there_gives_no_tensors(tmp_path: Path) -> Non
     layout = read(external(tmp_path))
     assert not layout.runs
     assert not layout.loose
-    assert layout.warnings == ("onnx-external-missing: named, and not beside it: no tensor was read: weights.bin",)
+    assert layout.warnings == (
+        "onnx-external-missing: model.onnx: named, and not beside it: no tensor was read: weights.bin",
+    )
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../x", "", "a\0b", "..\\x"])

@@ -96,7 +96,7 @@ def test_data_that_was_edited_or_cut_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_only_called_index_is_no_checkpoint() -> None:
     layout = read(VECTORS, "rows", b"\0\0" + bytes(100))
-    assert layout.warnings == ("tensorflow-no-table: called .index, and no checkpoint's index",)
+    assert layout.warnings == ("tensorflow-no-table: rows.index: called .index, and no checkpoint's index",)
 
 
 def varint(value: int) -> bytes:

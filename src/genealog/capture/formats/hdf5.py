@@ -58,18 +58,19 @@ class _Chunk:
     mask: int
 
 
-def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:  # noqa: ARG001 - every reader has it
+def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     """Return the datasets of an HDF5 file; without h5py none, and a warning.
 
     Raises: MalformedError `hdf5-malformed` (libhdf5 cannot read it), `hdf5-external`, `hdf5-tensor`, `hdf5-truncated`.
     """
-    return read_hdf5(file, size, base=0, format_="hdf5")
+    return read_hdf5(file, size, base=0, format_="hdf5", path=path)
 
 
-def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str) -> Layout:
+def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str, path: str) -> Layout:
     """Return the layout of an HDF5 file that begins at byte `base` of `file` and is `size` bytes long."""
     if find_spec("h5py") is None:
-        return Layout(format_, warnings=("hdf5-not-read: needs h5py (pip install 'genealog[formats]'), no tensors",))
+        what = f"hdf5-not-read: {path}: needs h5py (pip install 'genealog[formats]'), so no tensor was read"
+        return Layout(format_, warnings=(what,))
     try:
         found = _walk(_Part(file, base, size), base, size)
     except MalformedError:
@@ -88,7 +89,7 @@ def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str) -> Layout:
         format=format_,
         runs=() if found.unread else tuple(found.runs),
         loose=() if found.unread else tuple(found.loose),
-        warnings=tuple(f"{code}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
+        warnings=tuple(f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
         metadata=tuple(found.metadata.items()),
     )
 

@@ -23,7 +23,7 @@ MAX_JSON = 16 << 20
 MAX_OBJECTS = 5_000_000
 
 
-def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:  # noqa: ARG001 - every reader has it
+def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     """Return the weights of a `.keras` file.
 
     Raises: MalformedError `keras-zip`, `keras-config`, and as `hdf5.read_hdf5`.
@@ -32,16 +32,16 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:  # noqa: ARG00
     if missing := [name for name in (CONFIG, METADATA, WEIGHTS) if name not in members]:
         raise _bad("config", "this is no Keras 3 model", got=f"no {', '.join(missing)}")
     weights = members[WEIGHTS]
-    warnings = ("keras-code: loading this model runs code that its configuration holds",) * holds_code(
+    warnings = (f"keras-code: {path}: loading this model runs code that its configuration holds",) * holds_code(
         _json(file, members[CONFIG])
     )
     facts = _json(file, members[METADATA])
     version = facts.get("keras_version") if isinstance(facts, Mapping) else None
     metadata = (("keras.keras_version", str(version)),) if version else ()
     if not weights.stored:  # Keras stores it; what was packed again is read by nobody in place
-        packed = "keras-packed: the weights inside are compressed: their tensors are not in the weights ID"
+        packed = f"keras-packed: {path}: the weights inside are compressed: their tensors are not in the weights ID"
         return Layout("keras", warnings=(*warnings, packed), metadata=metadata)
-    inside = read_hdf5(file, weights.size, base=weights.start, format_="keras")
+    inside = read_hdf5(file, weights.size, base=weights.start, format_="keras", path=path)
     return Layout(
         format="keras",
         runs=inside.runs,

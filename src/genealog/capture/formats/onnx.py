@@ -57,7 +57,7 @@ class _Found:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> Layout:  # noqa: ARG001
+def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> Layout:
     """Return the initializers of an ONNX model.
 
     With external data that is not beside the file there are no tensors, and a warning: half of the weights have no ID.
@@ -79,7 +79,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
         format="onnx",
         runs=() if found.missing else tuple(found.runs),
         loose=() if found.missing else tuple(found.loose),
-        warnings=tuple(f"{code}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
+        warnings=tuple(f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
         metadata=tuple(found.metadata.items()),
     )
 

@@ -68,7 +68,9 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
     """
     at = read_at(file)
     if not is_table(at, size):
-        return Layout("tensorflow", warnings=("tensorflow-no-table: called .index, and no checkpoint's index",))
+        return Layout(
+            "tensorflow", warnings=(f"tensorflow-no-table: {path}: called .index, and no checkpoint's index",)
+        )
     if size > MAX_INDEX:
         raise _bad("header", "the index is too big", got=size, expected=f"≤ {MAX_INDEX} bytes")
     try:
@@ -76,10 +78,10 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
     except MalformedError as error:
         if error.code != "tensorflow-snappy":
             raise
-        return Layout("tensorflow", warnings=("tensorflow-snappy: the index is packed with Snappy: no tensor read",))
+        return Layout("tensorflow", warnings=(f"tensorflow-snappy: {path}: packed with Snappy, so no tensor was read",))
     shards = _header(entries.pop(b"", b""))
     prefix = posixpath.basename(path).removesuffix(".index")
-    return _Bundle(entries, shards, prefix, siblings).layout()
+    return _Bundle(entries, shards, prefix, siblings).layout(path)
 
 
 class _Bundle:
@@ -90,7 +92,7 @@ class _Bundle:
         self._siblings = siblings
         self._sizes: dict[int, int | None] = {}
 
-    def layout(self) -> Layout:
+    def layout(self, path: str) -> Layout:
         loose, texts, state = list[Loose](), list[str](), 0
         for key, value in self._entries.items():
             if key.startswith(b"\0"):  # a slice: its variable names it
@@ -114,7 +116,9 @@ class _Bundle:
         return Layout(
             format="tensorflow",
             loose=() if missing else tuple(loose),
-            warnings=tuple(f"{code}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
+            warnings=tuple(
+                f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names
+            ),
         )
 
     def _tensor(self, key: bytes, name: str, entry: _Entry) -> Loose:
