@@ -33,6 +33,10 @@ from genealog.errors import GenealogError, MalformedError, VerificationError
 # Cosignatures that are not there are missing; one that is there and does not verify contradicts.
 _UNSETTLED = frozenset({"unknown-log", "signature-unsupported", "unknown-log-kind"})
 _ABSENT = frozenset({"quorum-not-met"})
+_LEAKED = {
+    "key-compromised": (State.CONTRADICTED, "its key was in other hands by then"),
+    "key-compromise-unclear": (State.UNCHECKED, "nobody shows that it was in the log before its key leaked"),
+}
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -235,11 +239,9 @@ class _Keys:
         words = [Word(item.index, read.keyids[0], time_of(read.body)) for item, read in entries if item.index in sound]
         seen = [(item.tree[0], item.seen_at) for item in sound.values() if item.tree and item.seen_at]
         for index, code in discounted(words, since, seen).items():
-            text = "its key was in other hands by then"
-            if code != "key-compromised":
-                text = "nobody shows that it was in the log before its key leaked"
+            state, text = _LEAKED[code]
             for item in (item for item, _ in entries if item.index == index):
-                item.blame(State.CONTRADICTED if code == "key-compromised" else State.UNCHECKED, _wrong(code, text))
+                item.blame(state, _wrong(code, text))
         for keyid, (item, key) in self.revoked.items():
             if keyid in since:
                 self.revoked[keyid] = item, structs.replace(key, since=since[keyid].at)

@@ -106,11 +106,11 @@ def _inside(root: Path, signature: Path | None) -> str | None:
 
 def _hops(verdict: Verdict, signed: Signed, listed: Listed, differs: Differs, itself: str | None) -> list[Hop]:
     wrong = [
-        *(("signed-file-changed", path, "its bytes are not those that were signed") for path in differs.changed),
-        *(("signed-file-missing", path, "it was signed and is not here") for path in differs.missing),
-        *(("file-not-signed", path, "nobody signed it") for path in differs.added),
-        *(("file-not-signed", path, "a link, and its signer signed none") for path in listed.links),
-        *(("file-not-signed", path, "neither a file nor a folder") for path in listed.special),
+        *(_file("signed-file-changed", path, "its bytes are not those that were signed") for path in differs.changed),
+        *(_file("signed-file-missing", path, "it was signed and is not here") for path in differs.missing),
+        *(_file("file-not-signed", path, "nobody signed it") for path in differs.added),
+        *(_file("file-not-signed", path, "a link, and its signer signed none") for path in listed.links),
+        *(_file("file-not-signed", path, "neither a file nor a folder") for path in listed.special),
     ]
     ignored = [path for path in listed.ignored if path != itself]
     state = State.CONTRADICTED if wrong else weakest((State.PROVEN, verdict.state))
@@ -123,8 +123,14 @@ def _hops(verdict: Verdict, signed: Signed, listed: Listed, differs: Differs, it
             1, "files", f"{count} signed as {signed.name}", state, code="files-differ" if wrong else None, detail=detail
         )
     ]
-    hops += [Hop(2, "file", path, State.CONTRADICTED, code=code, detail=what) for code, path, what in sorted(wrong)]
+    hops += sorted(wrong, key=lambda hop: (str(hop.code), hop.title))
     what = "its signer left it out: it may be anything"
     if signed.shard_size is not None:  # then files without bytes are in no signature
         ignored += [path for path, _, size in listed.files if size == 0]
-    return hops + [Hop(1, "left out", path, State.UNCHECKED, code=LEFT_OUT, detail=what) for path in ignored]
+    return hops + [
+        Hop(1, "left out", path, State.UNCHECKED, code="left-out-by-signer", detail=what) for path in ignored
+    ]
+
+
+def _file(code: str, path: str, what: str) -> Hop:
+    return Hop(2, "file", path, State.CONTRADICTED, code=code, detail=what)
