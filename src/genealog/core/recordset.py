@@ -162,6 +162,7 @@ class RecordList:
         if view[: len(MAGIC)] != MAGIC or len(view) != self._groups + size // _GROUP * 32:
             raise MalformedError("not-a-record-list", "these bytes are no list of records", got=f"{len(view)} bytes")
         self._view, self.size = view, size
+        self._rows: list[list[bytes]] = []  # the tree above the groups, made when it is first needed
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield (digest, count) in order."""
@@ -212,9 +213,11 @@ class RecordList:
         if level < _GROUP_LEVEL:
             start = index << level
             return tree_root([_leaf(*self.at(number)) for number in range(start, start + (1 << level))])
-        width = 1 << (level - _GROUP_LEVEL)
-        start = self._groups + index * width * 32
-        return tree_root([bytes(self._view[at : at + 32]) for at in range(start, start + width * 32, 32)])
+        if not self._rows:
+            self._rows.append([bytes(self._view[at : at + 32]) for at in range(self._groups, len(self._view), 32)])
+            while len(row := self._rows[-1]) > 1:
+                self._rows.append([node_hash(*pair) for pair in zip(row[::2], row[1::2], strict=False)])
+        return self._rows[level - _GROUP_LEVEL][index]
 
 
 def verify_lookup(lookup: Lookup, root: str) -> int:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import genealog
 from genealog.capture import environment as environment_module
 from genealog.core.ids import record_id
 from genealog.errors import MissingError, StoreError
@@ -131,7 +130,7 @@ def _held(
     plain = {name: value for name, value in variables.items() if name not in environment_module.DETERMINISM}
     body, found = ask(python, plain | (settings if isinstance(settings, dict) else {}))
     differences = _differences(recorded, lock, body, found)
-    paths = (str(Path(genealog.__file__).parent.parent),) if "genealog" in editable else ()
+    paths = (str(Path(environment_module.__file__).parents[2]),) if "genealog" in editable else ()
     identifier = record_id(body)
     same = identifier == record_id(recorded)
     return Software(python, where, identifier, same, () if same else tuple(differences), paths)
