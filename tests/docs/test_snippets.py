@@ -59,7 +59,8 @@ def test_every_command_in_the_documents_exists_with_its_options() -> None:
                 break
             command = command.commands[words.pop(0)]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        for word in words:
+        own = words[: words.index("--")] if "--" in words else words  # behind it stands somebody else's command
+        for word in own:
             if word.startswith("-") and word != "-" and not word[1:].isdigit():
                 assert word in known | {"--help", "-h"}, f"{page.relative_to(ROOT)}: {line}: {word}"
         checked += 1
