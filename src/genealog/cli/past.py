@@ -56,7 +56,7 @@ def print_moves(deployments: Deployments, name: str) -> None:
         given = _rests(deployments, move, name)
         notes += [f"approved by {given}"] if given else []
         rows.append((move.position, move.at, move.action, short(move.spec), move.signer, "; ".join(notes)))
-    print_table(("entry", "when", "move", "spec", "by", "reason"), rows, empty="no moves")
+    print_table(("entry", "at", "move", "spec", "by", "reason"), rows, empty="no moves")
     back = stack([move for move in moves if not move.stale])[:-1]
     if back:
         out.print(f"rollback goes to {short(back[-1])}", style="dim")

@@ -166,7 +166,7 @@ def approvals(
         rows = [
             (each.identity, f"registry:{each.index}", each.at, each.reason, each.void or "") for each in status.said
         ]
-        print_table(("who", "entry", "when", "reason", "does not count"), rows, empty="nobody has said anything")
+        print_table(("who", "entry", "at", "reason", "does not count"), rows, empty="nobody has said anything")
         _print_rules(status)
     if not found:
         out.print("nobody has approved anything here yet: genealog approve")
