@@ -111,7 +111,8 @@ def test_nothing_runs_and_nothing_is_imported() -> None:
         (b"Iten\n.", "malformed"),
         (b"X\x01\0\0\0\xff.", "malformed"),
         (b"\x80\x06.", "malformed"),
-        (b"c" + b"a" * 5000 + b"\nb\n.", "too-big"),
+        (b"c" + b"a" * 5000, "truncated"),
+        (b"gx\n.", "malformed"),
         (b"\xfe", "malformed"),
     ],
 )
@@ -121,9 +122,32 @@ def test_broken_pickles_say_so(data: bytes, code: str) -> None:
     assert scan.broken.code == f"pickle-{code}"
 
 
+@pytest.mark.parametrize(
+    "before",
+    [b"I0x1\n0", b"Ix\n0", b"F1e\n0", b"S'a\n0", b"V\\u12\n0", b"X\1\0\0\0\xff0", b"g99\n0", b"NNa0", b"N(KKu0",
+     b"\x80\x09", b"V" + b"x" * 10_000 + b"\n0", b"I" + b"7" * 10_000 + b"\n0", b"Np-1\n0"],
+)  # fmt: skip
+def test_no_oddity_hides_what_stands_behind_it(before: bytes) -> None:
+    """Some unpickler may go on where another stops: what it would run is told, and that something is odd."""
+    assert [item.what for item in run(before + REDUCE).unsafe] == ["posix.system"]
+
+
+def test_a_name_that_is_too_long_is_told() -> None:
+    assert [item.what for item in run(b"c" + b"a" * 5000 + b"\nb\n.").unsafe] == ["a name that is made while loading"]
+
+
 def test_more_opcodes_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genealog.core.pickles.MAX_OPCODES", 10)
-    assert run(b"N0" * 20 + b".").broken.code == "pickle-too-big"
+    scan = run(b"N0" * 20 + REDUCE)
+    assert scan.broken.code == "pickle-too-big"
+    assert [item.what for item in scan.unsafe] == ["more opcodes than are read"]
+
+
+def test_arrays_of_joblib_end_the_look() -> None:
+    data = b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}bcos\nsystem\n."
+    scan = run(data)
+    assert scan.broken.code == "pickle-malformed"
+    assert [item.what for item in scan.unsafe] == ["joblib.numpy_pickle.NumpyArrayWrapper"]
 
 
 def test_long_values_are_passed_over() -> None:

@@ -135,13 +135,13 @@ def scan_pickle(file: BinaryIO, *, at: int = 0) -> Scan:
     `pickle-truncated`, `pickle-malformed` or `pickle-too-big`, and what was unsafe until there is told.
     """
     machine = _Machine(file, at)
-    value, broken = None, None
+    value = None
     try:
         value = machine.run()
     except MalformedError as error:
-        broken = error
+        machine.odd = machine.odd or error
     unsafe = tuple(machine.unsafe.values())
-    return Scan(value=value, pids=tuple(machine.pids), unsafe=unsafe, broken=broken, stop=machine.at)
+    return Scan(value=value, pids=tuple(machine.pids), unsafe=unsafe, broken=machine.odd, stop=machine.at)
 
 
 def pairs_of(value: object) -> list[tuple[object, object]] | None:
@@ -176,7 +176,11 @@ def _given(value: object) -> list[tuple[object, object]] | None:
 
 
 class _Machine:
-    """The stack, the memo and the tape. `metastack` holds what lay below each MARK, as in CPython's own."""
+    """The stack, the memo and the tape. `metastack` holds what lay below each MARK, as in CPython's own.
+
+    Where some unpickler might go on, so does this one: `odd` is the first thing that was wrong, and what stands behind
+    it is looked at too. Only what no unpickler survives ends the run.
+    """
 
     def __init__(self, file: BinaryIO, at: int) -> None:
         self._file = file
@@ -187,6 +191,7 @@ class _Machine:
         self._metastack: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self.unsafe: dict[str, Unsafe] = {}
+        self.odd: MalformedError | None = None
         self.pids: list[object] = []
 
     def run(self) -> object:
@@ -199,6 +204,7 @@ class _Machine:
             if act is None:
                 raise self._bad("malformed", "no such opcode", got=repr(code))
             act(self)
+        self._report("more opcodes than are read")
         raise self._bad("too-big", "more opcodes than are read", expected=f"≤ {MAX_OPCODES}")
 
     # --- the tape
@@ -210,12 +216,16 @@ class _Machine:
         self.at += count
         return data
 
-    def _line(self) -> bytes:
-        line = self._file.readline(MAX_LINE)
-        if not line.endswith(b"\n"):
-            raise self._bad("truncated" if len(line) < MAX_LINE else "too-big", "a line does not end")
-        self.at += len(line)
-        return line[:-1]
+    def _line(self) -> bytes | Omitted:
+        """Read up to a line feed; of a line over the limit only how long it is."""
+        line, size = b"", 0
+        while not line.endswith(b"\n"):
+            line = self._file.readline(MAX_LINE)
+            if not line:
+                raise self._bad("truncated", "a line does not end")
+            size += len(line)
+        self.at += size
+        return line[:-1] if size == len(line) else Omitted(size)
 
     def _number(self, form: str) -> Any:
         return struct.unpack(form, self._read(struct.calcsize(form)))[0]
@@ -251,6 +261,11 @@ class _Machine:
             raise self._bad("malformed", "there is no MARK")
         items, self._stack = self._stack, self._metastack.pop()
         return items
+
+    def _doubt(self, message: str, *, got: object = None) -> Omitted:
+        """Note that something is wrong, and return what stands for the value."""
+        self.odd = self.odd or self._bad("malformed", message, got=got)
+        return Omitted(0)
 
     def _bad(self, code: str, message: str, *, got: object = None, expected: object = None) -> MalformedError:
         return MalformedError(f"pickle-{code}", f"{message} at byte {self._op}", got=got, expected=expected)
@@ -292,22 +307,23 @@ class _Machine:
         self._stack.append(value)
 
     def text_integer(self) -> None:
-        line = self._line().rstrip(b"L\r")
-        if line in (b"00", b"01"):
+        line = self._line()
+        if isinstance(line, Omitted) or len(line) > 40:
+            self.push(line if isinstance(line, Omitted) else Omitted(len(line)))
+        elif line in (b"00", b"01"):
             self.push(line == b"01")
-        elif len(line) > 40:
-            self.push(Omitted(len(line)))
         else:
             try:
-                self.push(int(line))
+                self.push(int(line.removesuffix(b"L"), 0))
             except ValueError:
-                raise self._bad("malformed", "not an integer", got=repr(line)) from None
+                self.push(self._doubt("not an integer", got=repr(line)))
 
     def text_float(self) -> None:
+        line = self._line()
         try:
-            self.push(float(self._line()))
+            self.push(line if isinstance(line, Omitted) else float(line))
         except ValueError:
-            raise self._bad("malformed", "not a float") from None
+            self.push(self._doubt("not a float"))
 
     def long(self, form: str) -> None:
         data = self._blob(form)
@@ -321,20 +337,22 @@ class _Machine:
         try:
             self.push(data if isinstance(data, Omitted) else data.decode("utf-8", "surrogatepass"))
         except UnicodeDecodeError:
-            raise self._bad("malformed", "text that is not UTF-8") from None
+            self.push(self._doubt("text that is not UTF-8"))
 
     def text_line(self, *, quoted: bool) -> None:
         line = self._line()
-        if quoted:
-            if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-                raise self._bad("malformed", "a string without quotes")
+        if isinstance(line, Omitted):
+            self.push(line)
+        elif quoted and (len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"')):
+            self.push(self._doubt("a string without quotes"))
+        elif quoted:
             # Escapes are left unread: a name that hides behind them is reported as one that is made while loading.
             self.push(line[1:-1].decode() if line.isascii() and b"\\" not in line else Omitted(len(line)))
-            return
-        try:
-            self.push(line.decode("raw_unicode_escape"))
-        except UnicodeDecodeError:
-            raise self._bad("malformed", "a string that cannot be read") from None
+        else:
+            try:
+                self.push(line.decode("raw_unicode_escape"))
+            except UnicodeDecodeError:
+                self.push(self._doubt("a string that cannot be read"))
 
     def old_bytes(self, form: str) -> None:
         """Read a string of Python 2. Where it is ASCII it is text, for a name may be written so."""
@@ -342,10 +360,8 @@ class _Machine:
         self.push(data.decode("ascii") if isinstance(data, bytes) and data.isascii() else data)
 
     def named(self) -> Global:
-        try:
-            module, name = self._line().decode(), self._line().decode()
-        except UnicodeDecodeError:
-            raise self._bad("malformed", "a name that is not UTF-8") from None
+        lines = (self._line(), self._line())
+        module, name = (line if isinstance(line, Omitted) else line.decode("utf-8", "replace") for line in lines)
         return self._global(module, name)
 
     def stack_global(self) -> None:
@@ -380,6 +396,8 @@ class _Machine:
         state, target = self._pop(), self._top()
         if isinstance(target, Made):
             target.state.append(state)
+            if is_global(target.by, "joblib.numpy_pickle", "NumpyArrayWrapper"):
+                raise self._bad("malformed", "raw arrays of joblib stand between the opcodes")
         else:
             self._report(f"a state for {target}" if isinstance(target, Global) else "a state for a value")
 
@@ -390,13 +408,14 @@ class _Machine:
         elif isinstance(target, Made):
             target.items.extend(items)
         else:
-            raise self._bad("malformed", "items for what takes none")
+            self._doubt("items for what takes none")
 
     def set(self, items: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, Made) or len(items) % 2:
-            raise self._bad("malformed", "pairs for what takes none")
-        target.pairs.extend(zip(items[::2], items[1::2], strict=True))
+            self._doubt("pairs for what takes none")
+        else:
+            target.pairs.extend(zip(items[::2], items[1::2], strict=True))
 
     def tuple_of(self, count: int) -> None:
         if len(self._stack) < count:
@@ -410,14 +429,12 @@ class _Machine:
         self.set(items)
 
     def get(self, index: int) -> None:
-        try:
+        if index in self._memo:
             self.push(self._memo[index])
-        except KeyError:
-            raise self._bad("malformed", "nothing is remembered there", got=index) from None
+        else:
+            self.push(self._doubt("nothing is remembered there", got=index))
 
     def put(self, index: int) -> None:
-        if index < 0:
-            raise self._bad("malformed", "a negative memo", got=index)
         self._memo[index] = self._top()
 
     def memoize(self) -> None:
@@ -425,18 +442,23 @@ class _Machine:
 
     def memo_line(self) -> int:
         line = self._line()
-        if not line.isdigit() or len(line) > 18:
-            raise self._bad("malformed", "not a memo", got=repr(line)[:40])
-        return int(line)
+        try:
+            return int(b"" if isinstance(line, Omitted) or len(line) > 40 else line)
+        except ValueError:
+            raise self._bad("malformed", "not a memo", got=repr(line)[:40]) from None
 
     def persistent(self, *, line: bool) -> None:
-        pid = self._line().decode("ascii", "replace") if line else self._pop()
+        if line:
+            text = self._line()
+            pid: object = text if isinstance(text, Omitted) else text.decode("ascii", "replace")
+        else:
+            pid = self._pop()
         self.pids.append(pid)
         self.push(Persistent(pid))
 
     def protocol(self) -> None:
         if (version := self._read(1)[0]) > 5:
-            raise self._bad("malformed", "no such protocol", got=version, expected="≤ 5")
+            self._doubt("no such protocol", got=version)
 
     def made(self, by: str) -> None:
         self.push(Made(by=by, args=(), at=self._op))
