@@ -69,7 +69,7 @@ def takers() -> dict[str, int]:
         else:
             continue
         if "code" in names:
-            found.setdefault(node.name, names.index("code"))
+            found[node.name] = min(found.get(node.name, 99), names.index("code"))  # two may have one name
     return found | {"GenealogError": 0}
 
 
