@@ -165,7 +165,7 @@ def _growth(folder: Path, runs: int, ratios: dict[str, float]) -> dict[str, floa
 
 
 def _cpu(index: Index, start: int) -> float:
-    """Return the milliseconds of CPU of one question: SQLite answers in this process, whatever else the machine does."""
+    """Return the milliseconds of CPU of one question: SQLite answers in this process."""
     begun = time.process_time()
     lineage.reach(index, digest("artifact", start), "up")
     return (time.process_time() - begun) * 1e3
