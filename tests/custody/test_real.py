@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M: out of its GGUF form and back into one, recorded by `genealog.run`, proven by doing it again."""
+"""The real SmolLM2-135M: out of its GGUF form and back into one, recorded by a run, proven by doing it again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from model_making import flip, to_gguf
 
 import genealog
 from genealog.core.states import State
@@ -14,6 +13,7 @@ from genealog.custody import Checked, Checker
 from genealog.custody.checking import strength
 from genealog.demo.training import gguf_path
 from genealog.registry import Registry
+from model_making import flip, to_gguf
 
 pytestmark = pytest.mark.real
 

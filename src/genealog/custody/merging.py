@@ -102,7 +102,10 @@ def again(out: Held, parents: Sequence[Held], recipes: Sequence[Held], parameter
 
 
 def linear(out: Held, parents: Sequence[Held], recipe: Mapping[str, Any]) -> Outcome:
-    """Recompute mergekit's `linear` with torch: a weighted sum, by default divided by the sum of the weights."""
+    """Recompute mergekit's `linear` with torch: a weighted sum, by default divided by the sum of the weights.
+
+    Source: mergekit 0.1.5 `merge_methods/linear.py`.
+    """
     import torch
 
     by_path = {str(held.path): held for held in parents}
@@ -116,11 +119,14 @@ def linear(out: Held, parents: Sequence[Held], recipe: Mapping[str, Any]) -> Out
         if any(name not in held.tensors for held, _ in terms):
             wrong.append(name)
             continue
-        stack = torch.stack([torch_of(h, name).to(dtype) if dtype else torch_of(h, name) for h, _ in terms])
-        factors = torch.tensor([weight for _, weight in terms], dtype=stack.dtype)
-        factors = factors.reshape(-1, *[1] * (stack.dim() - 1))
-        total = (factors * stack).sum(dim=0)
-        total = total / factors.sum(dim=0) if normalize else total
+        loaded = [torch_of(held, name) for held, _ in terms]
+        loaded = [tensor.to(dtype) for tensor in loaded] if dtype else loaded
+        wide = torch.float64 if loaded[0].dtype == torch.float64 else torch.float32
+        factors = torch.tensor([float(weight) for _, weight in terms], dtype=wide)
+        total = torch.zeros_like(loaded[0], dtype=wide)
+        for tensor, factor in zip(loaded, factors, strict=True):
+            total.addcmul_(tensor, factor)
+        total = (total.div_(factors.sum()) if normalize else total).to(loaded[0].dtype)
         mine = torch_of(out, name)
         theirs = total.to(mine.dtype)
         distance = 0 if same_bits(mine, theirs) else ulps(mine, theirs)
