@@ -329,3 +329,37 @@ def test_with_and_without_numpy_the_figures_are_the_same(data: st.DataObject, ki
         add(sums, x.tobytes(), y.tobytes(), (kind, kind))
         found.append((sums.elements, sums.equal, sums.finite, sums.greatest, pytest.approx(sums.total, nan_ok=True)))
     assert found[0] == found[1]
+
+
+def gguf(path: Path, *, context: int, template: str) -> Path:
+    import gguf
+
+    path.parent.mkdir()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(context)
+    writer.add_token_list(["a", "b"])
+    writer.add_chat_template(template)
+    writer.add_tensor("w", np.ones(4, "f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.parent
+
+
+def test_what_a_gguf_says_of_itself(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    a = gguf(tmp_path / "a" / "m.gguf", context=128, template="{{ a }}")
+    b = gguf(tmp_path / "b" / "m.gguf", context=256, template="{{ b }}")
+    found = diff(None, str(a), str(b))
+    assert found.relation == "same weights, other packaging"
+    (change,) = section(found, "config").changes
+    assert (change.name, change.before, change.after) == ("llama.context_length", "128", "256")
+    (template,) = section(found, "chat template").changes
+    assert (template.before or "").startswith("sha256:")
+    assert section(found, "tokenizer").state == "equal"
+    for folder in (a, b):
+        registry.add(folder, kind="model", name=folder.name)
+    assert section(diff(registry, "a", "b"), "config").state == "differs"
+    shutil.rmtree(a)
+    assert section(diff(registry, "a", "b"), "config").state == "unknown"
+    assert section(diff(registry, "b", str(tiny_base)), "config").state == "unknown"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genealog.diffing.inside import is_config, is_template, is_tokenizer, with_inside
 from genealog.diffing.report import Change, Section, Verdict, compared
 from genealog.diffing.sides import Side, side
 from genealog.diffing.story import story_sections
@@ -100,10 +101,10 @@ def _files(a: Side, b: Side) -> Section:
 
 _BYTES: dict[str, Callable[[Side, Side], Section]] = {
     "files": _files,
-    "config": lambda a, b: json_section("config", CONFIGS, a, b),
+    "config": lambda a, b: with_inside(json_section("config", CONFIGS, a, b), a, b, is_config),
     "generation": lambda a, b: json_section("generation", GENERATION, a, b),
-    "tokenizer": tokenizer_section,
-    "chat template": template_section,
+    "tokenizer": lambda a, b: with_inside(tokenizer_section(a, b), a, b, is_tokenizer),
+    "chat template": lambda a, b: with_inside(template_section(a, b), a, b, is_template),
 }
 
 

@@ -83,6 +83,7 @@ class Side:
     statement: records.Artifact | None = None
     making: Making | None = None
     warnings: tuple[str, ...] = ()
+    scanned: bool = False  # the bytes at `place` were hashed just now
     _texts: dict[str, bytes | None] = field(default_factory=dict)
 
     def read(self, path: str) -> bytes | None:
@@ -141,12 +142,12 @@ def _on_disk(registry: Registry | None, ref: str, progress: Progress | None) -> 
         except MissingError:
             pass
         else:
-            known.place = path
+            known.place, known.scanned = path, True
             return known
     return Side(
         label=ref, id=identifier, kind=None, files={entry.path: entry for entry in tree.entries},
         tensors=_facts(tree.weights), weights=weights_root(tree.weights) if tree.weights else None, tied=tree.tied,
-        place=path, registered=False, warnings=tree.warnings,
+        place=path, registered=False, warnings=tree.warnings, scanned=True,
     )  # fmt: skip
 
 
