@@ -12,6 +12,7 @@ Source: secure-systems-lab/dsse v1.0.2 (protocol.md, envelope.md).
 from __future__ import annotations
 
 import base64
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -68,6 +69,7 @@ def keyid_of(public_der: bytes) -> str:
     return sha256_hex(public_der)
 
 
+@lru_cache(maxsize=256)  # a log has few keys and many signatures
 def load_public_key(public_der: bytes) -> PublicKey:
     """Read a DER SubjectPublicKeyInfo: P-256 or Ed25519. Raises: MalformedError `bad-public-key`."""
     try:

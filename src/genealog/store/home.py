@@ -11,7 +11,7 @@
       spool/           calls not sequenced yet                        the truth, for a moment
       heads/           what witnesses have cosigned of the logs       keep it
       forks/           evidence that a log signed two histories       keep it
-      index.sqlite     a projection of the logs                       may be deleted
+      index.sqlite     a projection of the logs, if not in PostgreSQL may be deleted
       locations.json   where this machine keeps an artifact's files   a convenience
 
 Found as git finds its own: `--store`, then `GENEALOG_STORE`, then upwards from the current folder.
