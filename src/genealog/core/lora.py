@@ -118,7 +118,7 @@ def _part(config: Mapping[str, Any], module: str, pair: Mapping[str, TensorEntry
         raise MalformedError("not-lora", "not a pair of matrices that can be multiplied", got=module)
     rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if rank != a.shape[0] or isinstance(rank, bool) or not isinstance(alpha, int | float):
+    if rank != a.shape[0] or not rank or isinstance(rank, bool) or not isinstance(alpha, int | float):
         raise MalformedError(
             "not-lora", f"the rank of {module} is not the configured one", got=a.shape[0], expected=rank
         )
@@ -127,7 +127,10 @@ def _part(config: Mapping[str, Any], module: str, pair: Mapping[str, TensorEntry
 
 
 def _by_pattern(config: Mapping[str, Any], name: str, module: str, default: Any) -> Any:
-    for pattern, value in (config.get(name) or {}).items():
+    patterns = config.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise MalformedError("not-lora", f"{name} is no object", got=type(patterns).__name__)
+    for pattern, value in patterns.items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
