@@ -16,6 +16,7 @@ from genealog.core.canonical import Record, decimal, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.ids import record_id
 from genealog.core.states import State
+from genealog.errors import MissingError
 from genealog.registry import Registry, new_nonce
 from genealog.reproducing.compare import Comparison, OutputResult
 
@@ -51,7 +52,10 @@ def keep(registry: Registry, found: Comparison, *, signer: Signer) -> str:
 
 
 def _known(registry: Registry, environment: str | None) -> str | None:
-    return environment if environment in {version.id for version in registry.versions()} else None
+    try:
+        return registry.resolve(environment).id if environment else None
+    except MissingError:
+        return None
 
 
 def _finding(found: Comparison, each: OutputResult, now: str) -> records.Finding | None:

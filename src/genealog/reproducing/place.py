@@ -51,8 +51,8 @@ def lay_out(registry: Registry, plan: Plan, root: Path) -> Place:
         path = next((e.path for e in plan.events if e.direction == "in" and e.role == "code"), None)
         code = Path(os.path.normpath(folder / (path or ".")))
     else:
-        code, folder = base / "code", base / "code" / inner
-    if not code.is_relative_to(root):
+        code, folder = base / "code", Path(os.path.normpath(base / "code" / inner))
+    if not (code.is_relative_to(root) and folder.is_relative_to(root)):
         raise MissingError("code-outside", "the run worked too far from its code to be laid out", got=plan.start.folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_code(registry, plan, code)
@@ -81,7 +81,9 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
     place, lay = each.place, each.event.path
     assert place is not None  # noqa: S101 - what has no place is a need, and needs are met before
     if lay is not None and not lay.startswith("/"):
-        target = folder / lay
+        target = Path(os.path.normpath(folder / lay))
+        if not target.is_relative_to(root):
+            raise MissingError("input-elsewhere", f"{each.event.role} {each.version.name} lay outside", got=lay)
     else:
         target = root / "inputs" / str(number) / place.name
         named = [n for n, word in enumerate(command) if lay is not None and _names(word, lay)]
