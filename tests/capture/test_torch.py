@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -312,6 +313,20 @@ def test_cut_and_changed_checkpoints(
     (folder / "m.pt").write_bytes(bad)
     with contextlib.suppress(MalformedError):
         scan_tree(folder / "m.pt")
+
+
+def test_what_is_no_checkpoint_in_its_clothes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "assets.bin", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with zipfile.ZipFile(tmp_path / "empty.pt", "w"):
+        pass
+    with tarfile.open(tmp_path / "old.pth", "w") as tar:
+        tar.addfile(tarfile.TarInfo("storages"))
+    tree = scan_tree(tmp_path)
+    assert tree.weights is None
+    assert [line.split(": ")[:2] for line in tree.warnings] == [
+        ["torch-foreign", "assets.bin"], ["torch-foreign", "empty.pt"], ["torch-tar", "old.pth"],
+    ]  # fmt: skip
 
 
 def test_encrypted_and_commented_archives(tmp_path: Path) -> None:

@@ -82,23 +82,28 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     Raises: MalformedError `torch-zip`, `torch-no-pickle`, `torch-pickle`, `torch-storage`, `torch-truncated`,
     `torch-out-of-storage`, `torch-names`.
     """
-    head = file.read(len(LEGACY))
+    head = file.read(512)
     file.seek(0)
     name = few([PurePath(path).name])
     if head.startswith(b"PK"):
         return _zip(file, size, name)
-    if head == LEGACY:
+    if head.startswith(LEGACY):
         return _legacy(file, size, name)
+    if head[257:262] == b"ustar":
+        what = f"torch-tar: {name}: a tar file, as torch wrote before 2017: not looked at, loading it may run anything"
+        return Layout("torch", warnings=(what,))
     return _pickles(file, size, name)
 
 
 def _zip(file: BinaryIO, size: int, name: str) -> Layout:
     members = read_members(file, size, format_="torch")
-    root = next(iter(members)).partition("/")[0] + "/"
+    root = next(iter(members), "").partition("/")[0] + "/"
     inside = {path.removeprefix(root): member for path, member in members.items() if path.startswith(root)}
     scans = {p: _scan(file, m) for p, m in members.items() if p.endswith(".pkl")}
     unsafe = [found for scan in scans.values() for found in scan.unsafe]
     warnings = _unsafe(unsafe, name)
+    if not scans:
+        return Layout("zip", warnings=(f"torch-foreign: {name}: a zip file without a pickle is no checkpoint",))
     if "constants.pkl" in inside or any(path.startswith("code/") for path in inside):
         what = f"torch-script: {name}: a program of TorchScript, its tensors are not in the weights ID"
         return Layout("torch", warnings=(*warnings, what))
