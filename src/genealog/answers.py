@@ -212,8 +212,9 @@ class Answers:
             yield from self._ancestry(model)
 
     def _ancestry(self, artifact: str) -> Iterable[Position]:
-        """Yield the statements of everything that an artifact came from, as one state of the log has them."""
+        """Return the statements of everything that an artifact came from, as one state of the log has them."""
         artifact_, execution, entry = schema.artifact, schema.execution, schema.entry
+        places: list[Position] = []  # and not one by one: whoever takes them may write meanwhile
         with self.walk(artifact) as found:
             for wanted in (
                 select(artifact_.c.entry).where(artifact_.c.id.in_(found.artifacts)),
@@ -223,7 +224,8 @@ class Answers:
                 select(schema.finding.c.id).where(schema.finding.c.execution.in_(found.executions)),
             ):
                 query = select(entry.c.id, entry.c.leaf).where(entry.c.id.in_(wanted)).order_by(entry.c.id)
-                yield from _positions(found.rows(query))
+                places += _positions(found.rows(query))
+        return places
 
     def _beside(self, key: Mapping[str, Any]) -> Iterable[int | None]:
         """Return the entries that show what a key signed before and after it leaked, if it was revoked since a time."""

@@ -46,11 +46,12 @@ def run(number: int) -> records.Execution:
     return records.Execution(kind="train", started_at=AT, nonce=f"{number:032x}", name=f"run {number}")
 
 
-def key(signer: KeySigner, role: str, action: str = "add") -> records.Key:
+def key(signer: KeySigner, role: str, action: str = "add", since: str | None = None) -> records.Key:
     public = base64.b64encode(signer.public_der).decode() if action == "add" else None
     return records.Key(
-        action=action, keyid=signer.keyid, identity="x\0y", role=role, at=AT, public=public, reason="lost"
-    )
+        action=action, keyid=signer.keyid, identity="x\0y", role=role, at=AT, public=public, reason="lost",
+        since=since, before=None if since is None else int(since[3]) % 6,
+    )  # fmt: skip
 
 
 def artifact(number: int, name: str) -> bytes:
@@ -103,7 +104,10 @@ ENTRY = st.one_of(
         ),
         PLACES, NAMES, st.sampled_from([OWNER, OTHER]),
     ),
-    st.builds(lambda action: stated(key(OTHER, "signer", action)), st.sampled_from(["add", "revoke"])),
+    st.builds(
+        lambda action, since: stated(key(OTHER, "signer", action, since if action == "revoke" else None)),
+        st.sampled_from(["add", "revoke"]), st.sampled_from([None, AT, AT.replace("2026", "2025"), "2021" + AT[4:]]),
+    ),
     st.sampled_from([b"", b"{}", sign_envelope(encode({"a": 1}), OWNER)]),
 )  # fmt: skip
 
