@@ -282,3 +282,55 @@ def test_a_model_from_the_cache_of_a_hub_is_named_and_hashed(place: Place, tiny_
     folder.mkdir()
     other = Registry.init(folder / ".genealog")
     assert other.add(tiny_base, kind="model", name="same").id == version.id
+
+
+LAUNCHED = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+torch.manual_seed(3 + dist.get_rank())
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.load("x.pt")).mean().backward()
+optimizer.step()
+if dist.get_rank() == 0:
+    torch.save(model.module.state_dict(), "model.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_every_process_of_a_launcher_tells_for_itself(place: Place) -> None:
+    import socket
+
+    import torch
+
+    torch.save(torch.ones(4, 2), place.folder / "x.pt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place.script(LAUNCHED)
+    where = ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    told = place.told("torchrun", "--nproc-per-node", "2", *where, "code/train.py", options=("--name", "ddp"))
+    assert {("in", "data", "x.pt"), ("out", "model", "ddp")} <= told.edges()
+    end = told.closed()
+    assert set(end.seeds.values()) == {"3", "4"}
+    assert end.observed["world_size"] == "2"
+    assert {"torch.rank-0", "torch.rank-1"} <= set(end.random)
+    assert told.start.entry_point == "train.py"
+
+
+def test_the_callbacks_are_there_by_hand_and_silent_without_a_run(place: Place) -> None:
+    place.environment["KERAS_BACKEND"] = "torch"
+    place.script(
+        "import genealog.capture.transformers as ours, genealog.capture.keras as theirs\n"
+        "from transformers import TrainingArguments\n"
+        "from transformers.trainer_callback import TrainerCallback\n"
+        "from transformers.integrations.integration_utils import get_reporting_integration_callbacks\n"
+        "TrainingArguments(output_dir='out', report_to=['genealog'], use_cpu=True)\n"
+        "assert isinstance(get_reporting_integration_callbacks(['genealog'])[0](), TrainerCallback)\n"
+        "import keras\n"
+        "assert isinstance(ours.callback(), TrainerCallback)\n"
+        "assert isinstance(theirs.callback(), keras.callbacks.Callback)\n"
+        "theirs.callback().on_epoch_end(0, {'loss': 1.0})\n"
+    )
+    done = place.run_plain("python", "code/train.py")
+    assert done.returncode == 0, done.stderr

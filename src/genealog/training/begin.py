@@ -20,16 +20,18 @@ from genealog.capture import environment as environment_module
 from genealog.capture.code_bodies import keep_code
 from genealog.capture.command import is_python, mask
 from genealog.capture.environment import Environment, environment
-from genealog.capture.git import code_state
+from genealog.capture.files import Tree
+from genealog.capture.git import CodeState, code_state
 from genealog.capture.hardware import hardware
 from genealog.core import records
 from genealog.core.canonical import decimal, timestamp
 from genealog.core.ids import sha256_hex
-from genealog.errors import MalformedError
+from genealog.errors import MalformedError, StoreError
 from genealog.registry import Registry, Version, new_nonce
 
 Value = str | int | float | bool | None
 TIMEOUT_S = 60.0
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +93,32 @@ def begin(
 def register_code(registry: Registry, folder: Path, script: Path | None, *, asked: bool) -> Code | None:
     """Register the state of the code and keep its bodies. In an empty folder a prompt has none, and says so."""
     try:
-        state = code_state(folder)
+        state, tree = _kept(registry, folder)
     except MalformedError as error:
         if asked or error.code != "empty-tree":
             raise
         return None
-    tree = keep_code(state.tree, state.root, registry.home.objects)
     if (
         script is not None
         and not asked
         and script.resolve() not in {(state.root / e.path).resolve() for e in tree.entries}
     ):
-        state = code_state(script)  # an ignored file in a repository: the tree would lack the very script that runs
-        tree = keep_code(state.tree, state.root, registry.home.objects)
+        # An ignored file in a repository: the tree would lack the very script that runs.
+        state, tree = _kept(registry, script)
     added = registry.add_tree(tree, None, kind="code", name=f"code:{state.root.name}", claims=state.claims)
     return Code(added.id, state.root.resolve(), frozenset(entry.path for entry in tree.entries))
+
+
+def _kept(registry: Registry, place: Path) -> tuple[CodeState, Tree]:
+    """Read and keep code, again if something was written to its folder meanwhile: logs often lie beside code."""
+    for attempt in range(ATTEMPTS):
+        try:
+            state = code_state(place)
+            return state, keep_code(state.tree, state.root, registry.home.objects)
+        except StoreError as error:
+            if error.code != "file-changed" or attempt + 1 == ATTEMPTS:
+                raise
+    raise AssertionError  # the last attempt returns or raises
 
 
 def folder_of(script: Path | None, folder: Path) -> Path:

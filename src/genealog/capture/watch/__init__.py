@@ -32,14 +32,17 @@ def active() -> bool:
 
 
 def tell(kind: str, **fields: Any) -> None:
-    """Hand a report to the newest sink. Raises: nothing; a sink that fails has to say so itself."""
+    """Hand a report to every sink. Raises: nothing; a sink that fails has to say so itself."""
     if not _sinks or getattr(_here, "telling", False):
         return
     _here.telling = True  # what the sink itself opens is no news
+    report = {"t": kind, "at": time.time_ns(), **fields}
     try:
-        _sinks[-1]({"t": kind, "at": time.time_ns(), **fields})
-    except Exception:  # noqa: BLE001, S110 - the training goes on; a sink counts its own losses
-        pass
+        for sink in _sinks:  # a run inside a program that is on record itself: both hear it
+            try:
+                sink(report)
+            except Exception:  # noqa: BLE001, S112 - the training goes on; a sink counts its own losses
+                continue
     finally:
         _here.telling = False
 

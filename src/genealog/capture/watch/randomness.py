@@ -126,11 +126,13 @@ def _seeded(source: str, index: int, name: str) -> Callable[..., None]:
 
 
 def _appears(source: str, take: Callable[[], bytes]) -> None:
+    if (rank := os.environ.get("RANK", "")).isdigit():
+        source = f"{source}.rank-{int(rank)}"
     folder = os.environ.get("GENEALOG_RANDOM")
     if folder and os.path.isfile(path := os.path.join(folder, source)):
         try:
             with open(path, "rb") as file:
-                restore(source, file.read())
+                restore(source.partition(".")[0], file.read())
         except Exception as error:  # noqa: BLE001
             fault(f"restore {source}", error)
     tell("random", source=source, state=base64.b64encode(take()).decode())
