@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +90,13 @@ def test_equal_weights_are_equal() -> None:
 def test_every_kind_of_the_design_has_a_rule() -> None:
     design = "pretrain finetune adapter-train online-update merge quantize convert distill evaluate index-build import"
     assert set(design.split()) <= set(KINDS)
+
+
+def test_the_reference_lists_every_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/statements.md").read_text()
+    table = page.partition("| kind | what goes in |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {name for cell in cells for name in re.findall("`(.+?)`", cell)} == set(KINDS)
 
 
 def tensor(name: str, *shape: int) -> TensorEntry:

@@ -11,6 +11,8 @@ from command_line import Cli, cli
 from genealog import custody
 from genealog.answers import Answers
 from genealog.core import records
+from genealog.core.receipt import entry_of
+from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.custody import Checker
 from genealog.custody.contradictions import contradicted
@@ -74,6 +76,9 @@ def test_a_claim_that_shapes_refute_is_contradicted(registry: Registry, tiny_ada
     assert contradicted(registry.home.index) == {}
     checker.record(edges)
     assert contradicted(registry.ledger.index()) == {registry.resolve("lora").id: "wrong-base"}
+    of_lora = Answers(registry.home).ancestry(registry.resolve("lora").id)
+    bodies = [read_statement(entry_of(receipt)[0]).body for receipt in of_lora]
+    assert "wrong-base" in [body.code for body in bodies if isinstance(body, records.Finding)]
 
 
 @pytest.mark.parametrize("others", [0, 2])
