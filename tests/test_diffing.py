@@ -363,3 +363,16 @@ def test_what_a_gguf_says_of_itself(registry: Registry, tiny_base: Path, tmp_pat
     shutil.rmtree(a)
     assert section(diff(registry, "a", "b"), "config").state == "unknown"
     assert section(diff(registry, "b", str(tiny_base)), "config").state == "unknown"
+
+
+def test_bodies_without_files_and_revocations(registry: Registry) -> None:
+    for name, snapshot in (("old", "2026-01-01"), ("new", "2026-02-01")):
+        body = {"kind": "external-model", "vendor": "example", "model": "m-1", "snapshot": snapshot}
+        registry.add_record(body, kind="external-model", name=name)
+    registry.revoke("old", reason="withdrawn by its vendor")
+    found = diff(registry, "old", "new")
+    (change,) = section(found, "claims").changes
+    assert (change.name, change.before) == ("body.snapshot", '"2026-01-01"')
+    assert section(found, "files").state == "differs"
+    assert (found.a.revoked, found.b.revoked) == ("withdrawn by its vendor", None)
+    assert found.plain()["a"]["revoked"] == "withdrawn by its vendor"

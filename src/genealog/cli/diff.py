@@ -64,7 +64,10 @@ def _show(found: Comparison, *, every: bool) -> None:
     for sign, one in (("A", found.a), ("B", found.b)):
         tensors = "" if one.tensors is None else f", {len(one.tensors)} tensors"
         where = "registered" if one.registered else "not registered"
-        out.print(Text(f"  {sign}  {one_line(one.label)}  {short(one.id)}  {where}, {len(one.files)} files{tensors}"))
+        line = Text(f"  {sign}  {one_line(one.label)}  {short(one.id)}  {where}, {len(one.files)} files{tensors}")
+        if one.revoked is not None:
+            line.append(f"  revoked: {one_line(one.revoked)}", style="bold red")
+        out.print(line)
     for section in found.sections:
         _section(section, every=every)
 

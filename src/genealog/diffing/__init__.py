@@ -112,5 +112,5 @@ def _plain(one: Side) -> dict[str, Any]:
     return {
         "label": one.label, "id": one.id, "kind": one.kind, "weights": one.weights, "registered": one.registered,
         "files": len(one.files), "tensors": None if one.tensors is None else len(one.tensors),
-        "run": one.making.id if one.making else None,
+        "run": one.making.id if one.making else None, "revoked": one.revoked,
     }  # fmt: skip

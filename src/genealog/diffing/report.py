@@ -84,7 +84,7 @@ def flat(value: object, prefix: str = "") -> dict[str, str]:
     open_: list[tuple[str, object]] = [(prefix, value)]
     while open_:
         name, item = open_.pop()
-        if isinstance(item, Mapping) and (item or not name):
+        if isinstance(item, Mapping) and (item or name == prefix):
             open_.extend((f"{name}.{key}" if name else str(key), inner) for key, inner in item.items())
         else:
             found[name] = json.dumps(item, ensure_ascii=False, sort_keys=True)

@@ -83,6 +83,7 @@ class Side:
     statement: records.Artifact | None = None
     making: Making | None = None
     warnings: tuple[str, ...] = ()
+    revoked: str | None = None  # the reason
     scanned: bool = False  # the bytes at `place` were hashed just now
     _texts: dict[str, bytes | None] = field(default_factory=dict)
 
@@ -167,7 +168,7 @@ def _registered(registry: Registry, ref: str, label: str) -> Side:
     return Side(
         label=label, id=version.id, kind=version.kind, files=files, tensors=tensors, weights=version.weights,
         tied=body.weights.tied if body.weights else {}, place=registry.home.location(version.id), registered=True,
-        statement=body, making=_making(registry, version.id), warnings=body.warnings,
+        statement=body, making=_making(registry, version.id), warnings=body.warnings, revoked=version.revoked,
     )  # fmt: skip
 
 

@@ -172,5 +172,5 @@ def _claims(a: Side, b: Side) -> Section:
     for body in bodies:
         if body is not None:
             own = {"kind": body.kind, "source": body.source or ""}
-            facts.append({k: v for k, v in {**own, **body.claims}.items() if v})
+            facts.append({k: v for k, v in {**own, **body.claims}.items() if v} | flat(body.body or {}, "body"))
     return compared("claims", facts[0], facts[1])
