@@ -64,7 +64,7 @@ artifact = _table(
     "artifact",
     Column("id", Integer, primary_key=True, autoincrement=False),
     _text("digest", nullable=False, unique=True),
-    Column("entry", Integer, ForeignKey("entry.id"), index=True),  # its first statement; NULL while only an event names it
+    Column("entry", Integer, ForeignKey("entry.id"), index=True),  # its first statement, if any
     _text("kind"),
     _text("name"),
     _text("weights", index=True),
