@@ -154,7 +154,9 @@ def run_again(
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1"}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=_LIMIT, check=False)
+        done = subprocess.run(  # in a folder of ours: Python looks for modules where it is started
+            command, env=environment, cwd=made.parent, capture_output=True, timeout=_LIMIT, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return cannot_tell("rerun-failed", type(error).__name__, "re-run")
     if done.returncode != 0:
