@@ -275,3 +275,15 @@ def test_the_owner_may_say_how_long_the_log_was_when_a_key_leaked() -> None:
 def test_who_may_not_revoke_takes_nothing_back() -> None:
     story = [OWNER, TRAINER, note(5, "trainer"), (revoked_since(100)[0], "trainer")]
     assert judged(*story)[2] == FINE
+
+
+def test_the_word_of_a_stranger_saves_nothing() -> None:
+    story = [OWNER, TRAINER, note(5, "trainer"), note(6, "usurper"), revoked_since(100)]
+    assert judged(*story)[2:4] == [UNCLEAR, (State.MISSING, "signer-key-missing")]
+
+
+def test_the_word_of_another_key_that_leaked_saves_nothing() -> None:
+    former = (key_body("former"), "owner")
+    also = replace(key_body("former", "revoke", 500), since=at(100)), "owner"
+    story = [OWNER, TRAINER, former, note(5, "trainer"), note(6, "former"), revoked_since(100), also]
+    assert judged(*story)[3:5] == [UNCLEAR, UNCLEAR]

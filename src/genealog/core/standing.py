@@ -8,8 +8,9 @@ statement of such a key counts if somebody else shows that it was in the log bef
 - a later entry, before the revocation, by a key that is not revoked so, whose own time is earlier than `since`.
 
 Else it is contradicted (`key-compromised`) if its own time, or that of an entry ahead of it by such another key, is
-not before `since` (then only a checkpoint or the owner can save it). Else nobody can tell (`key-compromise-unclear`), and it
-counts for nothing. Times of other signers are their word: what rests on them is stated, never proven. docs/adr/0022.
+not before `since` (its own time: then only a checkpoint or the owner can save it). Else nobody can tell
+(`key-compromise-unclear`), and it counts for nothing. Times of other signers are their word: what rests on them is
+stated, never proven. docs/adr/0022.
 """
 
 from __future__ import annotations
