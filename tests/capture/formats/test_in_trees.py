@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -130,6 +132,28 @@ def test_a_file_that_was_cut_has_no_identity(tmp_path: Path, name: str) -> None:
     with pytest.raises(MalformedError) as caught:
         scan_tree(tmp_path)
     assert caught.value.code.startswith(("gguf-", "onnx-", "hdf5-"))
+
+
+BARE = """
+import sys
+for name in ("numpy", "h5py", "onnx", "gguf", "tensorflow", "keras", "google.protobuf", "torch"):
+    sys.modules[name] = None
+from genealog.capture.files import scan_tree
+for path in sys.argv[1:]:
+    tree = scan_tree(path)
+    print(tree.format, len(tree.weights or ()), *(line.partition(":")[0] for line in tree.warnings))
+"""
+
+
+def test_a_bare_install_reads_all_but_hdf5(tmp_path: Path) -> None:
+    gguf_file(tmp_path / "m.gguf")
+    onnx_file(tmp_path / "m.onnx", external=False)
+    hdf5_file(tmp_path / "m.h5")
+    places = [str(tmp_path / "m.gguf"), str(tmp_path / "m.onnx"), str(VECTORS / "saved"), str(tmp_path / "m.h5")]
+    done = subprocess.run([sys.executable, "-c", BARE, *places], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "gguf 1", "onnx 1", "tensorflow 8 tensorflow-strings", "hdf5 0 hdf5-not-read",
+    ]  # fmt: skip
 
 
 def test_threads_read_several_hdf5_files_at_once(tmp_path: Path) -> None:
