@@ -105,6 +105,8 @@ def test_revoking_flags_and_blast_says_what_was_touched(cli: Cli, two: Path) -> 
     cli("deploy", "bot", "--model", "model", *URL)
     assert cli("revoke", "model", "--reason", "poisoned").status == 0
     assert "revoked: poisoned" in cli("ls", "deployments").out
+    assert "revoked model" in cli("lineage", "model").out
+    assert [each["reason"] for each in cli("lineage", "model", "--json").json["revoked"]] == ["poisoned"]
     ran = cli("blast", "model", "--json")
     assert ran.status == 0
     assert [each["deployment"] for each in ran.json["deployments"]] == ["bot"]

@@ -17,6 +17,7 @@ from genealog.answers import Answers
 from genealog.cli.options import Json, Store
 from genealog.cli.output import out, print_table, say, short
 from genealog.core.lineage import Reach, Way
+from genealog.deploy.taint import revoked_among
 from genealog.errors import UsageError
 from genealog.registry import Registry
 from genealog.store.home import Home
@@ -52,10 +53,18 @@ def lineage(
         raise UsageError("no-such-entry", "the registry log is not so long yet", got=at_entry, expected=f"< {size}")
     with answers.walk(version.id, way, depth=depth, at=at_entry) as found:
         if json:
-            for part in _document(found, limit, kind):
+            for part in _document(found, limit, kind, revoked_among(found, at_entry)):
                 sys.stdout.write(part)
         else:
             _print(found, SHOWN if limit is None else limit, kind)
+            _print_revoked(found, at_entry)
+
+
+def _print_revoked(found: Walk, at: int | None) -> None:
+    """Say what of it was revoked: what descends from that is tainted."""
+    for artifact, name, reason in revoked_among(found, at):
+        what = f"{name} {short(artifact)}: {reason}; what descends from it is tainted"
+        out.print(f"[bold red]revoked[/bold red] {escape(what)}")
 
 
 def _print(found: Walk, limit: int, kind: str | None) -> None:
@@ -114,13 +123,14 @@ def _whole(reach: Reach) -> str:
     return "complete" if reach.complete else "not complete"
 
 
-def _document(found: Walk, limit: int | None, kind: str | None) -> Iterator[str]:
+def _document(found: Walk, limit: int | None, kind: str | None, revoked: list[tuple[str, str, str]]) -> Iterator[str]:
     """Yield one JSON object in pieces, an item a line: nothing is held that grows with the answer."""
     reach = found.reach
     head = {
         "start": reach.start, "way": reach.way, "complete": reach.complete, "cut": reach.cut, "nodes": reach.nodes,
         "artifact_count": reach.artifacts, "execution_count": reach.executions, "event_count": reach.events,
         "contradicted": reach.contradicted, "registry_size": reach.size,
+        "revoked": [{"id": artifact, "name": name, "reason": reason} for artifact, name, reason in revoked],
     } | ({"limit": limit} if limit is not None else {}) | ({"kind": kind} if kind is not None else {})  # fmt: skip
     lists: dict[str, Iterable[Any]] = {
         "artifacts": found.nodes(limit=limit, kind=kind),

@@ -14,6 +14,7 @@ from sqlalchemy import and_, select
 
 from genealog.store import schema
 from genealog.store.index import Index
+from genealog.store.lineage import Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,20 @@ def tainted(index: Index) -> dict[str, Taint]:
             if row["digest"] != ancestor:
                 found.setdefault(row["digest"], Taint(row["digest"], ancestor, name, reason))
     return found
+
+
+def revoked_among(found: Walk, at: int | None = None) -> list[tuple[str, str, str]]:
+    """Return (ID, name, reason) of every revoked artifact that a walk reached; of those, as of registry entry `at`."""
+    artifact, ref = schema.artifact, schema.ref
+    query = (
+        select(artifact.c.digest, artifact.c.name, ref.c.reason)
+        .join(ref, ref.c.name == artifact.c.digest)
+        .where(ref.c.kind == "revocation", artifact.c.id.in_(found.artifacts))
+        .order_by(ref.c.id)
+    )
+    rows = found.rows(query if at is None else query.where(ref.c.id <= at))
+    known = {row["digest"]: (row["name"] or row["digest"], row["reason"] or "revoked") for row in rows}
+    return [(digest, name, reason) for digest, (name, reason) in known.items()]
 
 
 def _closure(roots: Iterable[str], further: str) -> Any:
