@@ -8,6 +8,7 @@ parameters were changed on purpose, of which there is a report and no finding.
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,22 +59,30 @@ def _known(registry: Registry, environment: str | None) -> str | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    state: State
+    code: str | None
+    detail: str
+
+
 def _finding(found: Comparison, each: OutputResult, now: str) -> records.Finding | None:
     if found.changes or found.verdict == "failed":
         return None
-    worst, state = each.worst, State.PROVEN
-    code: str | None = None
-    detail: str = each.verdict
+    worst, judged = each.worst, _Judged(State.PROVEN, None, each.verdict)
     if each.verdict == "within-tolerance":
-        state = State.INFERRED
-        detail = f"within tolerance: {worst.name} is off by {worst.max_abs:.3g}" if worst else each.verdict
+        off = f": {worst.name} is off by {worst.max_abs:.3g}" if worst else ""
+        judged = _Judged(State.INFERRED, None, f"within tolerance{off}")
     elif each.verdict in ("different", "failed"):
-        same = found.same_environment
-        state, code = (State.CONTRADICTED, "rerun-differs") if same else (State.UNCHECKED, "environment-differs")
-        detail = found.first[0] if found.first else "other bytes came out"
+        why = found.first[0] if found.first else "other bytes came out"
+        if found.same_environment:
+            judged = _Judged(State.CONTRADICTED, "rerun-differs", why)
+        else:
+            judged = _Judged(State.UNCHECKED, "environment-differs", why)
     return records.Finding(
-        execution=found.execution, artifact=each.recorded, direction="out", role=each.role, state=state,
-        method="re-run", at=now, code=code, detail=detail[:300], tools={"python": platform.python_version()},
+        execution=found.execution, artifact=each.recorded, direction="out", role=each.role,
+        method="re-run", at=now, state=judged.state, code=judged.code, detail=judged.detail[:300],
+        tools={"python": platform.python_version()},
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Trace:
         if not self._again:
             return None
         entry = FileEntry(path=NAME, sha256=registry.home.objects.put(b"".join(self.lines)), size=self.size)
-        warnings = ("trace-cut: there were more measurements than are kept",) if self.cut else ()
-        tree = Tree(entries=(entry,), excludes=(), weights=None, format="files", warnings=warnings)
+        warnings = {"trace-cut": "there were more measurements than are kept"}
+        lines = tuple(f"{code}: {what}" for code, what in warnings.items() if self.cut)
+        tree = Tree(entries=(entry,), excludes=(), weights=None, format="files", warnings=lines)
         return registry.add_tree(tree, None, kind=ROLE, name=name)
