@@ -14,7 +14,7 @@ from sqlalchemy import event, insert, select, text
 from genealog.core.lineage import Way, edge_state
 from genealog.core.states import State
 from genealog.errors import UsageError
-from genealog.store import lineage, schema
+from genealog.store import lineage, listing, schema
 from genealog.store.index import Index
 from lineage_samples import Fact, artifact, chain, expected, put
 from lineage_samples import event as row_of_event
@@ -231,4 +231,15 @@ def test_no_step_of_a_walk_reads_a_whole_table(tmp_path: Path, way: Way, depth: 
         for step in plan:
             assert re.match(r"SCAN (?!walked|reached|anon_1|CONSTANT)", step) is None, (query, plan)
     assert any(f"COVERING INDEX event_{way} " in step for _, plan in plans for step in plan), plans
+    index.close()
+
+
+def test_a_list_of_the_newest_reads_no_whole_table(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    put(index, chain(50))
+    with index.reading() as connection:
+        query = str(listing.versions(limit=5).compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+        assert connection.execute(listing.versions(limit=5)).mappings().all()[0]["name"] == "a51"
+    assert [step for step in plan if re.match(r"SCAN (?!anon_1)", step)] == []
     index.close()
