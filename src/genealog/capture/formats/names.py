@@ -2,12 +2,13 @@
 
 1. A flat mapping from names to tensors: the names as they are.
 2. A checkpoint that holds its weights under exactly one of `WRAPPERS`: that mapping; the rest is named in a warning.
-3. The state of an optimizer on its own holds no weights.
+3. The state of an optimizer on its own holds no weights, nor does what trainers keep beside them: `is_training_state`.
 4. Otherwise nested mappings and lists, their keys joined by a dot.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -20,7 +21,18 @@ OPTIMIZER = frozenset({"state", "param_groups"})
 MAX_DEPTH = 32
 MAX_VALUES = 4_000_000  # looked at: lists that hold each other make more of them than there are bytes
 
+# Files of trainers (transformers, accelerate, DeepSpeed) beside the weights of a checkpoint, by their names.
+_TRAINING = re.compile(
+    r"(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|training_args)(?:[-_.]\w*)*\.(?:pt|pth|bin|pkl)"
+    r"|.*_optim_states\.pt"
+)
+
 T = TypeVar("T")
+
+
+def is_training_state(name: str) -> bool:
+    """Tell whether a file is named as trainers name the state of optimizers, schedules and random sources."""
+    return _TRAINING.fullmatch(name) is not None
 
 
 def weights_of(saved: object, *, is_tensor: Callable[[object], bool]) -> tuple[object, list[str]]:

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from genealog.capture.formats.gather import gather, is_row_major, span_of
-from genealog.capture.formats.names import flatten, weights_of
+from genealog.capture.formats.names import flatten, is_training_state, weights_of
 from genealog.capture.formats.zips import Member, read_members
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.layout import Layout, Loose, Run
@@ -311,6 +311,8 @@ class _Storages:
 
 
 def _layout(saved: object, storages: _Storages, name: str, warnings: tuple[str, ...]) -> Layout:
+    if is_training_state(name):
+        return Layout("torch", warnings=(*warnings, f"torch-training: {name}: state of a trainer, in no weights ID"))
     odd: list[str] = []
 
     def leaf(path: str, value: object) -> _Tensor | None:
