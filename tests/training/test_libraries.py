@@ -56,7 +56,7 @@ trainer.save_model("final")
 
 def test_a_trainer_is_captured_whole(place: Place, tiny_base: Path) -> None:
     base = copy(tiny_base, place.folder / "base")
-    place.registry().add(base, kind="model", name="tiny")
+    place.registry().add(base, kind="model", name="tiny", source="made here")
     rows(place)
     place.script(TRAINER)
     told = place.told(options=("--name", "tuned"))
