@@ -244,3 +244,29 @@ def test_a_trusted_signer_is_whole_or_nothing(cli: Cli, store: Path) -> None:
     (store / "genealog.toml").write_text(f'{good}\n[trust.signers.x]\nkey = "nowhere.pem"\n')
     Path("m").write_text("{}")
     assert "[no-such-file]" in cli("verify", "model", "--signature", "m").err
+
+
+def test_what_is_signed_by_name_is_compared_even_where_it_is_left_out_too(cli: Cli, store: Path) -> None:
+    from genealog.capture.files import scan_tree
+    from genealog.interop.oms.bundle import signed_bytes, write_bundle
+    from genealog.store.keys import KeyRing
+
+    Path("model/sub").mkdir()
+    Path("model/sub/w").write_text("w")
+    Path("model/sub/more").write_text("m")
+    files = [(e.path, e.sha256) for e in scan_tree("model").entries if e.path != "sub/more"]
+    for ignored in (["sub"], ["."], ["../model", "/", ""]):
+        payload = write_payload("model", files, ignore_paths=ignored)
+        key = KeyRing(store / "keys").signer("owner")
+        signature = key.sign(signed_bytes(payload))
+        Path("m.sig").write_bytes(write_bundle(payload, signature, public=key.private.public_key()))  # type: ignore[arg-type]
+        verify = ("verify", "model", "--signature", "m.sig", "--public-key", public(store), "--json")
+        found = cli(*verify)
+        codes = {hop["title"]: hop["code"] for hop in found.json["hops"] if "code" in hop and hop["role"] != "files"}
+        if ignored[0] == "../model":
+            assert codes == {"sub/more": "file-not-signed"}
+            continue
+        assert (found.status, codes) == (3, {"sub/more": LEFT_OUT})
+        Path("model/sub/w").write_text("x")
+        assert cli(*verify).status == 1
+        Path("model/sub/w").write_text("w")

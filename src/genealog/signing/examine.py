@@ -8,7 +8,7 @@ that does not hold, and never stronger than it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def examine_signed(
     if signed is None or verdict.state is State.CONTRADICTED:
         return Report((top,))
     itself = _inside(path, signature)
-    wanted = {piece.path for piece in signed.pieces}
+    wanted = _with_folders(piece.path for piece in signed.pieces)
     listed = list_signed(
         path, ignored=lambda found: _left_out(found, signed, wanted, itself), follow=signed.allow_symlinks
     )
@@ -94,7 +94,18 @@ def _left_out(path: str, signed: Signed, wanted: set[str], itself: str | None) -
     """Say whether the walk passes `path` over: left out, and nothing that is signed by name lies in it."""
     if path == itself:
         return True
-    return signed.ignores(path) and path not in wanted and not any(each.startswith(path + "/") for each in wanted)
+    return path not in wanted and signed.ignores(path)
+
+
+def _with_folders(paths: Iterable[str]) -> set[str]:
+    """Return paths and every folder above one of them."""
+    found: set[str] = set()
+    for path in paths:
+        here = path
+        while here and here not in found:
+            found.add(here)
+            here = here.rpartition("/")[0]
+    return found
 
 
 def _inside(root: Path, signature: Path | None) -> str | None:

@@ -31,6 +31,7 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_BUNDLE = 128 << 20  # bytes: a model of a million files has some 150 of them each
 MAX_CERTIFICATES = 16
 MAX_STAMPS = 32
+_OLD = 16 << 20  # bytes of payload up to which the broken encoding is tried: it takes four times as many
 Method = Literal["key", "certificate", "sigstore"]
 _HASHES: dict[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
     "secp256r1": hashes.SHA256, "secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512,
@@ -128,7 +129,10 @@ def check_signature(bundle: Bundle, public: ec.EllipticCurvePublicKey) -> None:
     """
     if _verifies(public, bundle.signature, signed_bytes(bundle.payload), hash_for(public)):
         return
-    if _verifies(public, bundle.signature, _broken_pae(bundle.payload), hashes.SHA256()):
+    old = len(bundle.payload) <= _OLD and _verifies(
+        public, bundle.signature, _broken_pae(bundle.payload), hashes.SHA256()
+    )
+    if old:
         raise unsupported("a signature of model-signing 0.2.0, over a broken encoding")
     raise VerificationError("signature-invalid", "the signature does not verify", got=f"key {key_hint(public)[:16]}…")
 
