@@ -5,7 +5,7 @@ only its weights gives the same names. The state of an optimizer is not part of 
 
 h5py is asked where things lie and nothing else: chunks are unpacked here, in bounded memory (libhdf5 would let a chunk
 grow to whatever its compression says). External links, external storage and virtual datasets point out of the file and
-are refused. libhdf5 parses the directory in this process, and it is C: see the threat model.
+are refused. libhdf5 parses the directory in this process, and it is C: see the threat model. Why so: ADR 0025.
 
 Source: HDF5 file format 3.0; h5py 3.16; Keras 3.15 `saving_lib.H5IOStore`, `legacy_h5_format`.
 """
