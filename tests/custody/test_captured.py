@@ -43,6 +43,8 @@ def by_role(edges: tuple[Checked, ...]) -> dict[str, tuple[State, str, str | Non
 
 
 def test_a_fine_tune_and_a_merge_of_two_adapters(tiny_base: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     registry = Registry.init(tmp_path / ".genealog", origin="models.example")
     registry.add(tiny_base, kind="model", name="base", source="a friend")
     code = tmp_path / "code"
@@ -54,6 +56,26 @@ def test_a_fine_tune_and_a_merge_of_two_adapters(tiny_base: Path, tmp_path: Path
             run.output(train(tiny_base, tmp_path / name, number), kind="adapter", name=name)
         found = by_role(Checker(registry).check(name))
         assert found["base"] == found["adapter"] == (State.STATED, "shapes", None)
+
+    wide = LlamaConfig(vocab_size=259, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    LlamaForCausalLM(wide).save_pretrained(tmp_path / "wide")
+    registry.add(tmp_path / "wide", kind="model", name="wide")
+    with genealog.run("finetune", inputs={"base": "wide"}, **kept) as run:  # a wrong claim: it was trained on `base`
+        train(tiny_base, tmp_path / "false", 7)
+        run.output(tmp_path / "false", kind="adapter", name="false")
+    (made,) = Checker(registry).made(registry.resolve("false").id)
+    bases = {e.artifact: (e.state, e.code) for e in made.events if e.role == "base"}
+    assert bases == {
+        registry.resolve("wide").id: (State.CONTRADICTED, "wrong-base"),
+        registry.resolve("base").id: (State.STATED, None),  # nobody named it: it is what was loaded
+    }
+    found = Checker(registry).check("false")
+    assert {edge.name: edge.state for edge in found if edge.role == "base"} == {
+        "wide": State.CONTRADICTED, "base": State.STATED
+    }  # fmt: skip
+    base = registry.base_of(registry.resolve("false").id)
+    assert base is not None
+    assert base.artifact == registry.resolve("base").id
 
     adapters = [tmp_path / "one", tmp_path / "two"]
     with genealog.run("merge", inputs={"base": "base", "adapter": ["one", "two"]}, **kept) as run:

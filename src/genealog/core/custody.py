@@ -91,8 +91,9 @@ def check_events(kind: str, events: Iterable[Event], registered: Mapping[str, st
     if rules is None:
         return [*faults, Fault("kind-unknown", f"no rule is known for executions of the kind {kind!r}", "")]
     adapter = any(event.direction == "out" and event.role == "adapter" for event in events)
+    ins = [event for event in events if event.direction == "in" and event.state is not State.CONTRADICTED]
     for need in rules.adapter if adapter and rules.adapter else rules.needs:
-        faults += _needs(kind, need, [e for e in events if e.direction == "in" and e.role in need.roles])
+        faults += _needs(kind, need, [event for event in ins if event.role in need.roles])
     return faults
 
 

@@ -64,18 +64,21 @@ def _wrong_bases(registry: Registry, events: Sequence[Event], versions: dict[str
         version = versions[event.artifact]
         if event.direction != "out" or version is None or version.kind != "adapter":
             continue
-        place = registry.home.location(version.id)
         try:
-            config = json.loads((place / "adapter_config.json").read_bytes()) if place else None
-            lora = read_lora(config, tensors_of(registry, version)) if isinstance(config, dict) else None
+            faults += [fault for base in bases if (fault := _misfit(registry, version, base, versions[base.artifact]))]
         except (GenealogError, OSError, ValueError):  # not an adapter that is known here: nothing is false
             continue
-        for base in bases:
-            known = versions[base.artifact]
-            names = {entry.name: entry for entry in tensors_of(registry, known)} if known else {}
-            if lora is not None and names and (wrong := misfits(lora, names)):
-                faults.append(Fault("wrong-base", f"the adapter does not fit: {few_names(wrong)}", "base", base, True))
     return faults
+
+
+def _misfit(registry: Registry, adapter: Version, base: Event, known: Version | None) -> Fault | None:
+    place = registry.home.location(adapter.id)
+    tensors = tensors_of(registry, known) if known else ()
+    if place is None or not tensors:
+        return None
+    lora = read_lora(json.loads((place / "adapter_config.json").read_bytes()), tensors_of(registry, adapter))
+    wrong = misfits(lora, {entry.name: entry for entry in tensors})
+    return Fault("wrong-base", f"the adapter does not fit: {few_names(wrong)}", "base", base, True) if wrong else None
 
 
 def tensors_of(registry: Registry, version: Version) -> tuple[TensorEntry, ...]:

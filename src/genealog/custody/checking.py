@@ -258,8 +258,12 @@ class Checker:
         if method == "update":
             return updated(out, first, next(e for e in made.events if e.artifact == out.version.id))
         if adapter:
-            bases = [held for event, held in inputs if event.role == "base"]
-            return lora.fits(out, bases[0]) if bases else cannot_tell("event-missing", "no base is recorded")
+            bases = [held for event, held in inputs if event.role == "base" and event.state is not State.CONTRADICTED]
+            return (
+                lora.fits(out, bases[0])
+                if bases
+                else cannot_tell("event-missing", "no base is recorded that could be it")
+            )
         return _same_shapes(out, first)
 
     def _pinned(self, made: Made, outcome: Outcome) -> Outcome:

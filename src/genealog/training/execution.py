@@ -23,6 +23,7 @@ from genealog.core import custody, records
 from genealog.core.canonical import encode
 from genealog.core.ids import record_id
 from genealog.core.states import State
+from genealog.custody import accept
 from genealog.errors import GenealogError, StoreError
 from genealog.registry import Added, Registry, Version
 from genealog.store.home import Home
@@ -209,7 +210,7 @@ class Run:
         registered = {event.artifact: event.weights for event in self._events}
         for fault in custody.check_events(self.start.kind, self._events, registered):
             self.seen.warn(fault.code, fault.message)
-        self._events = list(custody.judge_events(self.start.kind, self._events, registered))
+        self._events = list(accept(self.registry, self.start.kind, self._events, allow_contradicted=True))
 
     def _note(
         self, artifact: str, direction: records.Direction, role: str, weights: str | None, path: str | None,
