@@ -138,6 +138,12 @@ def test_no_oddity_hides_what_stands_behind_it(before: bytes) -> None:
     assert [item.what for item in run(before + REDUCE).unsafe] == ["posix.system"]
 
 
+def test_a_name_that_the_file_cuts_is_told() -> None:
+    """Python imports `posix.system` here before it sees that nothing follows."""
+    assert [item.what for item in run(b"cposix\nsystem!").unsafe] == ["posix.system"]
+    assert [item.what for item in run(b"cposix\n").unsafe] == ["posix."]
+
+
 def test_a_name_that_is_too_long_is_told() -> None:
     assert [item.what for item in run(b"c" + b"a" * 5000 + b"\nb\n.").unsafe] == ["a name that is made while loading"]
 

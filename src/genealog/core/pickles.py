@@ -216,14 +216,17 @@ class _Machine:
         self.at += count
         return data
 
-    def _line(self) -> bytes | Omitted:
+    def _line(self, *, name: bool = False) -> bytes | Omitted:
         """Read up to a line feed; of a line over the limit only how long it is."""
         line, size = b"", 0
         while not line.endswith(b"\n"):
-            line = self._file.readline(MAX_LINE)
-            if not line:
-                raise self._bad("truncated", "a line does not end")
-            size += len(line)
+            more = self._file.readline(MAX_LINE)
+            if not more and not size and not name:  # a name that is not there is the empty one
+                raise self._bad("truncated", "a line does not begin")
+            if not more:  # at the end of a file Python takes the last byte for the line feed
+                self.odd = self.odd or self._bad("truncated", "a line does not end")
+                break
+            line, size = more, size + len(more)
         self.at += size
         return line[:-1] if size == len(line) else Omitted(size)
 
@@ -360,7 +363,7 @@ class _Machine:
         self.push(data.decode("ascii") if isinstance(data, bytes) and data.isascii() else data)
 
     def named(self) -> Global:
-        lines = (self._line(), self._line())
+        lines = (self._line(name=True), self._line(name=True))
         module, name = (line if isinstance(line, Omitted) else line.decode("utf-8", "replace") for line in lines)
         return self._global(module, name)
 
