@@ -2,7 +2,7 @@
 
 engines LOG PORT…                 scripted engines, one a port: answers carry the port's number; each arrival of a
                                   call is one record (port's number, CLOCK_MONOTONIC in ns) in the file LOG
-load MODEL CONNECTIONS TOKENS URL…  asks without pause until SIGTERM, every other connection for a stream, and
+load MODEL CONNECTIONS TOKENS URL…  asks again and again until SIGTERM, every other connection for a stream, and
                                   prints {"calls", "failed", "mixed", "first"} as JSON: `mixed` are answers that
                                   come from two engines
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 ARRIVAL = struct.Struct("<Bq")
 PATH = "/v1/chat/completions"
+REST = 0.01  # seconds that a connection rests between two calls: a machine under load, and not one that is full
 PIECES, PAUSE = 20, 0.004  # of one stream, so that streams are under way whenever a deployment moves
 
 
@@ -110,6 +111,7 @@ def load(model: str, connections: int, tokens: int, urls: list[str]) -> None:
             if problem is not None:
                 seen["failed"] += 1
                 seen["first"] = seen["first"] or problem
+            await asyncio.sleep(REST)
 
     async def all_of_them() -> None:
         stop = asyncio.Event()

@@ -1,6 +1,6 @@
 """How long after a rollback the last call still goes to the old version, under load, with both engines warm.
 
-Real gateways (`genealog gateway`) pass on calls of many connections, every other one a stream, without pause. The
+Real gateways (`genealog gateway`) pass on calls of many connections, every other one a stream, 10 ms apart. The
 deployment is pointed at engine 1, then rolled back to engine 0; the last call that engine 1 is given after that says
 how long it took. All times are of CLOCK_MONOTONIC, which every process of a machine shares.
 
