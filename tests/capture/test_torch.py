@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from genealog.capture.files import Tree, scan_tree
 from genealog.capture.formats import gather
@@ -174,10 +175,23 @@ def test_what_is_no_plain_tensor_is_named(tmp_path: Path) -> None:
         "meta": torch.ones(2, device="meta"),
     }  # fmt: skip
     tree = scan_tree(save({"w": torch.ones(2), **odd}, tmp_path / "m.pt"))
-    assert [name for name, *_ in got(tree)] == ["w"]
-    (warning,) = tree.warnings
+    assert tree.weights is None  # an ID over the rest would look like one over all
+    first, warning = tree.warnings
+    assert first.startswith("weights-not-read: ")
     assert warning.startswith("torch-not-read: ")
     assert all(name in warning for name in odd)
+
+
+def test_a_shard_that_cannot_be_read_leaves_no_weights_id(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    save({"a": torch.ones(2)}, folder / "model-1.pt")
+    assert scan_tree(folder).weights is not None
+    save({"b": torch.eye(2).to_sparse()}, folder / "model-2.pt")
+    tree = scan_tree(folder)
+    assert (tree.weights, tree.format) == (None, "torch")
+    save_file({"a": torch.ones(2)}, folder / "model.safetensors")
+    assert [name for name, *_ in got(scan_tree(folder))] == ["a"]  # another format has all of it, as far as it says
 
 
 def test_a_tensor_and_a_module_have_no_names(tmp_path: Path) -> None:
@@ -256,8 +270,8 @@ def test_a_state_that_changes_a_tensor_is_not_believed(tmp_path: Path) -> None:
     at = data.rindex(b"R") + 1
     repack(good, tmp_path / "m.pt", {"data.pkl": data[:at] + b"(NNNNtb" + data[at:]})
     tree = scan_tree(tmp_path / "m.pt")
-    assert [name for name, *_ in got(tree)] == ["w"]
-    assert tree.warnings[0].startswith("torch-not-read: ")
+    assert tree.weights is None
+    assert tree.warnings[1].startswith("torch-not-read: ")
 
 
 def repack(source: Path, target: Path, changed: dict[str, bytes], *, more: dict[str, bytes] | None = None,
@@ -303,7 +317,7 @@ def test_tricks_with_the_archive(tmp_path: Path) -> None:
         else:
             assert refused(tmp_path / name) == "torch-zip"
     big = repack(good, tmp_path / "big.pt", {"byteorder": b"big"})
-    assert scan_tree(big).warnings[0].startswith("torch-big-endian: ")
+    assert scan_tree(big).warnings[1].startswith("torch-big-endian: ")
     beyond = pickle_.replace(b"K\x00K\x02\x85", b"K\x01K\x02\x85", 1)
     assert beyond != pickle_
     assert refused(repack(good, tmp_path / "beyond.pt", {"data.pkl": beyond})) == "torch-out-of-storage"

@@ -44,9 +44,9 @@ Progress = Callable[[int, int], None]
 class Tree:
     """What `scan_tree` saw.
 
-    `entries` are sorted by path, `weights` by tensor name (None: no tensors could be read); `tied` gives each name that
-    was added to them, with the name it shares its bytes with. `warnings` are lines `code: what`. `rehashed` is False
-    for a tree that was not made here and stands on digests of an earlier read.
+    `entries` are sorted by path, `weights` by tensor name (None: no tensors, or not all of them could be read); `tied`
+    gives each name that was added to them, with the name it shares its bytes with. `warnings` are lines `code: what`.
+    `rehashed` is False for a tree that was not made here and stands on digests of an earlier read.
     """
 
     entries: tuple[FileEntry, ...]
@@ -69,6 +69,7 @@ class Digests:
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     copy: bytes | None = None  # of a configuration
+    unread: bool = False  # it holds numbers besides that could not be read
 
 
 def scan_tree(path: str | os.PathLike[str], *, progress: Progress | None = None, exclude: Collection[str] = ()) -> Tree:
@@ -88,7 +89,10 @@ def tree_of(found: Sequence[Found], excludes: Sequence[str] = (), *, progress: P
     digests = hash_files(found, progress=progress)
     format_, chosen, warnings = _choose(found, digests)
     weights = _merge(chosen)
-    if weights is None and chosen and format_ != "safetensors":
+    if unread := [file.path for file, digest in chosen if digest.unread]:
+        weights = None
+        warnings.append(f"weights-not-read: numbers that could not be read, so there is no weights ID: {few(unread)}")
+    elif weights is None and chosen and format_ != "safetensors":
         warnings.append("several-weights: files hold different tensors of one name, so there is no weights ID")
     tied = {} if weights is None else _tied(found, digests, chosen)
     return Tree(
@@ -186,6 +190,7 @@ class _Look:
         self._hasher: RunHasher | None = None
         self._warnings: tuple[str, ...] = ()
         self._format = ""
+        self._unread = False
 
     def begin(self, file: BinaryIO, size: int, /) -> RunHasher | None:
         head = file.read(HEAD_BYTES)
@@ -195,7 +200,7 @@ class _Look:
             return None
         siblings = siblings_in(self._found, self._file.path)
         layout = self._reader.layout_of(file, size, path=self._file.path, siblings=siblings)
-        self._warnings, self._format = layout.warnings, layout.format
+        self._warnings, self._format, self._unread = layout.warnings, layout.format, layout.unread
         if layout.runs or layout.loose:
             self._hasher = RunHasher(layout, size)
         return self._hasher
@@ -209,14 +214,14 @@ class _Look:
         if self._reader is None:
             return Digests(sha256, named=named)
         tensors = () if self._hasher is None else self._hasher.tensors()
-        return Digests(sha256, tensors, self._format, named, self._warnings)
+        return Digests(sha256, tensors, self._format, named, self._warnings, unread=self._unread)
 
 
 def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, list[tuple[Found, Digests]], list[str]]:
     """Return the format of the weights, the files that hold them, and what is to be said of the other files."""
     pairs = list(zip(found, digests, strict=True))
     warnings = [line for digest in digests for line in digest.warnings]
-    holding = [(file, digest) for file, digest in pairs if digest.tensors]
+    holding = [(file, digest) for file, digest in pairs if digest.tensors or digest.unread]
     formats = sorted({str(digest.format) for _, digest in holding}, key=_rank)
     chosen = [(file, digest) for file, digest in holding if digest.format == formats[0]]
     others = [file.path for file, digest in holding if digest.format != formats[0]]
@@ -230,9 +235,10 @@ def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, li
 
 
 def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
-    """Return lines that fit an entry of the log; the unsafe ones first, and how many are left out."""
+    """Return lines that fit an entry of the log; the grave ones first, and how many are left out."""
     lines = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…" for line in warnings]
-    lines.sort(key=lambda line: not line.startswith("pickle-unsafe"))
+    grave = {"pickle-unsafe": 0, "weights-not-read": 1}
+    lines.sort(key=lambda line: grave.get(line.partition(":")[0], 2))
     left = len(lines) - MAX_LINES
     return tuple(lines) if left <= 0 else (*lines[:MAX_LINES], f"more-warnings: {left} more are not shown")
 

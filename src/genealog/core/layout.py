@@ -38,10 +38,14 @@ class Loose:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The tensors of one file. `warnings` are lines `code: what`; `metadata` is what the file says of itself."""
+    """The tensors of one file. `warnings` are lines `code: what`; `metadata` is what the file says of itself.
+
+    `unread` says that the file holds numbers besides, which could not be read: then no weights ID may be made of it.
+    """
 
     format: str  # gguf, torch, npz, onnx, keras, hdf5, tensorflow
     runs: tuple[Run, ...] = ()
     loose: tuple[Loose, ...] = ()
     warnings: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
+    unread: bool = False

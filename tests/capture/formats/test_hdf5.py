@@ -97,14 +97,24 @@ def test_bfloat16_as_keras_stores_it_and_text_beside() -> None:
     def fill(file: h5py.File) -> None:
         file.create_dataset("w", data=np.ones(3, ml_dtypes.bfloat16)).attrs["dtype"] = "bfloat16"
         file["words"] = "hello"
-        file.create_dataset("records", data=np.zeros(3, [("a", "f4"), ("b", "i4")]))
 
     data = made(fill)
     layout = read(data)
     assert tensors(layout, data) == {"w": ("BF16", (3,), b"\x80\x3f" * 3)}
-    assert layout.warnings == (
-        "hdf5-not-tensors: x.h5: datasets of text or records, not in the weights ID: records, words",
-    )
+    assert layout.warnings == ("hdf5-not-tensors: x.h5: datasets of text, not in the weights ID: words",)
+    assert not layout.unread
+
+
+@pytest.mark.parametrize("dtype", [[("a", "f4"), ("b", "i4")], "g"])
+def test_numbers_that_are_not_read_leave_nothing_to_make_an_id_of(dtype: object) -> None:
+    def fill(file: h5py.File) -> None:
+        file.create_dataset("w", data=np.ones(3, "f4"))
+        file.create_dataset("odd", data=np.zeros(3, dtype))
+
+    layout = read(made(fill))
+    assert layout.unread
+    assert not layout.runs
+    assert layout.warnings[0].startswith("hdf5-unread: ")
 
 
 def test_a_filter_that_is_not_read_gives_no_tensors() -> None:

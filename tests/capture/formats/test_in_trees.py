@@ -152,7 +152,7 @@ def test_a_bare_install_reads_all_but_hdf5(tmp_path: Path) -> None:
     places = [str(tmp_path / "m.gguf"), str(tmp_path / "m.onnx"), str(VECTORS / "saved"), str(tmp_path / "m.h5")]
     done = subprocess.run([sys.executable, "-c", BARE, *places], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "gguf 1", "onnx 1", "tensorflow 8 tensorflow-strings", "hdf5 0 hdf5-not-read",
+        "gguf 1", "onnx 1", "tensorflow 8 tensorflow-strings", "hdf5 0 weights-not-read hdf5-not-read",
     ]  # fmt: skip
 
 

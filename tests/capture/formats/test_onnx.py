@@ -100,6 +100,7 @@ def test_inner_graphs_sparse_text_and_constants() -> None:
     assert sorted(tensors(layout, data)) == ["choose/else_branch/w", "choose/then_branch/w", "w"]
     codes = [warning.partition(":")[0] for warning in layout.warnings]
     assert codes == ["onnx-sparse", "onnx-strings", "onnx-constants"]
+    assert layout.unread
     assert dict(layout.metadata)["onnx.producer"] == "tests"
 
 

@@ -70,7 +70,7 @@ def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str, path: str) 
     """Return the layout of an HDF5 file that begins at byte `base` of `file` and is `size` bytes long."""
     if find_spec("h5py") is None:
         what = f"hdf5-not-read: {path}: needs h5py (pip install 'genealog[formats]'), so no tensor was read"
-        return Layout(format_, warnings=(what,))
+        return Layout(format_, warnings=(what,), unread=True)
     try:
         found = _walk(_Part(file, base, size), base, size)
     except MalformedError:
@@ -79,7 +79,7 @@ def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str, path: str) 
         raise _bad("malformed", "libhdf5 cannot read this file", got=type(error).__name__) from None
     warnings = {
         "hdf5-unread": ("stored in a way that is not read, so no tensor was", found.unread),
-        "hdf5-not-tensors": ("datasets of text or records, not in the weights ID", found.others),
+        "hdf5-not-tensors": ("datasets of text, not in the weights ID", found.others),
         "optimizer-state": (
             "tensors of an optimizer, not in the weights ID",
             [str(found.optimizer)] if found.optimizer else [],
@@ -91,6 +91,7 @@ def read_hdf5(file: BinaryIO, size: int, *, base: int, format_: str, path: str) 
         loose=() if found.unread else tuple(found.loose),
         warnings=tuple(f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
         metadata=tuple(found.metadata.items()),
+        unread=bool(found.unread),
     )
 
 
@@ -165,11 +166,9 @@ def _dataset(path: str, item: Any, found: _Found, base: int, size: int) -> None:
         return
     name = path.removeprefix(f"{_LEGACY}/")
     dtype, width, swap = _dtype(item)
-    if dtype is None and item.dtype.kind == "V" and item.dtype.names is None:  # numbers of a kind that it does not say
-        found.unread.append(name)
-        return
     if dtype is None or item.shape is None:
-        found.others.append(name)
+        numbers = item.shape is not None and item.dtype.kind in "biufcV"  # V: records, or numbers of an unnamed kind
+        (found.unread if numbers else found.others).append(name)
         return
     if item.is_virtual or item.external:
         raise _bad("external", "a dataset whose bytes lie in other files", got=repr(name)[:80])

@@ -40,7 +40,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     metadata = (("keras.keras_version", str(version)),) if version else ()
     if not weights.stored:  # Keras stores it; what was packed again is read by nobody in place
         packed = f"keras-packed: {path}: the weights inside are compressed: their tensors are not in the weights ID"
-        return Layout("keras", warnings=(*warnings, packed), metadata=metadata)
+        return Layout("keras", warnings=(*warnings, packed), metadata=metadata, unread=True)
     inside = read_hdf5(file, weights.size, base=weights.start, format_="keras", path=path)
     return Layout(
         format="keras",
@@ -48,6 +48,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
         loose=inside.loose,
         warnings=(*warnings, *inside.warnings),
         metadata=(*metadata, *(pair for pair in inside.metadata if pair[0] != "keras.keras_version")),
+        unread=inside.unread,
     )
 
 

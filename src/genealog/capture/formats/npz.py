@@ -1,7 +1,8 @@
 """Tensors of numpy's npz (a zip file of arrays) and npy (one array, named as its file).
 
 The header of an array is a Python literal: it is read by a grammar of three keys and never evaluated. Object arrays are
-pickles, which are not read; nor are records, texts and raw bytes: they are named in a warning and are in no weights ID.
+pickles, which are not read; nor are records and raw bytes: with one of them there is no weights ID. Text and times are
+no weights, and a warning names them.
 
 Source: NEP 1 and `numpy/lib/_format_impl.py` (versions 1.0, 2.0, 3.0).
 """
@@ -29,6 +30,7 @@ _DTYPES = {
     "b1": "BOOL", "i1": "I8", "u1": "U8", "i2": "I16", "u2": "U16", "i4": "I32", "u4": "U32", "i8": "I64", "u8": "U64",
     "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
 }  # fmt: skip
+_TEXT = "SUMm"  # kinds of arrays that hold no weights: text and times
 _ITEM = re.compile(
     r"\s*'(?:(?P<descr>descr)'\s*:\s*'(?P<type>[^'\\]{1,32})'"
     r"|(?P<order>fortran_order)'\s*:\s*(?P<fortran>True|False)"
@@ -83,30 +85,32 @@ def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
         array = _header(file.read(min(size, MAX_HEADER + 12)))
         name = PurePath(path).stem
         if array.dtype is None:
-            return Layout("npy", warnings=_left_out([name], path))
+            return _layout("npy", [], {name: array.type}, path)
         _check(array, size, name)
-        return _layout("npy", [_tensor(name, array, None, 0)], (), path)
-    tensors, odd = [], []
+        return _layout("npy", [_tensor(name, array, None, 0)], {}, path)
+    tensors, odd = [], dict[str, str]()
     for member in read_members(file, size, format_="npz").values():
         name = member.name.removesuffix(".npy")
         if name == member.name:
-            odd.append(name)
+            odd[name] = _TEXT
             continue
         array = _header(_first(file, member))
         if array.dtype is None:
-            odd.append(name)
+            odd[name] = array.type
             continue
         _check(array, member.size, name)
         tensors.append(_tensor(name, array, member, member.start))
     return _layout("npz", tensors, odd, path)
 
 
-def _layout(format_: str, tensors: list[Run | Loose], odd: list[str] | tuple[()], path: str) -> Layout:
+def _layout(format_: str, tensors: list[Run | Loose], odd: dict[str, str], path: str) -> Layout:
+    """Return a layout; `odd` gives the type of each array that is not read: all but text and times may hold weights."""
     return Layout(
         format_,
         runs=tuple(tensor for tensor in tensors if isinstance(tensor, Run)),
         loose=tuple(tensor for tensor in tensors if isinstance(tensor, Loose)),
         warnings=_left_out(list(odd), path),
+        unread=any(type_[1:2] not in tuple(_TEXT) for type_ in odd.values()),
     )
 
 

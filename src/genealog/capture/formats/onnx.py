@@ -68,7 +68,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
     found = walker.found
     warnings = {
         "onnx-external-missing": ("named, and not beside it: no tensor was read", found.missing),
-        "onnx-sparse": ("sparse initializers, not in the weights ID", found.sparse),
+        "onnx-sparse": ("sparse initializers, which are not read", found.sparse),
         "onnx-strings": ("tensors of text, not in the weights ID", found.strings),
         "onnx-constants": (
             "tensors in Constant nodes belong to the graph, not to the weights ID",
@@ -81,6 +81,7 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
         loose=() if found.missing else tuple(found.loose),
         warnings=tuple(f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names),
         metadata=tuple(found.metadata.items()),
+        unread=bool(found.missing or found.sparse),
     )
 
 

@@ -78,7 +78,8 @@ def layout_of(file: BinaryIO, size: int, *, path: str, siblings: Siblings) -> La
     except MalformedError as error:
         if error.code != "tensorflow-snappy":
             raise
-        return Layout("tensorflow", warnings=(f"tensorflow-snappy: {path}: packed with Snappy, so no tensor was read",))
+        packed = f"tensorflow-snappy: {path}: packed with Snappy, so no tensor was read"
+        return Layout("tensorflow", warnings=(packed,), unread=True)
     shards = _header(entries.pop(b"", b""))
     prefix = posixpath.basename(path).removesuffix(".index")
     return _Bundle(entries, shards, prefix, siblings).layout(path)
@@ -119,6 +120,7 @@ class _Bundle:
             warnings=tuple(
                 f"{code}: {path}: {what}: {few(names)}" for code, (what, names) in warnings.items() if names
             ),
+            unread=bool(missing),
         )
 
     def _tensor(self, key: bytes, name: str, entry: _Entry) -> Loose:

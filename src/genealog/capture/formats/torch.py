@@ -2,7 +2,7 @@
 
 The pickle is read by `core.pickles`, which runs nothing; here its notes are understood: which storage, from which
 offset, with which strides. What a note does not say plainly (quantised, sparse, subclassed, changed after it was made)
-is named in a warning and is in no weights ID. What loading the file would run besides is reported as `pickle-unsafe`.
+is named in a warning, and there is no weights ID. What loading the file would run besides is reported as `pickle-unsafe`.
 The rules for names stand in ADR 0018. Big-endian files are named and not read.
 
 Source: torch 2.13 `serialization.py` (`_save`, `_legacy_save`), `_utils.py` (`_rebuild_*`).
@@ -106,12 +106,12 @@ def _zip(file: BinaryIO, size: int, name: str) -> Layout:
         return Layout("zip", warnings=(f"torch-foreign: {name}: a zip file without a pickle is no checkpoint",))
     if "constants.pkl" in inside or any(path.startswith("code/") for path in inside):
         what = f"torch-script: {name}: a program of TorchScript, its tensors are not in the weights ID"
-        return Layout("torch", warnings=(*warnings, what))
+        return Layout("torch", warnings=(*warnings, what), unread=True)
     if "data.pkl" not in inside or len(inside) != len(members) or len(scans) != 1:
         raise _bad("no-pickle", "a checkpoint is one folder with one data.pkl", got=few(sorted(members)))
     if _text(file, inside.get("byteorder")) not in (None, b"little"):
         what = f"torch-big-endian: {name}: written on a big-endian machine, its tensors are not in the weights ID"
-        return Layout("torch", warnings=(*warnings, what))
+        return Layout("torch", warnings=(*warnings, what), unread=True)
     (scan,) = scans.values()
     if scan.broken is not None or scan.stop != inside["data.pkl"].stop:
         raise _bad("pickle", "the pickle of this checkpoint cannot be read", got=scan.broken or "bytes behind its end")
@@ -325,7 +325,7 @@ def _layout(saved: object, storages: _Storages, name: str, warnings: tuple[str, 
     weights, notes = weights_of(saved, is_tensor=_tensor_like_value)
     found = flatten(weights, leaf)
     if odd:
-        what = "quantised, sparse or special tensors, not in the weights ID"
+        what = "quantised, sparse or special tensors, which are not read"
         notes = [*notes, f"torch-not-read: {what}: {few(odd)}"]
     runs, loose = [], []
     for path, tensor in found.items():
@@ -335,7 +335,7 @@ def _layout(saved: object, storages: _Storages, name: str, warnings: tuple[str, 
         else:
             loose.append(Loose(path, tensor.dtype, tensor.shape, partial(_gathered, tensor=tensor)))
     lines = (f"{code}: {name}: {what}" for code, _, what in (note.partition(": ") for note in notes))
-    return Layout("torch", runs=tuple(runs), loose=tuple(loose), warnings=(*warnings, *lines))
+    return Layout("torch", runs=tuple(runs), loose=tuple(loose), warnings=(*warnings, *lines), unread=bool(odd))
 
 
 def _gathered(file: BinaryIO, *, tensor: _Tensor) -> Iterator[memoryview]:
