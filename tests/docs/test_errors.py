@@ -144,8 +144,6 @@ def test_every_code_says_what_it_means_and_what_to_do() -> None:
 
 
 def test_the_collector_finds_what_it_should() -> None:
-    samples = (
-        "no-store safetensors-truncated tile-differs end-not-seen pickle-unsafe empty-prompt unregistered edge-… "
-    )
+    samples = "no-store safetensors-truncated tile-differs end-not-seen pickle-unsafe empty-prompt unregistered edge-… "
     samples += "unsigned gateway-stopped note-malformed duplicate-tensor unsupported-parameter"
     assert set(samples.split()) <= codes()

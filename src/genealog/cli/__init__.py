@@ -7,76 +7,82 @@ One file for each group of commands. Every error of ours ends here, in one place
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 import traceback
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genealog import __version__
-from genealog.cli import (
-    ask,
-    blast,
-    erase,
-    incident,
-    keep,
-    lineage,
-    log,
-    past,
-    prove,
-    receipts,
-    serve,
-    settings,
-    signatures,
-    signers,
-    witness,
-)
-from genealog.cli.check import check
-from genealog.cli.contains import contains
-from genealog.cli.demo import demo
-from genealog.cli.diff import diff
-from genealog.cli.engine import engine
-from genealog.cli.gateway import gateway
-from genealog.cli.mirror import mirror
 from genealog.cli.output import print_error
-from genealog.cli.reproduce import reproduce
-from genealog.cli.run import run
 from genealog.errors import GenealogError, MalformedError, StoreError
 
-app = typer.Typer(
-    name="genealog",
-    help="Which model produced this output, where did that model come from, and can you prove it?",
-    epilog="Start with [bold]genealog demo[/bold], or [bold]genealog init[/bold] in your project.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
+    "Start here": {"demo": "demo:demo"},
+    "Keep": {
+        "init": "keep:init", "add": "keep:add", "run": "run:run", "sign": "signatures:sign", "show": "keep:show",
+        "ls": "keep:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
+    },
+    "Serve": {
+        "gateway": "gateway:gateway", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
+        "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
+        "incident": "incident:app",
+    },
+    "Ask": {
+        "why": "ask:why", "lineage": "lineage:lineage", "diff": "diff:diff", "contains": "contains:contains",
+        "reproduce": "reproduce:reproduce", "what-was-live": "past:what_was_live", "blast": "blast:blast",
+    },
+    "Forget": {
+        "erase": "erase:erase", "hold": "erase:hold_app", "retention": "erase:retention_app",
+        "vault": "erase:vault_app",
+    },
+    "Prove": {
+        "evidence": "prove:evidence", "disclose": "erase:disclose", "verify": "prove:verify", "check": "check:check",
+        "fsck": "prove:fsck", "mirror": "mirror:mirror", "receipt": "receipts:app", "index": "prove:index_app",
+        "log": "log:app", "witness": "witness:app",
+    },
+}  # fmt: skip
 
-KEEP, SERVE, ASK, FORGET, PROVE = "Keep", "Serve", "Ask", "Forget", "Prove"
 
-for panel, commands in (
-    ("Start here", (demo,)),
-    (KEEP, (keep.init, keep.add, run, signatures.sign, keep.show, keep.ls, keep.revoke)),
-    (SERVE, (gateway, engine, serve.deploy, serve.promote, serve.approve, serve.approvals, serve.rollback)),
-    (ASK, (ask.why, lineage.lineage, diff, contains, reproduce, past.what_was_live, blast.blast)),
-    (FORGET, (erase.erase,)),
-    (PROVE, (prove.evidence, erase.disclose, prove.verify, check, prove.fsck, mirror)),
-):
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-app.add_typer(signers.app, name="signer", rich_help_panel=KEEP)
-app.add_typer(settings.app, name="config", rich_help_panel=KEEP)
-app.add_typer(incident.app, name="incident", rich_help_panel=SERVE)
-app.add_typer(erase.hold_app, name="hold", rich_help_panel=FORGET)
-app.add_typer(erase.retention_app, name="retention", rich_help_panel=FORGET)
-app.add_typer(erase.vault_app, name="vault", rich_help_panel=FORGET)
-app.add_typer(receipts.app, name="receipt", rich_help_panel=PROVE)
-app.add_typer(prove.index_app, name="index", rich_help_panel=PROVE)
-app.add_typer(log.app, name="log", rich_help_panel=PROVE)
-app.add_typer(witness.app, name="witness", rich_help_panel=PROVE)
+def application(only: str | None = None) -> typer.Typer:
+    """Return the whole command line, or that of one command: a command then loads what it uses and nothing else."""
+    made = typer.Typer(
+        name="genealog",
+        help="Which model produced this output, where did that model come from, and can you prove it?",
+        epilog="Start with [bold]genealog demo[/bold], or [bold]genealog init[/bold] in your project.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    for panel, commands in COMMANDS.items():
+        for name, place in commands.items():
+            if only in (None, name):
+                module, _, attribute = place.partition(":")
+                found = getattr(import_module(f"genealog.cli.{module}"), attribute)
+                if isinstance(found, typer.Typer):
+                    made.add_typer(found, name=name, rich_help_panel=panel)
+                else:
+                    made.command(name, rich_help_panel=panel)(found)
+    _flow(made)
+    return made
+
+
+@cache
+def _whole() -> typer.Typer:
+    return application()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _whole()
+    raise AttributeError(name)
 
 
 def _flow(group: typer.Typer) -> None:
@@ -93,16 +99,12 @@ def _flow(group: typer.Typer) -> None:
             _flow(inner.typer_instance)
 
 
-_flow(app)
-
-
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"genealog {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -114,11 +116,18 @@ def _options(
 def main() -> None:
     """Run the command line and exit with the status of docs/reference/exit-codes.md."""
     try:
-        app()
+        application(_asked(sys.argv[1:]))()
     except Exception as error:  # noqa: BLE001 - nobody shall read a traceback
         ours = error if isinstance(error, GenealogError) else _foreign(error)
         print_error(ours, as_json="--json" in sys.argv)
         sys.exit(ours.exit_status)
+
+
+def _asked(words: list[str]) -> str | None:
+    """Return the command that is typed, None where all of them are needed: for help, completion, a misspelling."""
+    word = words[0] if words else None
+    completing = any(name.endswith("_COMPLETE") and name.startswith("_") for name in os.environ)
+    return word if not completing and any(word in commands for commands in COMMANDS.values()) else None
 
 
 def _foreign(error: Exception) -> GenealogError:

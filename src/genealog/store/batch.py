@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table, bindparam, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from genealog.core import records
 from genealog.core.dsse import unb64, verify_envelope
@@ -137,6 +137,8 @@ def _insert(connection: Connection, table: Table) -> Insert:
     if table not in _MAY_REPEAT:
         return insert(table)
     if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # loads asyncio and more: no command on a local store waits for it
+
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
 

@@ -278,4 +278,5 @@ def _postgres(url: str, tables: str) -> Engine:
         connection.autocommit = False
         return connection
 
+    schema.for_postgresql()
     return create_engine("postgresql+psycopg://", creator=connect, pool_pre_ping=True, pool_size=2)

@@ -16,7 +16,7 @@ from functools import cache
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
 from sqlalchemy import Integer as PlainInteger
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 PROJECTION = 3  # grows when `store.projection` writes other rows into the same tables
@@ -24,7 +24,7 @@ EVENT_BITS = 16  # an event's key is its entry's index and its place in it: an e
 
 metadata = MetaData()
 Integer = BigInteger().with_variant(PlainInteger, "sqlite")  # SQLite's own key of a row is called INTEGER
-_TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")  # compared as bytes, as SQLite does
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")  # compared as bytes, as SQLite does
 
 
 def _table(name: str, *columns: Column[int] | Column[str] | UniqueConstraint | Index) -> Table:
@@ -104,9 +104,20 @@ event = _table(
     Column("src", Integer, nullable=False),  # what a walk goes along: `ends` says how
     Column("dst", Integer, nullable=False),
     UniqueConstraint("execution", "artifact", "direction", "role"),
-    Index("event_down", "src", "dst", postgresql_include=["id"]),
-    Index("event_up", "dst", "src", postgresql_include=["id"]),
+    Index("event_down", "src", "dst"),
+    Index("event_up", "dst", "src"),
 )
+
+
+def for_postgresql() -> None:
+    """Have the indexes that walks read hold the key of a row too, which SQLite's do by themselves.
+
+    Not said where they are made: SQLAlchemy would load PostgreSQL's dialect, and half of asyncio, for every command.
+    """
+    for index in event.indexes:
+        if index.name in ("event_down", "event_up"):
+            index.dialect_options["postgresql"]["include"] = ["id"]
+
 
 finding = _table(  # an edge that somebody checked against bytes
     "finding",
