@@ -155,7 +155,7 @@ class Registry:
         """
         signer = signer or self.signer()
         name = name or path.resolve().name
-        tree = scan_tree(path, progress=progress, exclude=own_store(path))
+        tree = scan_tree(path, progress=progress, exclude=left_out(path))
         return self.add_tree(tree, path, kind=kind, name=name, source=source, claims=claims or {}, signer=signer)
 
     def add_tree(
@@ -357,11 +357,20 @@ class Registry:
         return read_statement(self.ledger.entry(self.ledger.at(leaf)))
 
     def manifest(self, version: Version) -> Manifest:
-        """Return the files of a version, from the object that its statement names."""
+        """Return the files of a version, from the object that its statement names, held to the ID.
+
+        Raises: MissingError `no-manifest`, `no-such-object`; VerificationError `manifest-mismatch`.
+        """
         body = self.statement(version.statement).body
         if not isinstance(body, records.Artifact) or body.manifest is None:
             raise MissingError("no-manifest", f"{version.name} has no files of its own", got=version.id)
-        return decode_manifest(self.home.objects.get(body.manifest.sha256))
+        manifest = decode_manifest(self.home.objects.get(body.manifest.sha256))
+        if (found := files_root(manifest.files)) != version.id:  # whoever signed it may have named any list
+            raise VerificationError(
+                "manifest-mismatch", f"the list of files that {version.name} was registered with is not its own",
+                got=found, expected=version.id,
+            )  # fmt: skip
+        return manifest
 
     def check(self, path: Path, ref: str, *, progress: Progress | None = None) -> Version:
         """Hash the files at `path` again and compare them with the registered version `ref`.
@@ -369,7 +378,8 @@ class Registry:
         Raises: VerificationError `bytes-differ`, naming the files; what `scan_tree` raises.
         """
         version = self.resolve(ref)
-        difference = rescan(path, self.manifest(version).files, progress=progress, exclude=own_store(path))
+        manifest = self.manifest(version)
+        difference = rescan(path, manifest.files, progress=progress, exclude=left_out(path, manifest))
         if not difference.none:
             raise VerificationError(
                 "bytes-differ", f"the files at {path.name} are not {version.name}",
@@ -436,9 +446,14 @@ class Registry:
         return str(row["leaf"]) if row else ""
 
 
-def own_store(path: Path) -> tuple[str, ...]:
-    """Return what to leave out of a folder that holds a store: registering would change what is registered."""
-    return (NAME,) if (path / NAME).is_dir() else ()
+def left_out(path: Path, of: Manifest | records.Artifact | None = None) -> tuple[str, ...]:
+    """Return what to leave out of the folder at `path`: a store in it, and what was left out of the version `of`.
+
+    A trainer's output holds checkpoints, which are versions of their own. Whoever holds a folder to a version asks
+    here. What is left out is under nobody's ID: it is not loaded either.
+    """
+    store = (NAME,) if (path / NAME).is_dir() else ()
+    return (*store, *(name for name in (of.excludes if of else ()) if name not in store))
 
 
 def _makers(artifact: str) -> Any:

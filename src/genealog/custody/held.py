@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from genealog.capture.formats.siblings import siblings_in
 from genealog.capture.listing import list_tree
 from genealog.core import records
 from genealog.core.layout import Layout, Run
-from genealog.core.manifest import FileEntry, diff_files, files_root
+from genealog.core.manifest import FileEntry, diff_files, few, files_root
 from genealog.core.safetensors import data_start, parse_safetensors_header
-from genealog.core.weights import TensorEntry, decode_tensors, weights_root
+from genealog.core.weights import TensorEntry, weights_root
 from genealog.errors import GenealogError, MalformedError, MissingError, VerificationError
-from genealog.registry import Progress, Registry, Version, own_store
+from genealog.registry import Progress, Registry, Version, left_out
 
 MAX_CONFIG = 16 << 20
 
@@ -87,8 +87,9 @@ def hold(registry: Registry, version: Version, path: Path | None, *, progress: P
     """Find the files of a version (at `path`, else where this machine saw them last) and hash them.
 
     Raises: MissingError `bytes-not-at-hand` (no files known here, or other registered bytes lie there now);
-    VerificationError `bytes-differ` (what lies there is not registered), `weights-mismatch` (its statement names other
-    tensors than its files hold); as `scan_tree`.
+    `weights-not-read` (its statement names tensors, and none can be read); VerificationError `bytes-differ` (what lies
+    there is not registered), `weights-mismatch` (its statement names other tensors than its files hold); as
+    `scan_tree`.
     """
     place = path or registry.home.location(version.id)
     if not version.id.startswith("glf1:") or place is None or not place.exists():
@@ -96,7 +97,9 @@ def hold(registry: Registry, version: Version, path: Path | None, *, progress: P
             "bytes-not-at-hand", f"the files of {version.name} are not here", got=version.id,
             hint="say where they are: genealog check REF --at ROLE=PATH",
         )  # fmt: skip
-    tree = scan_tree(place, progress=progress, exclude=own_store(place))
+    manifest = registry.manifest(version)
+    exclude = left_out(place, manifest)
+    tree = scan_tree(place, progress=progress, exclude=exclude)
     if (found := files_root(tree.entries)) != version.id:
         if path is None and _registered(registry, found):
             raise MissingError(
@@ -105,28 +108,34 @@ def hold(registry: Registry, version: Version, path: Path | None, *, progress: P
             )  # fmt: skip
         raise VerificationError(
             "bytes-differ", f"the files at {place.name} are not {version.name}",
-            got=str(diff_files(registry.manifest(version).files, tree.entries)), expected=version.id,
+            got=str(diff_files(manifest.files, tree.entries)), expected=version.id,
             hint="restore the registered bytes, or register these as a new version: genealog add",
         )  # fmt: skip
-    if version.weights is not None and tree.weights and weights_root(tree.weights) != version.weights:
+    if version.weights is not None and not tree.weights:  # its statement names tensors that nobody here can see
+        raise MissingError(
+            "weights-not-read", f"no tensors could be read in the files of {version.name}",
+            got=few([*tree.warnings, tree.format]), expected=version.weights,
+        )  # fmt: skip
+    if version.weights is not None and weights_root(tree.weights or ()) != version.weights:
         raise VerificationError(
             "weights-mismatch", f"the tensors of {version.name} are not those that its statement names",
-            got=weights_root(tree.weights), expected=version.weights,
+            got=weights_root(tree.weights or ()), expected=version.weights,
         )  # fmt: skip
     body = registry.statement(version.statement).body
     listing = body.weights if isinstance(body, records.Artifact) else None
-    tensors = decode_tensors(registry.home.objects.get(listing.list.sha256)) if listing else ()
+    tensors = (tree.weights or ()) if listing else ()  # as read now: the list on record is a word of its signer
     return Held(
-        version=version, path=place, files={entry.path: entry for entry in registry.manifest(version).files},
+        version=version, path=place, files={entry.path: entry for entry in manifest.files},
         tensors={entry.name: entry for entry in tensors}, tied=dict(listing.tied) if listing else {},
-        format=body.format if isinstance(body, records.Artifact) else None, runs=where(place) if listing else {},
+        format=body.format if isinstance(body, records.Artifact) else None,
+        runs=where(place, exclude) if listing else {},
     )  # fmt: skip
 
 
-def where(path: Path) -> dict[str, tuple[Path, Run]]:
+def where(path: Path, exclude: Collection[str] = ()) -> dict[str, tuple[Path, Run]]:
     """Return where the tensors in the files below `path` lie, from headers alone; later files do not win."""
     found: dict[str, tuple[Path, Run]] = {}
-    listed, _ = list_tree(path)
+    listed, _ = list_tree(path, exclude=exclude)
     for file in listed:
         real = Path(file.real)
         try:
