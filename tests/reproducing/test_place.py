@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as dataclass_replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from genealog.errors import MissingError, UsageError, VerificationError
 from genealog.registry import Registry, new_nonce
 from genealog.reproducing import plan_for
 from genealog.reproducing.place import lay_out
+from genealog.reproducing.rerun import _variables
 
 NOW = "2026-11-22T12:00:00.000Z"
 
@@ -162,3 +164,21 @@ def test_needs_are_listed_whole(registry: Registry, tmp_path: Path) -> None:
     registry.append_all([(start, "run", None), (end, "run", None)], signer=registry.signer())
     codes = [need.code for need in plan_for(registry, record_id(start)).needs]
     assert codes == ["command-not-recorded", "code-not-recorded", "environment-not-recorded"]
+
+
+def test_an_input_never_lies_over_the_code(registry: Registry, tmp_path: Path) -> None:
+    plan = plan_for(registry, recorded(registry, data="train.py"))
+    with pytest.raises(VerificationError) as caught:
+        lay_out(registry, plan, tmp_path / "root")
+    assert caught.value.code == "bytes-differ"
+
+
+def test_a_statement_sets_no_variable_but_switches(registry: Registry, tmp_path: Path) -> None:
+    plan = plan_for(registry, recorded(registry))
+    said = {"LD_PRELOAD": "/x.so", "PATH": "/x", "HF_HUB_OFFLINE": "0", "PYTHONHASHSEED": "7", "torch.x": "1"}
+    plan = dataclass_replace(plan, start=replace(plan.start, determinism=said))
+    (tmp_path / "root").mkdir()
+    found = _variables(plan, tmp_path / "root")
+    assert (found["PYTHONHASHSEED"], found["HF_HUB_OFFLINE"]) == ("7", "1")
+    assert found.get("PATH") != "/x"
+    assert not {"LD_PRELOAD", "torch.x"} & found.keys()

@@ -20,7 +20,7 @@ from genealog.capture.files import scan_tree
 from genealog.core.ids import sha256_hex
 from genealog.core.manifest import files_root
 from genealog.errors import GenealogError, MissingError, StoreError, VerificationError
-from genealog.registry import Registry, own_store
+from genealog.registry import Registry, left_out
 from genealog.reproducing.plan import Input, Plan
 
 _PADS = 6  # folders above, so that a path may lead upwards and stay inside
@@ -72,8 +72,11 @@ def _write_code(registry: Registry, plan: Plan, code: Path) -> None:
                     "bytes-differ", "a file of the code is not the recorded one", got=entry.path, expected=entry.sha256
                 )
         target = code / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(registry.home.objects.get(entry.sha256) if data is None else data)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(registry.home.objects.get(entry.sha256) if data is None else data)
+        except OSError as error:  # a disk that is full, or a list in which a file is a folder too
+            raise StoreError("file-unreadable", f"cannot copy: {error.strerror}", got=repr(entry.path)) from None
 
 
 def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path, command: list[str]) -> Path:
@@ -129,6 +132,11 @@ def _copy(registry: Registry, each: Input, place: Path, target: Path) -> None:
         for entry in registry.manifest(each.version).files:
             source = place / entry.path if place.is_dir() else place
             copy = target / entry.path if place.is_dir() else target
+            if copy.is_file() and sha256_hex(copy.read_bytes()) != entry.sha256:
+                raise VerificationError(
+                    "bytes-differ", f"{each.event.role} {each.version.name} would lie over other bytes of this run",
+                    got=entry.path, expected=entry.sha256,
+                )  # fmt: skip
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
     except OSError as error:
@@ -137,9 +145,10 @@ def _copy(registry: Registry, each: Input, place: Path, target: Path) -> None:
 
 def _check(registry: Registry, each: Input, place: Path) -> None:
     """Hash what will be read: it is the recorded version, byte for byte, or nothing is run."""
-    wanted = {entry.path if place.is_dir() else place.name: entry for entry in registry.manifest(each.version).files}
+    manifest = registry.manifest(each.version)
+    wanted = {entry.path if place.is_dir() else place.name: entry for entry in manifest.files}
     try:
-        found = scan_tree(place, exclude=own_store(place)).entries
+        found = scan_tree(place, exclude=left_out(place, manifest)).entries
     except GenealogError as error:
         raise VerificationError("bytes-differ", f"{each.version.name} cannot be hashed: {error.message}") from None
     same = {entry.path: (entry.sha256, entry.size) for entry in found if entry.path in wanted}

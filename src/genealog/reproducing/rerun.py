@@ -21,6 +21,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from genealog.capture.command import is_python
+from genealog.capture.watch.randomness import SWITCHES
 from genealog.errors import MissingError, UpstreamError
 from genealog.registry import Registry, Version
 from genealog.reproducing.compare import ATOL, RTOL, Comparison
@@ -128,7 +129,8 @@ def _variables(plan: Plan, root: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
         "HF_DATASETS_CACHE": str(home / "datasets"),
     }  # fmt: skip
-    return found | {name: value for name, value in plan.start.determinism.items() if name.isupper()}
+    said = plan.start.determinism  # a word of whoever signed it: no other variable comes from there
+    return found | {name: said[name] for name in SWITCHES if name in said}
 
 
 def _software(

@@ -126,9 +126,11 @@ def _held(
     python: Path, where: Where, recorded: Mapping[str, Any], lock: str | None, variables: Mapping[str, str],
     editable: tuple[str, ...],
 ) -> Software:  # fmt: skip
-    settings = recorded.get("settings")  # as the recorder had them: what the run drew for itself is no software
     plain = {name: value for name, value in variables.items() if name not in environment_module.DETERMINISM}
-    body, found = ask(python, plain | (settings if isinstance(settings, dict) else {}))
+    said = recorded.get("settings")  # as the recorder had them: what the run drew for itself is no software
+    settings = said if isinstance(said, dict) else {}
+    known = [name for name in environment_module.DETERMINISM if isinstance(settings.get(name), str)]
+    body, found = ask(python, plain | {name: settings[name] for name in known})
     differences = _differences(recorded, lock, body, found)
     paths = (str(Path(environment_module.__file__).parents[2]),) if "genealog" in editable else ()
     identifier = record_id(body)
