@@ -10,9 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from genealog.answers import Answers
+from genealog.capture.files import scan_tree
 from genealog.core import records
 from genealog.core.ids import record_id
 from genealog.core.states import State
+from genealog.core.weights import weights_root
 from genealog.custody import Checker, update
 from genealog.custody.checking import strength
 from genealog.errors import GenealogError, MalformedError, VerificationError
@@ -138,3 +140,24 @@ def test_two_thousand_versions_are_one_complete_chain(registry: Registry, tmp_pa
     found = Answers(registry.home).lineage(previous)
     assert len(found.artifacts) == 2001
     assert len(found.executions) == 2000
+
+
+def test_another_format_in_the_folder_has_no_say_in_the_weights(registry: Registry, tmp_path: Path) -> None:
+    """As a whole scan has it: safetensors give the weights, and arrays beside them are files."""
+    before = policy(tmp_path / "v0", layers=2)
+    np.savez(before / "statistics.npz", mean=np.zeros(3))
+    registry.add(before, kind="model", name="policy")
+    changed = step(tmp_path / "v1", before, 1, 7.0)
+    np.savez(tmp_path / "v1" / "statistics.npz", mean=np.ones(3))
+    made = update(registry, "policy", tmp_path / "v1", [*changed, "statistics.npz"])
+    assert made.weights == weights_root(scan_tree(tmp_path / "v1").weights or ())
+    changed = step(tmp_path / "v2", tmp_path / "v1", 0, 8.0)
+    assert update(registry, "policy", tmp_path / "v2", changed).tensors == ("layers.0.weight",)
+
+
+def test_an_update_that_cannot_be_read_whole_has_no_weights_id(registry: Registry, tmp_path: Path) -> None:
+    for name, more in (("v0", {}), ("v1", {"odd": np.zeros(2, "V2")})):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "m.npz", w=np.ones(2), **more)
+    registry.add(tmp_path / "v0", kind="model", name="policy")
+    assert update(registry, "policy", tmp_path / "v1", ["m.npz"]).weights is None

@@ -222,7 +222,7 @@ def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, li
     pairs = list(zip(found, digests, strict=True))
     warnings = [line for digest in digests for line in digest.warnings]
     holding = [(file, digest) for file, digest in pairs if digest.tensors or digest.unread]
-    formats = sorted({str(digest.format) for _, digest in holding}, key=_rank)
+    formats = in_rank(str(digest.format) for _, digest in holding)
     chosen = [(file, digest) for file, digest in holding if digest.format == formats[0]]
     others = [file.path for file, digest in holding if digest.format != formats[0]]
     if others:
@@ -230,7 +230,7 @@ def _choose(found: Sequence[Found], digests: Sequence[Digests]) -> tuple[str, li
     for named in sorted({str(digest.named) for _, digest in pairs if digest.named and digest.tensors is None}):
         paths = [file.path for file, digest in pairs if digest.named == named and digest.tensors is None]
         warnings.append(f"not-{named}: named so, and they are not: hashed as files: {few(paths)}")
-    known = sorted({str(digest.format) for digest in digests if digest.format}, key=_rank)
+    known = in_rank(digest.format for digest in digests if digest.format)
     return formats[0] if formats else known[0] if known else "files", chosen, warnings
 
 
@@ -243,8 +243,9 @@ def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
     return tuple(lines) if left <= 0 else (*lines[:MAX_LINES], f"more-warnings: {left} more are not shown")
 
 
-def _rank(format_: str) -> tuple[int, str]:
-    return (ORDER.index(format_) if format_ in ORDER else len(ORDER), format_)
+def in_rank(formats: Iterable[str]) -> list[str]:
+    """Return formats, each once; the first of a folder's gives its weights."""
+    return sorted(set(formats), key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 def _merge(chosen: Sequence[tuple[Found, Digests]]) -> tuple[TensorEntry, ...] | None:

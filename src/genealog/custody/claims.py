@@ -19,7 +19,7 @@ from genealog.core.custody import MADE_OF
 from genealog.core.dsse import Signer
 from genealog.core.ids import record_id
 from genealog.core.states import State
-from genealog.registry import Added, Body, Progress, Registry, Version, new_nonce, own_store
+from genealog.registry import Added, Body, Progress, Registry, Version, left_out, new_nonce
 
 _MODELS = ("model", "adapter", "checkpoint")
 
@@ -29,7 +29,7 @@ def add(
     signer: Signer | None = None, progress: Progress | None = None,
 ) -> Added:  # fmt: skip
     """Register files as `Registry.add` does, with what they claim of where they came from."""
-    tree = scan_tree(path, progress=progress, exclude=own_store(path))
+    tree = scan_tree(path, progress=progress, exclude=left_out(path))
     claims = claims_of(path) if kind in _MODELS else ()
 
     def imported(identifier: str, weights: str | None) -> Sequence[Body]:

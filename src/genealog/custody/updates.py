@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from genealog.capture.files import Tree, file_entries, hash_files
+from genealog.capture.files import Tree, file_entries, hash_files, in_rank
 from genealog.capture.formats.siblings import siblings_in
 from genealog.capture.listing import Found, list_tree
 from genealog.core import records
 from genealog.core.canonical import timestamp
 from genealog.core.dsse import Signer
 from genealog.core.ids import record_id, sha256_hex
-from genealog.core.layout import Loose, Run
+from genealog.core.layout import Layout, Loose, Run
 from genealog.core.manifest import FileEntry
 from genealog.core.states import State
 from genealog.core.ties import tied_by_config, with_tied
@@ -30,7 +30,7 @@ from genealog.core.weights import TensorEntry, decode_tensors, diff_tensors, enc
 from genealog.custody.held import Held, layout_of
 from genealog.custody.outcome import Outcome, few_names
 from genealog.errors import GenealogError, MalformedError, MissingError, VerificationError
-from genealog.registry import Body, Progress, Registry, new_nonce, own_store
+from genealog.registry import Body, Progress, Registry, left_out, new_nonce
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ def update(
     folder = Path(folder)
     before = registry.resolve(previous)
     fresh = set(changed)
-    listed, excludes = list_tree(folder, exclude=own_store(folder))
+    listed, excludes = list_tree(folder, exclude=left_out(folder, registry.manifest(before)))
     if unknown := fresh - {file.path for file in listed}:
         raise MalformedError("unknown-file", "a file named as changed is not there", got=few_names(sorted(unknown)))
     old = {entry.path: entry for entry in registry.manifest(before).files}
-    entries, tensors, read = _next(registry, before.statement, listed, fresh, old, progress)
+    entries, tensors, format_, read = _next(registry, before.statement, listed, fresh, old, progress)
     if not fresh:
         raise MalformedError("no-change", "an update changes a file", hint="name the files that changed")
     last = _artifact(registry, before.statement)
@@ -78,8 +78,8 @@ def update(
     tensors = with_tied(tensors, tied) if tensors else ()
     moved = _moved(_tensors(registry, before.statement), tensors)
     tree = Tree(
-        entries=entries, excludes=excludes, weights=tensors or None, format=last.format or "files", warnings=(),
-        rehashed=False, tied=tied,
+        entries=entries, excludes=excludes, weights=tensors or None, format=format_ or last.format or "files",
+        warnings=(), rehashed=False, tied=tied,
     )  # fmt: skip
     start = records.Execution(
         kind="online-update", name=name or before.name, started_at=started, nonce=new_nonce(),
@@ -117,33 +117,39 @@ def updated(out: Held, before: Held, event: records.Event) -> Outcome:
 def _next(
     registry: Registry, statement: str, listed: tuple[Found, ...], fresh: set[str],
     old: Mapping[str, FileEntry], progress: Progress | None,
-) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...], int]:  # fmt: skip
-    """Return the files and the tensors of the next version, and how many bytes were read."""
+) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...], str | None, int]:  # fmt: skip
+    """Return the files and the tensors of the next version, their format, and how many bytes were read."""
     found = [file for file in listed if file.path in fresh]
     digests = hash_files(found, progress=progress)
     hashed = {entry.path: entry for entry in file_entries(found, digests)}
-    known = {entry.name: entry for entry in _tensors(registry, statement)}
-    tensors: dict[str, TensorEntry] = {t.name: t for digest in digests for t in digest.tensors or ()}
     entries = []
     for file in listed:
-        if file.path in hashed:
-            entries.append(hashed[file.path])
-            continue
-        entry = old.get(file.path)
+        entry = hashed.get(file.path) or old.get(file.path)
         if entry is None or entry.size != file.key.size:
             raise _changed(file.path)
         entries.append(entry)
-        tensors |= _carried(file, listed, known)
     if lost := [path for path in old if path not in {file.path for file in listed}]:
         raise _changed(lost[0])
-    return tuple(entries), tuple(tensors[name] for name in sorted(tensors)), sum(file.key.size for file in found)
+    kept = [(file, layout) for file in listed if file.path not in hashed and (layout := _laid(file, listed))]
+    holding = [(one.format, one.unread) for one in digests if one.tensors or one.unread]
+    holding += [(one.format, one.unread) for _, one in kept if one.runs or one.loose or one.unread]
+    format_ = next(iter(in_rank(str(name) for name, _ in holding)), None)
+    known = {entry.name: entry for entry in _tensors(registry, statement)}
+    tensors = {t.name: t for digest in digests if digest.format == format_ for t in digest.tensors or ()}
+    for file, layout in kept:
+        if layout.format == format_:
+            tensors |= _carried(file, layout, known)
+    if (format_, True) in holding:  # as a whole scan has it: no weights ID over a part
+        tensors = {}
+    return tuple(entries), tuple(tensors[name] for name in sorted(tensors)), format_, sum(f.key.size for f in found)
 
 
-def _carried(file: Found, listed: tuple[Found, ...], known: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+def _laid(file: Found, listed: tuple[Found, ...]) -> Layout | None:
+    return layout_of(Path(file.real), file.path, siblings=siblings_in(listed, file.path))
+
+
+def _carried(file: Found, layout: Layout, known: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
     """Return the entries of the tensors in a file that is not read, from its header and the version before."""
-    layout = layout_of(Path(file.real), file.path, siblings=siblings_in(listed, file.path))
-    if layout is None:
-        return {}
     kept = {}
     items: tuple[Run | Loose, ...] = (*layout.runs, *layout.loose)
     for item in items:

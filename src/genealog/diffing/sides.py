@@ -23,7 +23,7 @@ from genealog.core.canonical import Record
 from genealog.core.manifest import FileEntry, files_root
 from genealog.core.weights import TensorEntry, weights_root
 from genealog.errors import GenealogError, MissingError, StoreError
-from genealog.registry import Progress, Registry, own_store
+from genealog.registry import Progress, Registry, left_out
 from genealog.store import schema
 
 MAX_TEXT = 128 << 20  # bytes of a tokenizer, the biggest text that is compared
@@ -135,7 +135,7 @@ def _on_disk(registry: Registry | None, ref: str, progress: Progress | None) -> 
             "no-such-path", "there is no such file or directory, and nothing is registered under this name", got=ref,
             hint="look with genealog ls; a name needs its store: --store DIR",
         )  # fmt: skip
-    tree = scan_tree(path, progress=progress, exclude=own_store(path))
+    tree = scan_tree(path, progress=progress, exclude=left_out(path))
     identifier = files_root(tree.entries)
     if registry is not None:
         try:

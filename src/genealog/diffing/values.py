@@ -23,6 +23,7 @@ from genealog.custody.held import layout_of
 from genealog.diffing.report import Change
 from genealog.diffing.sides import Side
 from genealog.errors import GenealogError
+from genealog.registry import left_out
 
 BLOCK = 1 << 16  # elements that are compared at once
 # dtype → struct and NumPy code; BF16 is the upper half of a float32
@@ -164,7 +165,7 @@ def _readers(side: Side) -> dict[str, Open]:
         return {}
     found: dict[str, Open] = {}
     try:
-        listed, _ = list_tree(side.place)
+        listed, _ = list_tree(side.place, exclude=left_out(side.place, side.statement))
     except GenealogError:
         return {}
     for file in listed:

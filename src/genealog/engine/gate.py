@@ -18,7 +18,7 @@ from genealog.core.manifest import diff_files
 from genealog.core.records import Artifact, Decision, Loaded
 from genealog.engine.held import Held, read_folder
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, VerificationError
-from genealog.registry import Registry, Version
+from genealog.registry import Registry, Version, left_out
 
 Role = Literal["model", "base", "adapter"]
 REFUSALS = (PolicyDenied, MalformedError, VerificationError)  # what is wrong with the bytes, not with this machine
@@ -94,7 +94,7 @@ class Gate:
         try:
             if version:
                 _check_revoked(version)
-            held = read_folder(path)
+            held = read_folder(path, left_out(path, self._registry.manifest(version) if version else None))
             subject = held.artifact
             found, weights = self._match(path, version, held)
         except REFUSALS as error:
@@ -130,7 +130,7 @@ class Gate:
             except MissingError:
                 raise PolicyDenied(
                     "unregistered-model", f"the files in {path.name} are not registered", got=held.artifact,
-                    hint="register them: genealog add",
+                    hint="register them: genealog add; or name the version, if only a part of the folder is registered",
                 ) from None  # fmt: skip
             _check_revoked(version)
         elif version.id != held.artifact:

@@ -7,7 +7,7 @@ opened, and refused where there is nothing else to load. No framework is importe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,8 +55,8 @@ class Held:
         return {entry.path: entry.sha256 for entry in self.entries if entry.path in self.files}
 
 
-def read_folder(path: Path) -> Held:
-    """Read every file below `path` once.
+def read_folder(path: Path, exclude: Collection[str] = ()) -> Held:
+    """Read every file below `path` once, but for the top-level names in `exclude`.
 
     Raises: MalformedError `unsafe-format` (weights in pickles), `unsupported-format`, and what `capture` raises for
     folders without identity and truncated safetensors.
@@ -65,7 +65,7 @@ def read_folder(path: Path) -> Held:
     weights: list[TensorEntry] = []
     tensors: dict[str, TensorView] = {}
     files: dict[str, bytes] = {}
-    for file in list_tree(path)[0]:
+    for file in list_tree(path, exclude=exclude)[0]:
         suffix = PurePosixPath(file.path).suffix.lower()
         if suffix == ".safetensors":
             private = read_private(file.real)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from genealog.capture.reports import Report, parse_report
 from genealog.core.ids import sha256_hex
 from genealog.core.manifest import FileEntry, Manifest, files_root
 from genealog.errors import GenealogError, MissingError
-from genealog.registry import Version
+from genealog.registry import Version, left_out
 from genealog.training.execution import Run
 from genealog.training.files import MANY, Opened, grouped, hash_file, inside, tree_at
 from genealog.training.outputs import Outputs, Saved, is_checkpoint, roles_for
@@ -191,6 +191,7 @@ class Collector:
     def _inputs(self) -> None:
         covered: dict[str, tuple[Version, int, int, bool]] = {}
         single: dict[str, Opened] = {}
+        self._places = None  # more may have been registered since
         for path, load in self._loads.items():
             if load.tree is None:
                 self._incomplete("inputs that were gone before they could be read")
@@ -276,18 +277,10 @@ class Collector:
 
     def _part_of(self, path: str, entry: FileEntry) -> tuple[Version, int] | None:
         """Return the registered version that a file is part of, byte for byte, where it lies; and how many it has."""
-        if self._places is None:
-            known = self.run.registry.home.locations()
-            self._places = {}
-            for identifier, place in known.items():
-                try:
-                    self._places[place] = self.run.registry.resolve(identifier)
-                except GenealogError:
-                    continue
         real = os.path.realpath(path)
         for place in (real, *(str(parent) for parent in Path(real).parents)):
-            version = self._places.get(place)
-            if version is None or not version.id.startswith("glf1:") or version.kind == "code":
+            version = self._known_at(place)
+            if version is None or version.kind == "code":
                 continue
             if version.id not in self._manifests:
                 manifest: Manifest = self.run.registry.manifest(version)
@@ -298,6 +291,16 @@ class Collector:
             if found is not None and found.sha256 == entry.sha256:
                 return version, len(files)
         return None
+
+    def _known_at(self, place: str) -> Version | None:
+        """Return the version whose files were last seen at a place, if it has files."""
+        if self._places is None:
+            self._places = {}
+            for identifier, where in self.run.registry.home.locations().items():
+                with suppress(GenealogError):
+                    self._places[where] = self.run.registry.resolve(identifier)
+        version = self._places.get(place)
+        return version if version is not None and version.id.startswith("glf1:") else None
 
     def _version_of(self, tree: Tree) -> Version | None:
         try:
@@ -322,6 +325,8 @@ class Collector:
     def _scan(self, path: str) -> tuple[Tree | None, int]:
         """Return the tree at `path` and when its newest file was changed last, ns. A hub's links lead to its blobs."""
         exclude = {os.path.relpath(other, path).split("/")[0] for other in self._saves if other.startswith(path + "/")}
+        if (version := self._known_at(os.path.realpath(path))) is not None:
+            exclude |= {*left_out(Path(path), self.run.registry.manifest(version))}
         if os.path.basename(os.path.dirname(path)) == "snapshots":
             found = sorted(_snapshot(path), key=lambda file: file.path)
             return tree_of(found), max(file.key.ctime_ns for file in found)

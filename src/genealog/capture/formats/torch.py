@@ -2,8 +2,8 @@
 
 The pickle is read by `core.pickles`, which runs nothing; here its notes are understood: which storage, from which
 offset, with which strides. What a note does not say plainly (quantised, sparse, subclassed, changed after it was made)
-is named in a warning, and there is no weights ID. What loading the file would run besides is reported as `pickle-unsafe`.
-The rules for names stand in ADR 0018. Big-endian files are named and not read.
+is named in a warning, and there is no weights ID. What loading the file would run besides is `pickle-unsafe`. The rules
+for names stand in ADR 0018. Big-endian files are named and not read.
 
 Source: torch 2.13 `serialization.py` (`_save`, `_legacy_save`), `_utils.py` (`_rebuild_*`).
 """
