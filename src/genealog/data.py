@@ -20,7 +20,7 @@ from genealog.answers import Answers
 from genealog.capture.data.snapshot import Progress, take, take_dataset
 from genealog.core import records
 from genealog.core.lineage import NEEDS_LINEAGE
-from genealog.core.membership import Membership, SetProof, covers, digests_of
+from genealog.core.membership import NO_DATA, Membership, SetProof, covers, digests_of
 from genealog.core.recordset import Lookup, verify_lookup
 from genealog.errors import MissingError
 from genealog.kept_records import keep_dataset, open_records
@@ -120,7 +120,7 @@ class Data:
         names = {node.id: node.name for node in closure.artifacts}
         kinds = {node.id: node.kind for node in closure.artifacts}
         gaps = [(gap.artifact, names.get(gap.artifact), str(gap.code)) for gap in closure.gaps]
-        told = {link.execution for link in closure.links if link.direction == "in" and link.role not in _NO_DATA}
+        told = {link.execution for link in closure.links if link.direction == "in" and link.role not in NO_DATA}
         gaps += [
             (link.artifact, names.get(link.artifact), "run-without-inputs")
             for link in closure.links
@@ -165,9 +165,6 @@ class Data:
         absent = covers(kept, lookups, set(digests))
         verdict: Verdict = "present" if count else "absent" if absent else "unknown"
         return InSet(version.id, version.name, role, verdict, count, kept.count, None, lookups)
-
-
-_NO_DATA = ("code", "environment")
 
 
 def _verdict(sets: Iterable[InSet], open_ends: bool) -> Verdict:

@@ -1,10 +1,15 @@
 """Proofs about records that were altered, cut, or mixed: the judge believes none of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
 
+from genealog.core import records
+from genealog.core.canonical import Record
+from genealog.core.ids import record_id
 from genealog.core.membership import (
     Membership,
     SetProof,
@@ -17,7 +22,7 @@ from genealog.core.membership import (
 from genealog.core.states import State
 from genealog.data import Data
 from genealog.errors import MalformedError
-from genealog.registry import Registry
+from genealog.registry import Registry, new_nonce
 from genealog.training import run
 
 HERE, GONE = b'{"q":"b","n":2}', b'{"q":"c","n":2}'
@@ -144,3 +149,64 @@ def test_a_text_is_read_in_every_way_that_it_can_be() -> None:
     assert set(digests_of(b'{"a":1}')) == {"json", "text"}
     assert set(digests_of(b"no json")) == {"text"}
     assert digests_of(b"line\r\n") == digests_of(b"line")
+
+
+def _ran(registry: Registry, ins: Sequence[str], out: str, *, on_the_way: Sequence[str] = ()) -> str:
+    """Put a run on record that names some inputs while it goes on, and others at its end."""
+    at = "2026-01-01T00:00:00.000Z"
+
+    def event(ref: str, direction: Literal["in", "out"]) -> records.Event:
+        version = registry.resolve(ref)
+        role = "data" if version.kind == "dataset" else "base" if direction == "in" else "model"
+        return records.Event(artifact=version.id, direction=direction, role=role, state=State.STATED)
+
+    start = records.Execution(kind="pretrain", started_at=at, nonce=new_nonce())
+    execution = record_id(start)
+    batch: list[tuple[Record, str, str | None]] = [(start, "run", None)]
+    if on_the_way:
+        early = tuple(event(ref, "in") for ref in on_the_way)
+        batch.append((records.ExecutionEvents(execution=execution, at=at, events=early), "run", None))
+    events = (*(event(ref, "in") for ref in ins), event(out, "out"))
+    batch.append((records.ExecutionEnd(execution=execution, ended_at=at, exit="succeeded", events=events), "run", None))
+    registry.append_all(batch, signer=registry.signer())
+    return execution
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Registry:
+    registry = Registry.init(tmp_path / ".genealog", origin="models.example")
+    for name, line in (("one", "a"), ("two", "b")):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"q":"{line}","n":2}}\n')
+        registry.add(tmp_path / f"{name}.jsonl", kind="dataset", name=name)
+    for name in ("base", "model"):
+        (tmp_path / name).write_text(name)
+        registry.add(tmp_path / name, kind="model", name=name)
+    return registry
+
+
+def test_what_a_run_took_on_the_way_counts(runs: Registry) -> None:
+    _ran(runs, ["one"], "model", on_the_way=["two"])
+    data = Data(runs.home)
+    made = proof(data, "model", HERE)
+    assert judged(data, made) == (State.STATED, None, "present in 1 of 2")
+    one = tuple(each for each in made.sets if each.artifact == runs.resolve("one").id)
+    assert judged(data, replace(made, sets=one))[:2] == (State.MISSING, "no-records-root")
+
+
+def test_a_run_that_names_no_input_leaves_absence_open(runs: Registry) -> None:
+    _ran(runs, [], "base")
+    _ran(runs, ["base", "one"], "model")
+    data = Data(runs.home)
+    assert data.contains("model", GONE).verdict == "unknown"
+    assert judged(data, proof(data, "model", GONE))[:2] == (State.MISSING, "run-without-inputs")
+
+
+def test_a_contradiction_that_somebody_found_stands_in_the_proof(runs: Registry) -> None:
+    execution = _ran(runs, ["one"], "model")
+    found = records.Finding(
+        execution=execution, artifact=runs.resolve("one").id, direction="in", role="data", state=State.CONTRADICTED,
+        method="equal-bytes", at="2026-01-01T00:00:00.000Z",
+    )  # fmt: skip
+    runs.append_all([(found, "one", None)], signer=runs.signer())
+    data = Data(runs.home)
+    assert judged(data, proof(data, "model", GONE))[:2] == (State.CONTRADICTED, "finding-contradicted")

@@ -10,7 +10,7 @@ proven; that the root is of those files, and that those files went into that mod
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 
 from genealog.core import records
 from genealog.core.canonical import Record, decode, encode
@@ -25,6 +25,11 @@ from genealog.core.recordset import Lookup, verify_lookup
 from genealog.core.states import State, weakest
 from genealog.core.trust import Trust
 from genealog.errors import GenealogError, MalformedError
+
+NO_DATA = ("code", "environment")
+"""Roles of what a run takes and learns nothing from."""
+
+_PARTS: tuple[type[Record], ...] = (records.ExecutionEnd, records.ExecutionEvents)
 
 
 class SetProof(Record):
@@ -180,7 +185,7 @@ class _Judge:
             seen.add(artifact)
             item = self._about(artifact)
             body = item.read.body if item and item.read else None
-            ends = self._exhibits.about(records.ExecutionEnd, artifact, self._registry)
+            runs = self._makers(artifact)
             if item is None or not isinstance(body, records.Artifact):
                 yield self._hop(1, "artifact", "not in the proof", State.MISSING, "artifact-not-in-bundle", id=artifact)
                 continue
@@ -190,20 +195,48 @@ class _Judge:
                     yield self._hop(1, "data", _name(item), State.MISSING, "no-records-root", item, id=artifact)
             elif body.kind in NEEDS_LINEAGE or artifact == self._membership.subject:
                 yield self._hop(1, "model", f"{_name(item)} ({body.kind})", State.STATED, None, item, id=artifact)
-                if not ends and not present:
+                if not runs and not present:
                     code, state = ("no-lineage", State.MISSING)
                     detail = "what it learned from is not told here"
                     yield self._hop(2, "source", body.source or "no lineage recorded", state, code, detail=detail)
-            for end in ends:
-                assert end.read is not None  # noqa: S101 - it was found by what it says
-                run = end.read.body
-                assert isinstance(run, records.ExecutionEnd)  # noqa: S101
-                ins = [event for event in run.events if event.direction == "in"]
-                state = weakest([State.STATED, *(event.state for event in ins)])
-                yield self._hop(2, "run", _name(end), state, None, end, id=run.execution)
+            for run in runs:
+                ins = yield from self._run(run, needed=not present and body.kind in NEEDS_LINEAGE)
                 todo += [event.artifact for event in ins]
         for artifact in sorted(shown - reached):
             yield self._hop(1, "data", "not of this model", State.CONTRADICTED, "lineage-mismatch", id=artifact)
+
+    def _makers(self, artifact: str) -> list[str]:
+        """Return the executions that an artifact came out of, as far as the proof shows them."""
+        items = [item for kind in _PARTS for item in self._exhibits.about(kind, artifact, self._registry)]
+        return list(dict.fromkeys(body.execution for _, body in _bodies(items)))
+
+    def _run(self, execution: str, *, needed: bool) -> Generator[Hop, None, list[records.Event]]:
+        """Yield an execution and what was found about it, and return what went in: as it ended and on the way.
+
+        Where it is `needed` to know all of it, a run that did not end or says of no input is told.
+        """
+        ends = self._exhibits.within(records.ExecutionEnd, execution, self._registry)[:1]
+        parts = [*ends, *self._exhibits.within(records.ExecutionEvents, execution, self._registry)]
+        ins: list[records.Event] = []
+        for part, body in _bodies(parts):
+            mine = [event for event in body.events if event.direction == "in"]
+            state = weakest([State.STATED, *(event.state for event in mine)])
+            yield self._hop(2, "run", _name(part), state, None, part, id=execution)
+            ins += mine
+        for item in self._exhibits.within(records.Finding, execution, self._registry):
+            found = item.read.body if item.read else None
+            if isinstance(found, records.Finding) and found.state is State.CONTRADICTED:
+                title = f"{found.direction} {found.role}, by {found.method}"
+                code = "finding-contradicted"
+                yield self._hop(3, "finding", title, State.CONTRADICTED, code, item, id=found.artifact)
+        if needed and not ends:
+            yield self._hop(3, "run", "not ended", State.MISSING, "run-open", id=execution)
+        if needed and not any(event.role not in NO_DATA for event in ins):
+            detail = "it says nothing of what it learned from"
+            yield self._hop(
+                3, "run", "without inputs", State.MISSING, "run-without-inputs", id=execution, detail=detail
+            )
+        return ins
 
     def _about(self, artifact: str) -> Exhibit | None:
         return next(iter(self._exhibits.about(records.Artifact, artifact, self._registry)), None)
@@ -228,6 +261,13 @@ class _Judge:
             return False
         algorithm, value = parse_id(identifier)
         return item.read.subjects[0].digest.get(algorithm) == value
+
+
+def _bodies(items: Iterable[Exhibit]) -> Iterator[tuple[Exhibit, records.ExecutionEnd | records.ExecutionEvents]]:
+    for item in items:
+        body = item.read.body if item.read else None
+        if isinstance(body, records.ExecutionEnd | records.ExecutionEvents):
+            yield item, body
 
 
 def _name(item: Exhibit) -> str:
