@@ -37,6 +37,16 @@ SECRET = "s3cr3tvalue"
         ("--credentials=" + SECRET,),
         ("--passphrase", SECRET),
         ("--aws_secret", SECRET),
+        ("https://host/f?token=" + SECRET,),
+        ("--url=https://host/f?X-Amz-Signature=" + SECRET,),
+        ("https://b.blob.example/c?sv=1&sig=" + SECRET,),
+        ("postgresql://u:p@" + SECRET + "@h/db",),
+        ("postgresql://u:p/" + SECRET + "@h/db",),
+        ("-c", 'h={"Authorization": "Bearer ' + SECRET + '"}'),
+        ("--header=Authorization: Bearer " + SECRET,),
+        ('--json={"password": "two words ' + SECRET + '", "lr": 1}',),
+        ("sh", "-c", "x --token " + SECRET + " --y 1"),
+        ("+hub.token=" + SECRET,),
     ],
     ids=lambda words: " ".join(words)[:30],
 )
@@ -57,6 +67,8 @@ def test_secrets_are_masked(words: tuple[str, ...]) -> None:
         ("data/keys.json",),
         ("--learning-rate=0.1",),
         ("https://host/path?x=1",),
+        ("https://registry:4873/@scope/package",),
+        ("sh", "-c", "x --max-new-tokens 5 --lr 1"),
         ("--pad_token", "<pad>"),
         ("user@host:dir",),
         ("--monkey=1",),
@@ -105,3 +117,9 @@ def test_the_script_is_found(tmp_path: Path) -> None:
     for words, name in found.items():
         script = script_of(words, tmp_path)
         assert (script.name if script else None) == name, words
+
+
+@pytest.mark.parametrize("word", ["a-" * 60_000 + " ", "x" * 120_000 + " b", "--token " * 15_000, "x://a:" * 20_000])
+def test_a_word_without_end_takes_no_time_without_end(word: str) -> None:
+    (masked,) = mask([word])
+    assert len(masked) == MAX_WORD + 1

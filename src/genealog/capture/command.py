@@ -14,14 +14,18 @@ from pathlib import Path
 MASK = "***"
 MAX_WORDS = 400
 MAX_WORD = 2_000  # characters
+_LOOKED_AT = 4 * MAX_WORD  # of a longer word nothing behind is shown, so nothing behind is searched
 _NAME = (
-    r"(?:[A-Za-z0-9_.-]*?(?:password|passwd|passphrase|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key)s?"
-    r"|(?:[A-Za-z0-9_.-]*[_.-])?(?:key|auth|pwd|pat|bearer|authorization))"
+    r"(?:[A-Za-z0-9_.-]{0,64}?(?:password|passwd|passphrase|secret|token|credential|signature"
+    r"|api[_-]?key|access[_-]?key|private[_-]?key)s?"
+    r"|(?:[A-Za-z0-9_.-]{0,64}[_.-])?(?:key|auth|pwd|pat|bearer|authorization|sig|jwt|cookie))"
 )
+_VALUE = r"""\"[^"]*"?|'[^']*'?|(?:(?:bearer|basic|digest|token)\s+)?[^\s'",;&]+"""
 _OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
-_ASSIGNED = re.compile(rf"(?P<name>-{{0,2}}{_NAME})(?P<sign>[=:]\s*)(?P<value>.+)", re.IGNORECASE | re.DOTALL)
-_INSIDE = re.compile(rf"(?P<name>\b{_NAME})(?P<sign>['\"]?\]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)", re.IGNORECASE)
-_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]+@")
+_ASSIGNED = re.compile(rf"(?P<name>[-+~]{{0,3}}{_NAME})(?P<sign>[=:]\s*)(?P<value>.+)", re.IGNORECASE | re.DOTALL)
+_INSIDE = re.compile(rf"(?P<name>\b{_NAME})(?P<sign>['\"]?\]?\s*[=:]\s*)(?P<value>{_VALUE})", re.IGNORECASE)
+_BEHIND = re.compile(rf"(?P<name>(?<!\S)--?{_NAME})(?P<sign>\s+)(?P<value>(?!-)(?:{_VALUE}))", re.IGNORECASE)
+_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s]+|[^\s/@:]+:(?!\d+/)[^\s@]*)@")
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{20,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
@@ -50,13 +54,14 @@ def mask(words: Sequence[str]) -> tuple[str, ...]:
 
 def mask_text(word: str) -> str:
     """Return one word or line with the secrets in it masked. Bytes that are no text are spelled as `\\x…`."""
-    word = word.encode(errors="backslashreplace").decode()
+    word, whole = word.encode(errors="backslashreplace").decode()[:_LOOKED_AT], len(word) <= _LOOKED_AT
     if (assigned := _ASSIGNED.fullmatch(word)) and not _COUNTS.fullmatch(assigned["name"]):
         return f"{assigned['name']}{assigned['sign']}{MASK}"
     word = _KNOWN.sub(MASK, _USER.sub(rf"\g<scheme>{MASK}@", word))
-    if any(letter in word for letter in " \n\"'&;") and not _COUNTS.match(word):
+    if any(letter in word for letter in " \n\"'&;?") and not _COUNTS.match(word):
         word = _INSIDE.sub(rf"\g<name>\g<sign>{MASK}", word)
-    return word if len(word) <= MAX_WORD else word[:MAX_WORD] + "…"
+        word = _BEHIND.sub(lambda m: m[0] if _COUNTS.fullmatch(m["name"]) else f"{m['name']}{m['sign']}{MASK}", word)
+    return word if whole and len(word) <= MAX_WORD else word[:MAX_WORD] + "…"
 
 
 def is_python(program: str) -> bool:
