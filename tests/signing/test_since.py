@@ -127,3 +127,18 @@ def test_times_that_are_none(cli: Cli, store: Path, ci: str, options: list[str])
 def test_a_time_that_has_not_come_is_refused(cli: Cli, store: Path, ci: str) -> None:
     ran = cli("signer", "revoke", ci[:16], "--reason", "x", "--since", in_an_hour())
     assert "[bad-time]" in ran.err
+
+
+def test_later_entries_cost_what_they_are(cli: Cli, store: Path, ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what stands ahead of a revocation has a say in it: the log is not read again for each entry behind it."""
+    revoke(store, ci, in_an_hour())
+    assert names(cli) == {"model", "old", "between"}
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("genealog.store.projection.discounted", never)
+    add(cli, "after")
+    assert names(cli) == {"model", "old", "between", "after"}
+    monkeypatch.undo()
+    assert rebuilt(store)

@@ -69,8 +69,9 @@ class Index:
                 stop = min(size, start + _BATCH)
                 if start >= size:
                     break
+                revoked = projection.keys_since(connection)
                 projection.project(connection, log, start, entries(start, stop))
-                if log == "registry" and (barred := projection.newly_barred(connection)) is not None:
+                if log == "registry" and (barred := projection.newly_barred(connection, revoked)) is not None:
                     projection.forget_registry(connection)
                     for first in range(0, stop, _BATCH):
                         batch = entries(first, min(stop, first + _BATCH))

@@ -41,17 +41,20 @@ def project(
         project_calls(connection, log, start, entries)
 
 
-def newly_barred(connection: Connection) -> dict[int, str] | None:
+def keys_since(connection: Connection) -> dict[str, Since]:
+    """Return the keys that are revoked since a time."""
+    query = select(schema.key).where(schema.key.c.since.is_not(None))
+    return {row.keyid: Since(row.revoked, row.since, row.before or 0) for row in connection.execute(query)}
+
+
+def newly_barred(connection: Connection, before: Mapping[str, Since]) -> dict[int, str] | None:
     """Return all entries that keys signed which are revoked since a time, and why each counts for nothing.
 
-    None where the rows say so already. Else they have to be made again: what such an entry stated is in many tables.
+    None where the rows say so already: they do if the keys are those of `before`, for only entries ahead of such a
+    revocation have a say in it. Else all are read, and made again: what an entry stated is in many tables.
     """
-    table, entry = schema.key, schema.entry
-    since = {
-        row.keyid: Since(row.revoked, row.since, row.before or 0)
-        for row in connection.execute(select(table).where(table.c.since.is_not(None)))
-    }
-    if not since:
+    since, entry = keys_since(connection), schema.entry
+    if since == before:
         return None
     sound = entry.c.problem.is_(None) | entry.c.problem.in_(COMPROMISED)
     rows = connection.execute(select(entry.c.id, entry.c.keyid, entry.c.at, entry.c.problem).where(sound)).all()
