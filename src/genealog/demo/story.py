@@ -42,6 +42,8 @@ def tell(folder: Path, console: Console) -> int:
         f"genealog why {after['call']}",
         "genealog lineage facts-lora",
         "genealog show facts-lora",
+        "genealog check smol-base       # the conversion done again, tensor by tensor",
+        "genealog reproduce facts-lora  # the fine-tune done again: the same bits",
         "genealog ls decisions          # every refusal is in the log",
         "genealog fsck",
     ):
@@ -160,6 +162,11 @@ def _prove(stage: Stage, answer: dict[str, str]) -> Path:
     (stage.home / "answer.txt").write_text(answer["text"])
     status, _ = stage.command("why", "answer.txt")
     _expect(status == 0, "why", status)
+
+    stage.step("Was this fact among what it learned? Present or absent, both with proof")
+    (stage.home / "fact.json").write_text((stage.home / "facts.jsonl").read_text().splitlines()[0])
+    status, _ = stage.command("contains", "facts-lora", "@fact.json")
+    _expect(status == 0, "contains", status)
 
     stage.step("Take the evidence away, and verify it with no store and no network")
     stage.command("evidence", answer["call"], "-o", "answer.genealog")
