@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +124,9 @@ def mergekit(recipes: dict[str, dict[str, Any]], folder: Path) -> dict[str, Path
     return {name: folder / name for name in recipes}
 
 
-def to_gguf(folder: Path, target: Path, kind: str = "Q8_0") -> Path:
+def to_gguf(
+    folder: Path, target: Path, kind: str = "Q8_0", *, extra: Mapping[str, Sequence[float]] | None = None
+) -> Path:
     """Write a Llama folder as GGUF with the gguf package's writer, as llama.cpp's converter orders rows."""
     import gguf
     import numpy as np
@@ -154,6 +156,8 @@ def to_gguf(folder: Path, target: Path, kind: str = "Q8_0") -> Path:
             plain = data.ndim == 1 or kind == "F32"
             written = np.ascontiguousarray(data) if plain else gguf.quants.quantize(np.ascontiguousarray(data), qtype)
             writer.add_tensor(mapped, written, raw_dtype=None if plain else qtype)
+    for name, values in (extra or {}).items():
+        writer.add_tensor(name, np.array(values, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,39 @@ def test_a_gguf_file_is_proven_by_making_it_again(
     execution(registry, "quantize", [("source", "base")], "bad")
     out = edges(registry, "bad")["out"]
     assert (out.state, out.code) == (State.CONTRADICTED, "rerun-differs")
+
+
+def test_rotary_factors_in_a_gguf_file_are_computed_too(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    ref(registry, tiny_base, "model", "base")
+    ref(registry, to_gguf(tiny_base, tmp_path / "odd.gguf", "F16", extra={"rope_freqs.weight": [666.0] * 4}), "model")
+    execution(registry, "quantize", [("source", "base")], "odd.gguf")
+    out = edges(registry, "odd.gguf")["out"]
+    assert (out.state, out.code) == (State.CONTRADICTED, "rerun-differs")
+
+    llama = copy(tiny_base, tmp_path / "llama-3")
+    config = json.loads((llama / "config.json").read_text())
+    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "original_max_position_embeddings": 8192}
+    config |= {"rope_parameters": rope}
+    (llama / "config.json").write_text(json.dumps(config))
+    ref(registry, llama, "model")
+    # factors of this configuration, computed apart: the long waves by the factor, the short ones by one
+    factors = {"rope_freqs.weight": [1.0, 1.0, 3.2922627925872803, 32.0]}
+    ref(registry, to_gguf(llama, tmp_path / "fine.gguf", "F16", extra=factors), "model")
+    execution(registry, "quantize", [("source", "llama-3")], "fine.gguf")
+    assert edges(registry, "fine.gguf")["out"].state is State.PROVEN
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": "many"}, {"architectures": {"a": 1}}, {"model_type": None}])
+def test_a_configuration_that_makes_no_sense_leaves_it_open(
+    registry: Registry, tiny_base: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    made = to_gguf(tiny_base, tmp_path / "tiny.gguf", "F16")
+    base = copy(tiny_base, tmp_path / "base")
+    (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | change))
+    ref(registry, base, "model", "base")
+    ref(registry, made, "model")
+    execution(registry, "quantize", [("source", "base")], "tiny.gguf")
+    assert edges(registry, "tiny.gguf")["out"].state is State.UNCHECKED
 
 
 def test_a_finding_is_recorded_and_a_contradiction_stays(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ transformers 5 `modeling_gguf_pytorch_utils.py`.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ Rerun = Callable[[Held, Held, Execution | None], Outcome | None]
 ROLES = ("source", "base")
 _PERMUTED = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 _PLAIN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "PhiForCausalLM")
+_LLAMA_3 = (("factor", 8.0), ("low_freq_factor", 1.0), ("high_freq_factor", 4.0))
 _LIMIT = 3600  # seconds for a tool that is run again
 
 
@@ -82,10 +84,11 @@ def to_gguf(source: Held, out: Held, _start: Execution | None) -> Outcome | None
         return None
     need("recomputing a GGUF file", "gguf", "numpy", "torch")
     make: Callable[[str], Any]
+    config: dict[str, Any] = {}
     if source.format == "gguf":
         make = lambda name: _dequantized(source, name) if name in source.tensors else None  # noqa: E731
     else:
-        config = source.json("config.json")
+        config |= source.json("config.json")
         architecture = (config.get("architectures") or [""])[0]
         if architecture not in (*_PERMUTED, *_PLAIN):
             return cannot_tell("converter-unknown", f"how {architecture or 'it'} is turned is not known here", "re-run")
@@ -95,7 +98,7 @@ def to_gguf(source: Held, out: Held, _start: Execution | None) -> Outcome | None
     for name, entry in out.tensors.items():
         floats = make(name)
         if floats is None and source.format != "gguf" and name == "rope_freqs.weight":
-            continue  # computed from the configuration, no weights of the source
+            floats = _rope_factors(config)  # computed from the configuration, no weights of the source
         counted += 1
         if floats is None:
             wrong.append(name)
@@ -218,6 +221,33 @@ def _turned(source: Held, name: str, config: dict[str, Any], architecture: str) 
         return data
     shape = data.shape
     return data.reshape(count, 2, shape[0] // count // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _rope_factors(config: Mapping[str, Any]) -> Any:
+    """Return by what llama.cpp divides the frequencies of Llama 3's rotary embedding; None where there is no such.
+
+    Source: llama.cpp `convert_hf_to_gguf.py` (`LlamaModel.generate_extra_tensors`).
+    """
+    import torch
+
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if str(rope.get("rope_type", rope.get("type"))).lower() != "llama3":
+        return None
+    base = float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0)
+    dim = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    factor, low, high = (float(rope.get(name, usual)) for name, usual in _LLAMA_3)
+    context = float(rope.get("original_max_position_embeddings", 8192))
+    found: list[Any] = []
+    for frequency in 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)):
+        length = 2 * math.pi / frequency
+        if length < context / high:
+            found.append(1)
+        elif length > context / low:
+            found.append(factor)
+        else:
+            smooth = (context / length - low) / (high - low)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return torch.tensor(found, dtype=torch.float32).numpy()
 
 
 def _dequantized(source: Held, name: str) -> Any:
