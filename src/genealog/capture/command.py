@@ -89,3 +89,9 @@ def script_of(words: Sequence[str], folder: Path) -> Path | None:
             return folder / word
     first = folder / words[0] if words and "/" in words[0] else None
     return first if first is not None and first.is_file() and first.suffix in (".py", ".sh") else None
+
+
+def value_of(word: str) -> str:
+    """Return what a word of a command gives: itself, or what stands behind the sign of an option."""
+    option, sign, value = word.partition("=")
+    return value if sign and option.startswith("-") else word

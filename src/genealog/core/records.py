@@ -96,7 +96,7 @@ class Event(Record):
     role: str
     state: State
     weights: str | None = None  # glw1:… where the artifact has tensors, so that a base is pinned bit for bit
-    path: str | None = None  # where it lay, relative to the folder of the execution
+    path: str | None = None  # where it lay, from the execution's folder; outside of it, as the command names it
     facts: dict[str, str] = {}  # noqa: RUF012
     code: str | None = None  # why the state is not better
 

@@ -4,8 +4,8 @@
     …/pad/pad/pad/work/       where it worked, if that was above or beside the code
 
 Everything is copied: what a re-run writes reaches no file of the original. An input that lay outside the working folder
-gets a place of its own, and the words of the command that named it are changed; if none did, it must still lie where it
-lay.
+gets a place of its own, and the words of the command that named it are changed; if none did, the statement does not say
+where it lay, and it must lie where this machine saw it last.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from genealog.capture.command import value_of
 from genealog.capture.files import scan_tree
 from genealog.core.ids import sha256_hex
 from genealog.core.manifest import files_root
@@ -83,22 +84,20 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
     """Copy one input and return where it lies now."""
     place, lay = each.place, each.event.path
     assert place is not None  # noqa: S101 - what has no place is a need, and needs are met before
-    if lay is not None and not lay.startswith("/"):
-        target = Path(os.path.normpath(folder / lay))
-        if not target.is_relative_to(root):
-            raise MissingError("input-elsewhere", f"{each.event.role} {each.version.name} lay outside", got=lay)
-    else:
+    target = Path(os.path.normpath(folder / lay)) if lay is not None else root.parent
+    if not target.is_relative_to(root):
         target = root / "inputs" / str(number) / place.name
         named = [n for n, word in enumerate(command) if lay is not None and _names(word, lay)]
         if not named:
-            if lay is None or Path(lay).resolve() != place.resolve():
+            last = registry.home.location(each.version.id) if lay is None else Path("/", lay)
+            if last is None or last.resolve() != place.resolve():
                 raise MissingError(
                     "input-elsewhere", f"{each.event.role} {each.version.name} lay outside, and no word of the command"
                     " names it", got=lay, hint="put it where it lay, or record the run with its path as an argument",
                 )  # fmt: skip
             _check(registry, each, place)
             return place
-        above = {Path(os.path.normpath(folder / _value(command[n]))) for n in named}
+        above = {Path(os.path.normpath(folder / value_of(command[n]))) for n in named}
         if len(above) == 1 and (there := above.pop()).is_relative_to(root) and not there.exists():
             target = there  # the same words lead there: what writes its arguments down writes the same
         else:
@@ -112,7 +111,7 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
 
 def _names(word: str, lay: str) -> bool:
     """Say whether a word of the command names the absolute path `lay`, as itself or from a folder that nobody knows."""
-    text = _value(word)
+    text = value_of(word)
     if text.startswith("-") or not text:
         return False
     path = PurePosixPath(os.path.normpath(text))
@@ -120,11 +119,6 @@ def _names(word: str, lay: str) -> bool:
     if path.is_absolute():
         return str(path) == lay
     return bool(parts) and ".." in path.parts and list(PurePosixPath(lay).parts)[-len(parts) :] == parts
-
-
-def _value(word: str) -> str:
-    option, sign, value = word.partition("=")
-    return value if sign and option.startswith("-") else word
 
 
 def _copy(registry: Registry, each: Input, place: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from genealog.capture import environment as environment_module
 from genealog.capture.code_bodies import keep_code
-from genealog.capture.command import is_python, mask
+from genealog.capture.command import is_python, mask, value_of
 from genealog.capture.environment import Environment, environment
 from genealog.capture.files import Tree
 from genealog.capture.git import CodeState, code_state
@@ -163,10 +163,20 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def lies(path: Path, folder: Path) -> str | None:
-    """Return where something lies for an event: relative below the folder, else absolute; None: not as text."""
+def lies(path: Path, folder: Path, command: Sequence[str]) -> str | None:
+    """Return where something lies for an event: relative below the folder, else as a word of the command names it.
+
+    None where a statement would tell of this machine what its command does not (`Home.locations` knows), or no text.
+    """
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they were spelled
-    text = whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else whole.as_posix()
+    text: str | None = None
+    if whole.is_relative_to(folder):
+        text = whole.relative_to(folder).as_posix()
+    else:
+        spelled = (os.path.normpath(value) for value in map(value_of, command) if value)
+        text = next((one for one in spelled if os.path.normpath(folder / one) == str(whole)), None)
+    if text is None:
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:

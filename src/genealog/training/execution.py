@@ -227,7 +227,7 @@ class Run:
         )  # fmt: skip
 
     def _lies(self, path: Path | None) -> str | None:
-        return lies(path, self.folder) if path is not None else None
+        return lies(path, self.folder, self.start.command) if path is not None else None
 
     def _open(self) -> None:
         if self.ended:
