@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from genealog.core.states import State
+from genealog.custody import Checker
 from genealog.registry import Registry
 from genealog.reproducing.traces import Point, read_trace
 from genealog.training import run
@@ -37,6 +39,24 @@ def test_every_measurement_is_kept_in_order(registry: Registry, tmp_path: Path) 
     assert this.seen.measurements["loss"] == "0.25"
     (event,) = [event for event in this.events if event.role == "trace"]
     assert event.direction == "out"
+
+
+def test_a_check_finds_it_in_the_store_and_says_when_it_is_damaged(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text("")
+    with run("finetune", name="toy", code=tmp_path / "code", store=registry.home) as this:
+        this.measure("loss", 0.5, step=1)
+
+    def found() -> tuple[State, str]:
+        (edge,) = (edge for edge in Checker(registry).check("toy-trace") if edge.role == "trace")
+        return edge.state, edge.method
+
+    assert found() == (State.STATED, "equal-bytes")
+    (entry,) = registry.manifest(registry.resolve("toy-trace")).files
+    body = registry.home.path / "objects" / entry.sha256[:2] / entry.sha256[2:]
+    body.chmod(0o600)
+    body.write_bytes(b"other")
+    assert found() == (State.UNCHECKED, "none")
 
 
 def test_a_run_that_measured_each_thing_once_has_none(registry: Registry) -> None:
