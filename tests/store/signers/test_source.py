@@ -115,6 +115,13 @@ def test_sources_that_say_nothing(source: str, ring: KeyRing) -> None:
     assert caught.value.code == "bad-key-source"
 
 
+def test_an_empty_variable_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    with pytest.raises(GenealogError, match="the PIN is not given") as caught:
+        read_secret("env:EMPTY", "PIN", from_terminal)
+    assert caught.value.code == "no-secret"
+
+
 def test_a_secret_file_is_private_and_one_line(tmp_path: Path) -> None:
     path = private(tmp_path / "pin", b"1234\r\nnot this\n")
     assert read_secret(f"file:{path}", "PIN", from_terminal) == "1234"

@@ -25,8 +25,9 @@ def read_secret(source: str, what: str, ask: Ask) -> str:
     kind, _, rest = source.partition(":")
     if kind == "env" and rest:
         secret = os.environ.get(rest)
-        if secret is None:
-            raise MissingError("no-secret", f"the {what} is not given", got=f"no environment variable {rest}")
+        if not secret:  # an empty one would cost a try of a token that counts them
+            empty = "no" if secret is None else "an empty"
+            raise MissingError("no-secret", f"the {what} is not given", got=f"{empty} environment variable {rest}")
         return secret
     if kind == "file" and rest.startswith("/"):
         return _first_line(Path(rest), what)
