@@ -92,6 +92,7 @@ def test_as_of_an_entry_and_of_one_that_is_not_there(cli: Cli, updated: Path) ->
     before = cli("lineage", thing(STEPS), "--at-entry", str(size - 2), "--json").json
     assert (before["registry_size"], before["nodes"], before["complete"]) == (size - 1, 1, False)
     assert [item["code"] for item in before["gaps"]] == ["no-lineage"]
+    assert "(no run on record made it" in cli("lineage", thing(STEPS), "--at-entry", str(size - 2)).out
     now = cli("lineage", thing(STEPS), "--at-entry", str(size - 1), "--json").json
     assert now["nodes"] == 122
     ran = cli("lineage", thing(STEPS), "--at-entry", str(size))

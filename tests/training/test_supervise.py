@@ -110,7 +110,9 @@ def test_secrets_of_a_command_stay_out_of_the_log(place: Place) -> None:
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "import sys; sys.exit(3)"])
 def test_a_program_that_fails_is_said_to_have_failed_and_its_status_is_ours(place: Place, text: str) -> None:
     place.script(text)
-    assert place.run().returncode == 3
+    ended = place.run()
+    assert ended.returncode == 3
+    assert "as failed: the program ended with status 3" in ended.stderr
     assert (place.last().closed().exit, place.last().closed().error) == ("failed", "exit-3")
 
 

@@ -49,7 +49,8 @@ def _folder(place: Path) -> Tree:
                 "this folder holds more than code",
                 got=repr(str(place)),
                 expected=f"≤ {MAX_FILES} files and {MAX_BYTES} bytes",
-                hint="name the folder that holds the code, or make it a git repository that ignores the rest",
+                hint="name the folder or file that holds the code (genealog run --code PATH), or make it a git"
+                " repository that ignores the rest",
             )
     return code_tree(place, paths, left_out, {})
 

@@ -96,8 +96,15 @@ def _change(change: Change) -> Text:
         text.append(f"  {before} → {after}")
     elif shown := after if change.what == "added" else before:
         text.append(f"  {shown}")
-    facts = [f"{name.replace('_', ' ')} {value}" for name, value in change.facts.items() if name != "sha256"]
+    facts = [
+        f"{name.replace('_', ' ')} {_fact(name, value)}" for name, value in change.facts.items() if name != "sha256"
+    ]
     return text.append(f"  ({one_line(', '.join(facts))})", style="dim") if facts else text
+
+
+def _fact(name: str, value: str) -> str:
+    """Return a figure for people; `--json` has every digit."""
+    return repr(float(f"{float(value):.6g}")) if name in ("max_difference", "mean_difference") else value
 
 
 def _value(value: str | None) -> str:

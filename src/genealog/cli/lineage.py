@@ -67,6 +67,13 @@ def _print_revoked(found: Walk, at: int | None) -> None:
         out.print(f"[bold red]revoked[/bold red] {escape(what)}")
 
 
+# What a place where lineage begins lacks, behind its name; an origin says its source instead.
+WHY = {
+    "no-lineage": "(no run on record made it, and nobody said where it is from: genealog add --source)",
+    "unregistered": "(not registered here)",
+}
+
+
 def _print(found: Walk, limit: int, kind: str | None) -> None:
     links = list(found.links(limit=limit, kind=kind))
     about = {node.id: node for node in found.nodes_of([link.artifact for link in links])}
@@ -89,7 +96,7 @@ def _print(found: Walk, limit: int, kind: str | None) -> None:
     sources = {node.id: node for node in found.nodes_of([gap.artifact for gap in gaps])}
     for gap in gaps:
         node = sources[gap.artifact]
-        source = f"“{node.source}” (claimed)" if node.source else ""
+        source = f"“{node.source}” (claimed)" if node.source else WHY.get(gap.code, "")
         out.print(f"[yellow]{gap.code}[/yellow] {escape(f'{node.name or short(gap.artifact)} {source}')}")
     _print_sum(found, len(links), len(gaps), kind)
 

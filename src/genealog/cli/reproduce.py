@@ -127,6 +127,8 @@ def _print(found: Comparison) -> None:
     for each in found.outputs:
         if each.tensors:
             tensors = [_row(tensor) for tensor in each.tensors[:_SHOWN]]
+            if sum(bool(other.tensors) for other in found.outputs) > 1:
+                out.print(f"of {one_line(each.role)} {one_line(each.name)}:", markup=False)
             columns = ("tensor", "max abs", "max rel", "max ulps", "elements", "within", "note")
             print_table(columns, tensors, empty="")
             if (worst := each.worst) is not None and len(each.tensors) > _SHOWN:

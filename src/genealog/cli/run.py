@@ -54,7 +54,8 @@ def run(
         made = [{"role": role, "artifact": artifact} for role, artifact in ended.outputs]
         print_json({"run": ended.run, "status": ended.status, "outputs": made, "warnings": ended.warnings})
     else:
-        err.print(f"on record: {ended.run}")
+        failed = f", as failed: the program ended with status {ended.status}" if ended.status else ""
+        err.print(f"on record: {ended.run}{failed}", highlight=False, soft_wrap=True)
         for role, artifact in ended.outputs:
             err.print(f"  → {role} {artifact}")
         for line in ended.warnings:

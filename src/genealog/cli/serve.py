@@ -100,7 +100,8 @@ def promote(
     models = ", ".join(map(short, live.body.models))
     out.print(f"[bold]{to}[/bold] → {short(live.spec)}: {models}, as {source} serves it (entry {moved.position})")
     if moved.approvals:
-        out.print(f"  resting on {len(moved.approvals)} approvals: genealog show {to}")
+        count = len(moved.approvals)
+        out.print(f"  resting on {count} approval{'s' if count > 1 else ''}: genealog show {to}")
     _say_tainted(live.tainted)
 
 

@@ -164,9 +164,10 @@ class Deployments:
                 earlier = [spec for spec in earlier if spec == then]
             if not earlier:
                 wanted = to or (timestamp(to_time) if to_time else None)
+                such = "such " if wanted else ""
                 raise MissingError(
-                    "nothing-to-roll-back", f"{name} has no earlier spec to go back to", got=wanted,
-                    hint=f"genealog show {name}",
+                    "nothing-to-roll-back", f"{name} has no {such}earlier spec to go back to", got=wanted,
+                    hint=f"genealog show {name}; what was rolled back from comes back by genealog deploy or promote",
                 )  # fmt: skip
             body = self.spec(earlier[-1])
             if revoked := self._revoked(body, revocations(self._index())):

@@ -219,7 +219,10 @@ def parse_config(data: bytes, path: Path) -> Config:
         raise _malformed(path, f"the signer {config.signer!r} has no [identities.{config.signer}] section")
     for label in (label for rule in config.approvals for label in rule.from_):
         if label not in config.identities:
-            raise _malformed(path, f"an approvals rule names {label!r}, which has no [identities.{label}] section")
+            raise _malformed(
+                path, f"an approvals rule names {label!r}, which has no [identities.{label}] section",
+                hint=f"take the rule out, genealog signer add {label} --identity NAME, and put it back",
+            )  # fmt: skip
     return config
 
 
@@ -250,6 +253,7 @@ def _read_special(kind: type, value: Any) -> Any:
     return parse_seconds(value)
 
 
-def _malformed(path: Path, got: str, expected: str | None = None) -> StoreError:
-    hint = "see docs/reference/configuration.md"
+def _malformed(
+    path: Path, got: str, expected: str | None = None, hint: str = "see docs/reference/configuration.md"
+) -> StoreError:
     return StoreError("config-malformed", f"{path.name} cannot be used", got=got, expected=expected, hint=hint)

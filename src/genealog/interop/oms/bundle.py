@@ -152,7 +152,8 @@ def oms_key(data: bytes) -> ec.EllipticCurvePublicKey:
         load = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
         key = load(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise MalformedError("bad-public-key", "not a public key in PEM or DER") from None
+        hint = "that is a private key: openssl pkey -in KEY -pubout" if b"PRIVATE KEY-----" in data else None
+        raise MalformedError("bad-public-key", "not a public key in PEM or DER", hint=hint) from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise MalformedError(
             "bad-public-key", "OMS has no signatures by such a key", got=type(key).__name__,
