@@ -5,6 +5,7 @@ import io
 import pickle
 import sys
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +287,13 @@ def test_the_allow_list_names_no_way_out() -> None:
     assert not {"eval", "exec", "getattr", "setattr", "compile", "open", "__import__", "apply", "map", "filter"} & {
         name for _, name in ALLOWED
     }
+
+
+def test_a_length_beyond_every_file_is_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04cos\nsystem\n\x8e" + (1 << 59).to_bytes(8, "little") + b".")
+    with path.open("rb") as file:
+        scan = scan_pickle(file)
+    assert scan.broken is not None
+    assert scan.broken.code == "pickle-truncated"
+    assert [item.what for item in scan.unsafe] == ["os.system"]

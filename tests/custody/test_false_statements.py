@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,3 +111,13 @@ def test_a_list_of_files_is_held_to_the_id(registry: Registry, tmp_path: Path) -
     with pytest.raises(VerificationError) as caught:
         registry.check(tmp_path / "other", "other")
     assert caught.value.code == "manifest-mismatch"
+
+
+def test_a_decoy_beside_other_weights_proves_no_conversion(registry: Registry, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "good", tmp_path / "decoy" / "inner")
+    np.savez(tmp_path / "decoy" / "weights.npz", x=np.full(4, 666.0))
+    registry.add(tmp_path / "decoy", kind="model", name="decoy")
+    assert registry.resolve("decoy").weights == registry.resolve("good").weights
+    make(registry, "convert", ("source", "good"), "decoy", {})
+    found = Checker(registry).check("decoy")
+    assert {(edge.state, edge.code) for edge in found} == {(State.STATED, "other-weights")}

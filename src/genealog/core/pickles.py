@@ -239,7 +239,10 @@ class _Machine:
         if not 0 <= size < 1 << 60:
             raise self._bad("malformed", "no length of anything", got=size)
         if size > MAX_KEPT or self._kept + size > MAX_KEPT_ALL:
-            self._file.seek(size - 1, 1)  # its last byte must be there
+            try:
+                self._file.seek(size - 1, 1)  # its last byte must be there
+            except OSError:  # farther than the file system can have a file
+                raise self._bad("truncated", "the pickle ends inside an opcode") from None
             self.at += size - 1
             self._read(1)
             return Omitted(size)

@@ -39,6 +39,7 @@ class Held:
     tied: Mapping[str, str]
     format: str | None
     runs: Mapping[str, tuple[Path, Run]]  # where the bytes of each tensor lie that lie in one piece
+    others: bool = False  # it holds weights of another format too, which a loader may take instead
 
     @property
     def whole(self) -> bool:
@@ -129,6 +130,7 @@ def hold(registry: Registry, version: Version, path: Path | None, *, progress: P
         tensors={entry.name: entry for entry in tensors}, tied=dict(listing.tied) if listing else {},
         format=body.format if isinstance(body, records.Artifact) else None,
         runs=where(place, exclude) if listing else {},
+        others=any(line.startswith("other-weights:") for line in tree.warnings),
     )  # fmt: skip
 
 

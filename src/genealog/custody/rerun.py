@@ -54,6 +54,9 @@ _LIMIT = 3600  # seconds for a tool that is run again
 def converted(source: Held, out: Held, start: Execution | None) -> Outcome:
     """Return whether `out` is `source` in another form: equal weights, or the first row of `RERUN` that knows."""
     if source.version.weights is not None and source.version.weights == out.version.weights:
+        if out.others:  # a decoy beside the weights that a loader takes would do
+            detail = f"its {out.format} has the same weights; those of another format beside it were not compared"
+            return Outcome(State.STATED, "equal-weights", "other-weights", detail, roles=ROLES)
         return Outcome(State.PROVEN, "equal-weights", None, "the same weights, packed anew", roles=ROLES)
     for rerun in RERUN.values():
         outcome = rerun(source, out, start)
