@@ -14,9 +14,10 @@ from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 from certificates import DAY, NOW, Party, authority, leaf
 from fake_sigstore import sign
 from genealog.core.states import State
+from genealog.core.timestamp import read_certificates
 from genealog.errors import GenealogError
 from genealog.interop.oms.bundle import read_bundle, signed_bytes, write_bundle
-from genealog.interop.oms.certificate import check_chain, read_certificates, read_chain
+from genealog.interop.oms.certificate import check_chain, read_chain
 from genealog.interop.oms.payload import write_payload
 from genealog.signing.believe import Believed, judge
 from tsa import Authority

@@ -47,7 +47,7 @@ def list_tree(
     except OSError as error:
         raise unreadable(path, error) from None
     if not stat.S_ISDIR(info.st_mode):
-        name = _utf8(Path(path).absolute().name)
+        name = utf8(Path(path).absolute().name)
         _require_regular(name, info)
         return (Found(name, root, FileKey.of(info)),), ()
     excludes: list[str] = []
@@ -80,7 +80,7 @@ def _walk(root: str, info: os.stat_result, exclude: Collection[str], excludes: l
                 "too-many-files", "the tree is too big", expected=f"≤ {MAX_PATHS} files and directories"
             )
         for item in items:
-            name = _utf8(item.name)
+            name = utf8(item.name)
             if not prefix and (name in exclude or _left_out(item)):
                 excludes.append(name)
                 continue
@@ -132,7 +132,7 @@ def _require_regular(path: str, info: os.stat_result) -> None:
         )
 
 
-def _utf8(name: str) -> str:
+def utf8(name: str) -> str:
     """Return `name` if it is UTF-8 on the disk. Undecodable bytes come from the system as lone surrogates."""
     try:
         name.encode()

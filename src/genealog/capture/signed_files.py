@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from genealog.capture.listing import MAX_PATHS
+from genealog.capture.listing import MAX_PATHS, utf8
 from genealog.capture.reading import read_once, unreadable
 from genealog.errors import MalformedError, MissingError, not_installed
 
@@ -84,7 +84,7 @@ def _walk(
         except OSError as error:
             raise unreadable(directory, error) from None
         for item in items:
-            path = prefix + _utf8(item.name)
+            path = prefix + utf8(item.name)
             if ignored(path):
                 out.append(path)
                 continue
@@ -184,13 +184,3 @@ def _new(algorithm: str) -> Callable[[], Hash]:
             raise not_installed("a signature over blake3 digests", "blake3", "signing") from None
         return blake3
     return hashlib.blake2b if algorithm == "blake2b" else hashlib.sha256
-
-
-def _utf8(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise MalformedError(
-            "path-not-utf8", "a file name is not UTF-8", got=repr(os.fsencode(name)), hint="rename the file"
-        ) from None
-    return name

@@ -84,7 +84,7 @@ def verify_timestamp(token: bytes, note: bytes, roots: bytes) -> Stamp:
     from rfc3161_client import VerificationError as Refused
     from rfc3161_client import VerifierBuilder
 
-    builder = VerifierBuilder(roots=_roots(roots))
+    builder = VerifierBuilder(roots=list(read_certificates(roots)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -99,9 +99,10 @@ def verify_timestamp(token: bytes, note: bytes, roots: bytes) -> Stamp:
     return stamp
 
 
-def _roots(pem: bytes) -> list[x509.Certificate]:
+def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Read PEM certificates. Raises: MalformedError `roots-malformed`."""
     try:
-        return x509.load_pem_x509_certificates(pem)
+        return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
         raise MalformedError(
             "roots-malformed", "not a file of PEM certificates", got=str(error)[:80],

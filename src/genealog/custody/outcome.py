@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from genealog.core.manifest import few
 from genealog.core.states import State
 from genealog.custody.held import Held
 from genealog.errors import MissingError, not_installed
@@ -115,7 +116,5 @@ def counted(tensors: int) -> str:
 
 
 def few_names(names: Iterable[str], limit: int = 3) -> str:
-    """Return some names for a person, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    """Return some names for a person, escaped, and how many more there are."""
+    return few(list(names), limit)

@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 
 from genealog.core.states import State
+from genealog.core.timestamp import read_certificates
 from genealog.errors import GenealogError, MissingError, VerificationError
 from genealog.interop.oms.bundle import Bundle, check_signature, is_oms_key, key_hint, oms_key
-from genealog.interop.oms.certificate import Leaf, check_chain, read_certificates, read_chain
+from genealog.interop.oms.certificate import Leaf, check_chain, read_chain
 from genealog.interop.oms.keyless import verify_keyless
 from genealog.interop.oms.stamp import earliest_stamp
 from genealog.registry import KeyRow

@@ -23,9 +23,9 @@ from genealog.core.canonical import timestamp
 from genealog.core.dsse import Signer
 from genealog.core.manifest import files_root
 from genealog.core.states import State
+from genealog.core.timestamp import read_certificates
 from genealog.errors import MissingError, VerificationError
 from genealog.interop.oms.bundle import Method, key_hint, oms_key, signed_bytes, write_bundle
-from genealog.interop.oms.certificate import read_certificates
 from genealog.interop.oms.payload import DEFAULT_IGNORED, write_payload
 from genealog.ledger import Position
 from genealog.registry import Registry, Version

@@ -15,6 +15,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -257,3 +258,21 @@ def _malformed(
     path: Path, got: str, expected: str | None = None, hint: str = "see docs/reference/configuration.md"
 ) -> StoreError:
     return StoreError("config-malformed", f"{path.name} cannot be used", got=got, expected=expected, hint=hint)
+
+
+def database_url(url: str, section: str) -> str:
+    """Return the URL of a PostgreSQL database. A password in it would stand in a file that is shown and copied.
+
+    Raises: StoreError `config-malformed`.
+    """
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("postgresql", "postgres") and parts.password is None
+    except ValueError:
+        sound = False
+    if not sound or {"password", "sslpassword"} & parse_qs(parts.query, keep_blank_values=True).keys():
+        raise StoreError(
+            "config-malformed", f"[{section}] database is a postgresql:// URL without a password",
+            hint="give the password in PGPASSWORD, PGPASSFILE or ~/.pgpass",
+        )  # fmt: skip
+    return url

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import (
     Connection,
@@ -215,22 +214,7 @@ def open_index(store: Path, settings: config.Index, *, origin: str) -> Index:
     """
     if settings.database is None:
         return Index(store / "index.sqlite", origin=origin)
-    return Index(_checked(settings.database), tables=settings.schema, origin=origin)
-
-
-def _checked(url: str) -> str:
-    """Return the URL of a PostgreSQL database. A password in it would stand in a file that is shown and copied."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("postgresql", "postgres") and parts.password is None
-    except ValueError:
-        sound = False
-    if not sound or {"password", "sslpassword"} & parse_qs(parts.query, keep_blank_values=True).keys():
-        raise StoreError(
-            "config-malformed", "[index] database is a postgresql:// URL without a password",
-            hint="give the password in PGPASSWORD, PGPASSFILE or ~/.pgpass",
-        )  # fmt: skip
-    return url
+    return Index(config.database_url(settings.database, "index"), tables=settings.schema, origin=origin)
 
 
 def _sqlite(path: Path) -> Engine:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from genealog.capture.formats.positioned import pieces, read_at
-from genealog.capture.formats.siblings import Siblings
+from genealog.capture.formats.siblings import Siblings, size_of
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.cursor import Cursor
 from genealog.core.layout import Layout, Loose, Run
@@ -237,13 +237,7 @@ class _Walker:
     def _size(self, location: str) -> int | None:
         """Return the size of a file beside the model, None if it is not there. Raises: `sibling-outside`."""
         if location not in self._sizes:
-            try:
-                with closing(self._siblings(location)) as file:
-                    self._sizes[location] = file.seek(0, 2)
-            except MalformedError as error:
-                if error.code != "sibling-missing":
-                    raise
-                self._sizes[location] = None
+            self._sizes[location] = size_of(self._siblings, location)
         return self._sizes[location]
 
 

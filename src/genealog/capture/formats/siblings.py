@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -51,3 +52,14 @@ def siblings_in(found: Iterable[Found], path: str) -> Siblings:
         return opened
 
     return open_one
+
+
+def size_of(siblings: Siblings, location: str) -> int | None:
+    """Return the size of a file beside a file, None if it is not there. Raises: MalformedError `sibling-outside`."""
+    try:
+        with closing(siblings(location)) as file:
+            return file.seek(0, 2)
+    except MalformedError as error:
+        if error.code != "sibling-missing":
+            raise
+        return None

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from genealog.capture.formats.positioned import pieces, read_at
-from genealog.capture.formats.siblings import Siblings
+from genealog.capture.formats.siblings import Siblings, size_of
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.cursor import Cursor
 from genealog.core.layout import Layout, Loose
@@ -160,13 +160,7 @@ class _Bundle:
         if not 0 <= shard < self._shards:
             raise _bad("tensor", "a tensor lies in a file that there is none of", got=shard, expected=self._shards)
         if shard not in self._sizes:
-            try:
-                with closing(self._siblings(self._shard(shard))) as file:
-                    self._sizes[shard] = file.seek(0, 2)
-            except MalformedError as error:
-                if error.code != "sibling-missing":
-                    raise
-                self._sizes[shard] = None
+            self._sizes[shard] = size_of(self._siblings, self._shard(shard))
         return self._sizes[shard]
 
     def _whole(self, name: str, entry: _Entry) -> Callable[[BinaryIO], Iterator[bytes]]:

@@ -78,17 +78,6 @@ def read_chain(chain: Sequence[bytes]) -> tuple[Leaf, tuple[x509.Certificate, ..
     return Leaf(subject, names, public, begins, ends), certificates
 
 
-def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Read PEM certificates. Raises: MalformedError `roots-malformed`."""
-    try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
-        raise MalformedError(
-            "roots-malformed", "not a file of PEM certificates", got=str(error)[:80],
-            expected="-----BEGIN CERTIFICATE----- …",
-        ) from None  # fmt: skip
-
-
 def check_chain(certificates: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], *, at: datetime) -> None:
     """Check that the first certificate may sign and stands under one of `roots` at this moment.
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from genealog.core.canonical import timestamp
+from genealog.core.timestamp import read_certificates
 from genealog.errors import not_installed
-from genealog.interop.oms.certificate import read_certificates
 
 _SHA256 = "2.16.840.1.101.3.4.2.1"
 _MAX = 65_536

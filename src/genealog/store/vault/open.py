@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
-from genealog.errors import StoreError
 from genealog.store import config
 from genealog.store.keys import KeyRing
 from genealog.store.scale.objects import open_objects
@@ -25,7 +23,8 @@ def open_vault(store: Path, settings: config.Vault, ring: KeyRing) -> Vault:
     if settings.bodies is not None:
         folder = (store / "vault").resolve().as_uri()
         outside = open_objects(folder if settings.bodies == FOLDER else settings.bodies)
-    place = store / "vault" / "vault.sqlite" if settings.database is None else _checked(settings.database)
+    url = settings.database
+    place = store / "vault" / "vault.sqlite" if url is None else config.database_url(url, "vault")
     vault = Vault(place, ring.vault_keys, limits=limits, outside=outside, schema=settings.schema)
     try:
         settle(vault, ring)
@@ -33,18 +32,3 @@ def open_vault(store: Path, settings: config.Vault, ring: KeyRing) -> Vault:
         vault.close()
         raise
     return vault
-
-
-def _checked(url: str) -> str:
-    """Return the URL of a PostgreSQL database. A password in it would stand in a file that is shown and copied."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("postgresql", "postgres") and parts.password is None
-    except ValueError:
-        sound = False
-    if not sound or {"password", "sslpassword"} & parse_qs(parts.query, keep_blank_values=True).keys():
-        raise StoreError(
-            "config-malformed", "[vault] database is a postgresql:// URL without a password",
-            hint="give the password in PGPASSWORD, PGPASSFILE or ~/.pgpass",
-        )  # fmt: skip
-    return url
