@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from genealog.core.manifest import encode_manifest, files_root
 from genealog.core.states import State
 from genealog.core.weights import diff_tensors, encode_tensors, weights_root
 from genealog.custody import Checker
+from genealog.custody.merging import _resolve
 from genealog.errors import VerificationError
 from genealog.registry import Registry
 
@@ -121,3 +123,21 @@ def test_a_decoy_beside_other_weights_proves_no_conversion(registry: Registry, t
     make(registry, "convert", ("source", "good"), "decoy", {})
     found = Checker(registry).check("decoy")
     assert {(edge.state, edge.code) for edge in found} == {(State.STATED, "other-weights")}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tokenizer_source": "/etc/elsewhere"},
+        {"tokenizer_source": "model:someone/else"},
+        {"tokenizer": {"source": "someone/else"}},
+        {"tokenizer": {"source": "union", "tokens": {"x": {"source": "someone/else"}}}},
+    ],
+)
+def test_no_word_of_a_recipe_leads_to_another_folder(said: dict[str, Any]) -> None:
+    recipe, unknown = {"merge_method": "linear", "models": [{"model": "a"}]}, list[str]()
+    _resolve(recipe | said, lambda word: "/parents/a" if word == "a" else None, unknown)
+    assert len(unknown) == 1
+    unknown.clear()
+    _resolve(recipe | {"tokenizer_source": "union"}, lambda word: "/parents/a" if word == "a" else None, unknown)
+    assert unknown == []

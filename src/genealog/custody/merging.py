@@ -181,5 +181,8 @@ def _resolve(value: Any, find: Callable[[str], str | None], unknown: list[str], 
             unknown.append(value)
         return found or value
     if key in ("tokenizer_source", "source") and isinstance(value, str) and value not in ("base", "union"):
-        return find(value.removeprefix("model:")) or value
+        found = find(value.removeprefix("model:"))
+        if found is None:
+            unknown.append(value)
+        return found or value
     return value
