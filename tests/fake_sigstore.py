@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import rfc8785
@@ -123,7 +123,7 @@ class FakeSigstore:
 
     def sign(self, payload: bytes, identity: str = "models@example.org", *, stamp: Any = None, ago: int = 30) -> bytes:
         """Sign a payload keyless, `ago` days ago, and return the bundle. `stamp` makes an RFC 3161 reply."""
-        key, at = new_key(), NOW - timedelta(days=ago)
+        key, at = new_key(), datetime.now(UTC) - timedelta(days=ago)  # now: the suite may have begun long ago
         certificate = self.certify(key, identity, at)
         signature = sign(key, signed_bytes(payload))
         logged = at + (timedelta(minutes=30) if "late" in self.lies else timedelta(seconds=1))

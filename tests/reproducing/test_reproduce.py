@@ -227,7 +227,18 @@ def test_ctrl_c_takes_everything_away(project: Project, tmp_path: Path) -> None:
     project.record(script=_SLOW)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    words = [sys.executable, "-m", "genealog", "reproduce", "toy", "--environment", "here"]
+    # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    words = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "genealog",
+        "reproduce",
+        "toy",
+        "--environment",
+        "here",
+    ]
     child = subprocess.Popen(
         words, cwd=project.folder, env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -239,7 +250,7 @@ def test_ctrl_c_takes_everything_away(project: Project, tmp_path: Path) -> None:
         time.sleep(0.05)  # another process writes that file: there is no event of ours to wait for
     pids = [int(pid) for pid in found[0].read_text().split()]
     child.send_signal(signal.SIGINT)
-    child.wait(30)
+    child.wait(120)
     assert all(gone(pid) for pid in pids)
     assert [path for path in scratch.iterdir() if "reproduce" in path.name] == []
 
