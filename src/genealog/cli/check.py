@@ -50,6 +50,12 @@ def check(
     with hashing(ref, quiet=json) as progress:
         checker = Checker(registry, at=places, progress=progress)
         edges = checker.check(ref, path=path, role=role)
+    names = {name for edge in edges for name in (edge.role, edge.name, edge.artifact)}
+    if role is None and (unknown := [name for name in places if name not in names]):
+        raise UsageError(
+            "bad-option", "nothing that went in or came out has this role, name or ID", got=unknown[0],
+            expected=", ".join(sorted({edge.role for edge in edges})),
+        )  # fmt: skip
     positions = checker.record(edges, signer=registry.signer(as_)) if record else ()
     state = strength(edges)
     if json:

@@ -243,6 +243,9 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
     if isinstance(body, Artifact):
         if weights := body.weights:
             out.print(f"  {'read':>10}  {_packing(body.format, weights.tensors, weights.tied)}", markup=False)
+        if found := body.records:
+            counted = f"{found.count}, of them {found.leaves} different"
+            out.print(f"  {'records':>10}  {counted}: {found.root}", markup=False)
         _print_warnings(body.warnings)
     print_table(("file", "size", "sha256"), [(f.path, f.size, f.sha256[:16] + "…") for f in files], empty="no files")
 

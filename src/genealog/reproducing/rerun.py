@@ -7,6 +7,7 @@ finding and a report, if that is asked for. It has no variables but those below,
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 
 _PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TZ")
+_OF_THE_RUN = re.compile(r"on record: glr1:[0-9a-f]{64}|  → \S+ gl[fr]1:[0-9a-f]{64}$")
 _GRACE_S = 5.0
 Told = Callable[[str], None]
 
@@ -92,7 +94,7 @@ def rerun(
         words = _words(plan, space, software, store.path)
         status, said = _run(words, space.folder, variables, options.limit_s, root / "output.txt")
         if not plan.records_itself:  # what `genealog run` says is of its store in the folder, which goes again
-            said = "\n".join(line for line in said.splitlines() if not line.startswith("on record: glr1:"))
+            said = "\n".join(line for line in said.splitlines() if not _OF_THE_RUN.match(line))
         told("comparing")
         return compared(
             registry, plan, space, Registry(store), software, subject=subject, status=status, said=said,
