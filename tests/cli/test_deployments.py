@@ -88,6 +88,8 @@ def test_what_was_live(cli: Cli, two: Path) -> None:
     assert cli("what-was-live", "bot", "--at", "2001-01-01").status == 3
     assert cli("what-was-live", "nobody").status == 3
     assert cli("what-was-live", "bot", "--at", "noon").status == 2
+    assert cli("what-was-live", "bot", "--at", "2999-01-01").status == 2
+    assert cli("what-was-live", "bot", "--at-entry", "99999").status == 2
     assert cli("what-was-live", "bot", "--at", "2001-01-01", "--at-entry", "3").status == 2
 
 

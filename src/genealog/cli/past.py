@@ -38,6 +38,11 @@ def what_was_live(
         raise UsageError("bad-option", "a time and an entry", hint="give --at or --at-entry")
     deployments = Deployments(Home.find(store))
     asked = moment(at) if at is not None else None if at_entry is not None else datetime.now(UTC)
+    size = deployments.home.registry_log().refresh()
+    if (at_entry or 0) >= size or (asked is not None and asked > datetime.now(UTC)):
+        raise UsageError(
+            "bad-option", "what will be live is in no log", got=at or at_entry, expected="a time or entry that has come"
+        )
     past = look_back(deployments, name, at=asked, entry=at_entry)
     if json:
         print_json(_past_json(deployments, past))
