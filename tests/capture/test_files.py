@@ -316,3 +316,16 @@ def test_rescan_finds_a_flip_that_left_no_trace_in_the_times(tmp_path: Path) -> 
     path.write_bytes(data)
     settle(path)
     assert rescan(tmp_path, entries).changed == ("m.safetensors",)
+
+
+def test_a_shard_that_the_index_names_and_that_is_not_there_leaves_no_weights_id(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "1.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "1.safetensors"}}))
+    assert scan_tree(tmp_path).weights is not None
+    index.write_text(json.dumps({"weight_map": {"w": "1.safetensors", "v": "2.safetensors"}}))
+    tree = scan_tree(tmp_path)
+    assert tree.weights is None
+    assert tree.warnings[0].startswith("weights-not-read: ")
+    assert tree.warnings[0].endswith("2.safetensors")

@@ -32,6 +32,7 @@ from genealog.errors import MalformedError, StoreError
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 CONFIG = "config.json"
+INDEX = {"safetensors": ".safetensors.index.json", "torch": ".bin.index.json"}  # which shards there are
 MAX_CONFIG = 4 << 20  # bytes
 MAX_LINES, MAX_LINE = 32, 500  # of warnings, and characters of one
 # Which format gives the weights where a tree holds several.
@@ -89,7 +90,8 @@ def tree_of(found: Sequence[Found], excludes: Sequence[str] = (), *, progress: P
     digests = hash_files(found, progress=progress)
     format_, chosen, warnings = _choose(found, digests)
     weights = _merge(chosen)
-    if unread := [file.path for file, digest in chosen if digest.unread]:
+    unread = [file.path for file, digest in chosen if digest.unread]
+    if unread := [*unread, *(_absent(found, digests, INDEX[format_]) if chosen and format_ in INDEX else ())]:
         weights = None
         warnings.append(f"weights-not-read: numbers that could not be read, so there is no weights ID: {few(unread)}")
     elif weights is None and chosen and format_ != "safetensors":
@@ -146,7 +148,8 @@ def hash_files(found: Sequence[Found], *, tensors: bool = True, progress: Progre
             look = _Look(file, found, tick)
             read: OneRead[Any] = read_once(file.real, expected=file.key, look=look, tick=tick)
             return look.digests(read.sha256)
-        keep = PurePosixPath(file.path).name == CONFIG and file.key.size <= MAX_CONFIG
+        named = PurePosixPath(file.path).name
+        keep = (named == CONFIG or named.endswith(tuple(INDEX.values()))) and file.key.size <= MAX_CONFIG
         kept: OneRead[Any] = read_once(file.real, expected=file.key, keep=keep, tick=tick)
         return Digests(kept.sha256, copy=None if kept.copy is None else bytes(kept.copy))
 
@@ -276,7 +279,7 @@ def _tied(
     configs = {
         posixpath.dirname(file.path): digest.copy
         for file, digest in zip(found, digests, strict=True)
-        if digest.copy is not None
+        if digest.copy is not None and posixpath.basename(file.path) == CONFIG
     }
     every = {tensor.name for _, digest in chosen for tensor in digest.tensors or ()}
     folders: dict[str, list[TensorEntry]] = {}
@@ -288,6 +291,17 @@ def _tied(
         if (config := parse_config(configs.get(folder))) is not None:
             tied.update(tied_by_config(config, tensors))
     return {name: source for name, source in sorted(tied.items()) if name not in every}
+
+
+def _absent(found: Sequence[Found], digests: Sequence[Digests], index: str) -> list[str]:
+    """Return the shards that an index of weights names and that are not there, by their path in the tree."""
+    there = {file.path for file in found}
+    absent = set()
+    for file, digest in zip(found, digests, strict=True):
+        if file.path.endswith(index) and isinstance(names := (parse_config(digest.copy) or {}).get("weight_map"), dict):
+            folder = posixpath.dirname(file.path)
+            absent |= {posixpath.join(folder, name) for name in names.values() if isinstance(name, str)} - there
+    return sorted(absent)
 
 
 def parse_config(data: bytes | None) -> Mapping[str, Any] | None:
