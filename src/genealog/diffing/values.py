@@ -116,12 +116,13 @@ def _with_numpy(sums: _Sums, x: bytes, y: bytes, kinds: tuple[str, str]) -> None
             equal = first == second
         gaps = np.abs(first - second)
         known = gaps[np.isfinite(gaps)]
+        total = float(known.sum())  # infinite where the sum is more than a number can be
     sums.elements += len(gaps)
     sums.equal += int(equal.sum())
     sums.finite += len(known)
     if len(known):
         sums.greatest = max(sums.greatest, float(known.max()))
-        sums.total += float(known.sum())
+        sums.total += total
 
 
 def _plainly(sums: _Sums, x: bytes, y: bytes, kinds: tuple[str, str]) -> None:
