@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 
 from genealog.capture.files import scan_tree
-from genealog.core.ties import tied_by_config, tied_by_metadata, with_tied
+from genealog.core.ties import tied_by_config, tied_by_metadata, unties, with_tied
 from genealog.core.weights import TensorEntry, weights_root
 from genealog.errors import MalformedError
 from tiny_model import build_base
@@ -74,6 +74,37 @@ def test_names_that_differ_are_not_tied() -> None:
 def test_metadata_of_a_file() -> None:
     metadata = {"format": "pt", HEAD: EMBED, "x": "y", EMBED: "z"}
     assert tied_by_metadata(metadata, [entry(EMBED), entry("z")]) == {HEAD: EMBED}
+
+
+def test_a_configuration_that_unties() -> None:
+    for config in (
+        llama(tie_word_embeddings=False), llama(text_config={"tie_word_embeddings": False}), llama(),
+        {"tie_word_embeddings": False},
+    ):  # fmt: skip
+        assert unties(config), config
+    for config in ({}, {"hidden": 7}, llama(tie_word_embeddings=True), {"model_type": "gpt2"}):
+        assert not unties(config), config
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_metadata_ties_nothing_that_the_configuration_unties(tmp_path: Path, nested: bool) -> None:
+    """transformers goes by the configuration: it fills the absent name with new numbers, which is another model."""
+    ones = torch.ones(4, 2)
+    flag = {"tie_word_embeddings": False}
+    config = {"architectures": ["XForCausalLM"], **({"text_config": flag} if nested else flag)}
+    for name, tensors, metadata in (
+        ("both", {EMBED: ones, HEAD: ones.clone()}, None),
+        ("one", {EMBED: ones}, {HEAD: EMBED}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata=metadata)
+    assert identity(tmp_path / "both") != identity(tmp_path / "one")
+    (warning,) = [line for line in scan_tree(tmp_path / "one").warnings if line.startswith("tie-denied: ")]
+    assert HEAD in warning and "config.json" in warning
+    assert not scan_tree(tmp_path / "one").tied
+    (tmp_path / "one" / "config.json").write_text(json.dumps({"architectures": ["XForCausalLM"], "hidden": 7}))
+    assert identity(tmp_path / "both") == identity(tmp_path / "one")
 
 
 def test_what_cannot_be_tied() -> None:

@@ -26,7 +26,7 @@ from genealog.capture.reading import OneRead, read_once
 from genealog.capture.runs import RunHasher
 from genealog.capture.safetensors import TensorHasher
 from genealog.core.manifest import Difference, FileEntry, diff_files, few
-from genealog.core.ties import tied_by_config, tied_by_metadata, with_tied
+from genealog.core.ties import tied_by_config, tied_by_metadata, unties, with_tied
 from genealog.core.weights import TensorEntry
 from genealog.errors import MalformedError, StoreError
 
@@ -96,7 +96,8 @@ def tree_of(found: Sequence[Found], excludes: Sequence[str] = (), *, progress: P
         warnings.append(f"weights-not-read: numbers that could not be read, so there is no weights ID: {few(unread)}")
     elif weights is None and chosen and format_ != "safetensors":
         warnings.append("several-weights: files hold different tensors of one name, so there is no weights ID")
-    tied = {} if weights is None else _tied(found, digests, chosen)
+    tied, untied = ({}, []) if weights is None else _tied(found, digests, chosen)
+    warnings += untied
     return Tree(
         entries=file_entries(found, digests),
         excludes=tuple(excludes),
@@ -274,8 +275,11 @@ def _merge(chosen: Sequence[tuple[Found, Digests]]) -> tuple[TensorEntry, ...] |
 
 def _tied(
     found: Sequence[Found], digests: Sequence[Digests], chosen: Sequence[tuple[Found, Digests]]
-) -> dict[str, str]:
-    """Return the names that the weights leave out: by the metadata of a file, by the configuration beside it."""
+) -> tuple[dict[str, str], list[str]]:
+    """Return the names that the weights leave out: by the configuration beside them, by the metadata of a file.
+
+    And a warning for each folder where the metadata of a file says what the configuration denies.
+    """
     configs = {
         posixpath.dirname(file.path): digest.copy
         for file, digest in zip(found, digests, strict=True)
@@ -283,14 +287,24 @@ def _tied(
     }
     every = {tensor.name for _, digest in chosen for tensor in digest.tensors or ()}
     folders: dict[str, list[TensorEntry]] = {}
-    tied: dict[str, str] = {}
+    hinted: dict[str, dict[str, str]] = {}
     for file, digest in chosen:
         folders.setdefault(posixpath.dirname(file.path), []).extend(digest.tensors or ())
-        tied.update(tied_by_metadata(digest.metadata, digest.tensors or ()))
+        hinted.setdefault(posixpath.dirname(file.path), {}).update(
+            tied_by_metadata(digest.metadata, digest.tensors or ())
+        )
+    tied: dict[str, str] = {}
+    warnings = []
     for folder, tensors in folders.items():
-        if (config := parse_config(configs.get(folder))) is not None:
-            tied.update(tied_by_config(config, tensors))
-    return {name: source for name, source in sorted(tied.items()) if name not in every}
+        config = parse_config(configs.get(folder)) or {}
+        by_config = tied_by_config(config, tensors)
+        if not unties(config):
+            tied.update(hinted[folder])
+        elif denied := sorted(hinted[folder].keys() - every - by_config.keys()):
+            where = posixpath.join(folder, CONFIG)
+            warnings.append(f"tie-denied: the file says that they are tied, {where} that they are not: {few(denied)}")
+        tied.update(by_config)
+    return {name: source for name, source in sorted(tied.items()) if name not in every}, warnings
 
 
 def _absent(found: Sequence[Found], digests: Sequence[Digests], index: str) -> list[str]:

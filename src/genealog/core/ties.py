@@ -5,6 +5,8 @@ names, and another as safetensors, which drop one. The other names come from the
 from the metadata of the file. What was added is recorded (`records.Weights.tied`): whoever checks needs no rules.
 
 A name is added only if it is absent, the one that files keep is there, and all present ones of its group are equal.
+The metadata of a file is not believed where the configuration beside it says that nothing is tied (`unties`): a loader
+that goes by the configuration would fill the absent name with something else.
 The rules are versioned data: a change makes other weights IDs, so rules are added and never changed.
 
 Source: transformers 5.23 `_tied_weights_keys`, `PreTrainedModel.tie_weights`; safetensors 0.8 `torch.save_model`.
@@ -133,6 +135,17 @@ def tied_by_metadata(metadata: Mapping[str, str], tensors: Iterable[TensorEntry]
     return {name: kept for name, kept in metadata.items() if kept in names and name not in names}
 
 
+def unties(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration says that embeddings are not tied: itself, a part of it, or its type by default.
+
+    What is no configuration of transformers (no `model_type`) and has no such flag says nothing.
+    """
+    parts = (config, *_parts(config))
+    if any(part.get("tie_word_embeddings") is False for part in parts):
+        return True
+    return isinstance(config.get("model_type"), str) and not _flag(config)
+
+
 def with_tied(tensors: Iterable[TensorEntry], tied: Mapping[str, str]) -> tuple[TensorEntry, ...]:
     """Return `tensors` and those that `tied` adds, sorted by name.
 
@@ -153,11 +166,15 @@ def with_tied(tensors: Iterable[TensorEntry], tied: Mapping[str, str]) -> tuple[
 
 def _flag(config: Mapping[str, Any]) -> bool:
     """Return whether a configuration ties its embeddings: as it says, else as one inside says, else by its type."""
-    inner = [config[key] for key in _NESTED if isinstance(config.get(key), Mapping)]
+    inner = _parts(config)
     for part in (config, *inner):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
     return any(part.get("model_type") in TIED_BY_DEFAULT for part in (config, *inner))
+
+
+def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config[key] for key in _NESTED if isinstance(config.get(key), Mapping)]
 
 
 def _begins(name: str, rule: Rule) -> bool:
