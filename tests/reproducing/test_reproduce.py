@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import select
 
 from genealog.cli.output import short
+from genealog.cli.reproduce import print_comparison
 from genealog.errors import MissingError, UpstreamError
-from genealog.reproducing import Options, reproduce
+from genealog.reproducing import Comparison, Options, OutputResult, TensorNumbers, reproduce
 from genealog.store import schema
 from genealog.store.home import Home
 from reproduced_runs import ITSELF, Project, build_wheel
@@ -73,6 +74,29 @@ def test_a_changed_parameter_is_named_first(project: Project) -> None:
     assert project.registry.home.index.rows(select(schema.finding)) == []  # changed on purpose: it contradicts nothing
 
 
+def test_where_runs_part_is_printed_before_the_tensors_of_what_was_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def numbers(name: str, apart: float | None, ulps: int | None) -> TensorNumbers:
+        return TensorNumbers(name, apart, apart, ulps, 4, 4, False)
+
+    tensors = tuple(numbers(f"t{index}", index / 10, 10**index) for index in range(1, 8))
+    checkpoint, asked = "glf1:" + "1" * 64, "glf1:" + "2" * 64
+    outputs = (
+        OutputResult("checkpoint", "toy-1", checkpoint, checkpoint, "different", (), (numbers("early", 1, 1),), 1),
+        OutputResult("model", "toy", asked, checkpoint, "different", (), (*tensors, numbers("gone", None, None)), 8),
+    )
+    found = Comparison("glr1:" + "3" * 64, asked, "different", outputs, ("lr 0.1 → 0.2", "8 of 8 tensors differ"))
+    print_comparison(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "different", "role", "checkpoint", "model", "first:", "then:", "tensor", "gone", "t7", "t6", "t5", "t4", "and",
+    ]  # fmt: skip
+    assert "–" in lines[8]
+    assert "1000000" in lines[9]
+    assert lines[-1].strip() == "and 3 more, --json for all"
+
+
 def test_a_parameter_that_was_left_at_its_default_can_be_changed(project: Project) -> None:
     project.record("--data", "data.txt", "--out", "out")
     assert project.reproduce("--set", "lr=0.1").json["verdict"] == "bit-identical"
@@ -107,6 +131,27 @@ os.makedirs("out", exist_ok=True)
 with open("out/model.bin", "w") as file:
     file.write(str(time.time_ns()))
 """
+
+
+@pytest.mark.parametrize("sign", [" ", "="])
+def test_nothing_is_written_where_the_run_wrote_outside_its_folder(project: Project, sign: str) -> None:
+    out = project.folder.parent / "results" / "out"
+    out.parent.mkdir()
+    words = f"--out{sign}{out}".split()
+    project.record("--data", "data.txt", *words, options=("--data-root", str(out.parent)))
+    (out / "model.safetensors").write_bytes(b"changed since, and nobody's business")
+    again = project.reproduce()
+    assert (out / "model.safetensors").read_bytes() == b"changed since, and nobody's business"
+    assert again.json["verdict"] == "bit-identical", again.out
+
+
+def test_the_recorded_code_runs_even_if_the_command_names_the_live_one(project: Project) -> None:
+    (project.folder / "train.py").write_text(TRAIN)
+    words = ("--data", "data.txt", "--out", "out")
+    ran = project.cli("run", "--name", "toy", "--", sys.executable, str(project.folder / "train.py"), *words)
+    assert ran.status == 0, ran.err
+    (project.folder / "train.py").write_text("raise SystemExit(9)")
+    assert project.reproduce().json["verdict"] == "bit-identical"
 
 
 @pytest.mark.parametrize("spelled", ["../far/data.txt", "--data=../far/data.txt", "absolute", "--data=absolute"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,6 +23,8 @@ from genealog.reproducing.keeping import keep
 from genealog.store.home import Home
 
 _SHOWN = 10
+_TENSORS = 5
+_ULPS = 1_000_000  # more says no more than that the numbers have other signs or sizes
 _STYLE = {
     "bit-identical": "green", "same-weights": "green", "within-tolerance": "yellow", "different": "bold red",
     "failed": "bold magenta",
@@ -86,7 +89,7 @@ def reproduce(
     if json:
         print_json(plain(found) | ({"report": report} if report else {}))
     else:
-        _print(found)
+        print_comparison(found)
         if report:
             out.print(f"on record: {report}", markup=False)
     raise typer.Exit(3 if found.verdict == "failed" else 0 if found.reproduced else 1)
@@ -119,20 +122,12 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def _print(found: Comparison) -> None:
+def print_comparison(found: Comparison) -> None:
+    """Print the verdict, where the runs part, and how far the tensors of what was asked for are off."""
     title = Text(found.verdict, style=_STYLE[found.verdict])
     out.print(title.append(f"  {short(found.subject)}  in {found.seconds:.1f} s", style="not bold dim"))
     rows = [(e.role, e.name, e.verdict, short(e.recorded), short(e.made), e.note) for e in found.outputs]
     print_table(("role", "name", "verdict", "recorded", "made", "note"), rows, empty="no outputs to compare")
-    for each in found.outputs:
-        if each.tensors:
-            tensors = [_row(tensor) for tensor in each.tensors[:_SHOWN]]
-            if sum(bool(other.tensors) for other in found.outputs) > 1:
-                out.print(f"of {one_line(each.role)} {one_line(each.name)}:", markup=False)
-            columns = ("tensor", "max abs", "max rel", "max ulps", "elements", "within", "note")
-            print_table(columns, tensors, empty="")
-            if (worst := each.worst) is not None and len(each.tensors) > _SHOWN:
-                out.print(f"  and {len(each.tensors) - _SHOWN} more; the worst is {one_line(worst.name)}", markup=False)
     for line in found.first:
         out.print(
             f"  first: {one_line(line)}" if line is found.first[0] else f"   then: {one_line(line)}", markup=False
@@ -146,6 +141,18 @@ def _print(found: Comparison) -> None:
         out.print(f"the command ended with status {found.status}:", markup=False)
         for line in found.said.splitlines():
             out.print(f"  | {one_line(line)}", markup=False)
+    _print_worst(found)
+
+
+def _print_worst(found: Comparison) -> None:
+    """Print the tensors that are off most, of what was asked for; other outputs have their line in the table above."""
+    asked = [each for each in found.outputs if each.recorded == found.subject and each.tensors]
+    for each in asked[:1]:
+        worst = sorted(each.tensors, key=lambda tensor: -math.inf if tensor.max_abs is None else -tensor.max_abs)
+        columns = ("tensor", "max abs", "max rel", "max ulps", "elements", "within", "note")
+        print_table(columns, [_row(tensor) for tensor in worst[:_TENSORS]], empty="")
+        if (more := len(worst) - _TENSORS) > 0:
+            out.print(f"  and {more} more, --json for all", style="dim")
 
 
 def _row(each: TensorNumbers) -> tuple[object, ...]:
@@ -154,7 +161,8 @@ def _row(each: TensorNumbers) -> tuple[object, ...]:
 
     changed = None if each.changed is None else f"{each.changed} of {each.size}"
     within = "yes" if each.within else "no"
-    return each.name, spelled(each.max_abs), spelled(each.max_rel), each.max_ulps, changed, within, each.note
+    ulps = "–" if each.max_ulps is not None and each.max_ulps > _ULPS else each.max_ulps
+    return each.name, spelled(each.max_abs), spelled(each.max_rel), ulps, changed, within, each.note
 
 
 @contextmanager
