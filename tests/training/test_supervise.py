@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,16 @@ def test_a_program_that_fails_is_said_to_have_failed_and_its_status_is_ours(plac
     ended = place.run()
     assert ended.returncode == 3
     assert "as failed: the program ended with status 3" in ended.stderr
+    assert re.search(r"^on record: glr1:[0-9a-f]{12}, as failed", ended.stderr, re.MULTILINE), "no run of that name"
     assert (place.last().closed().exit, place.last().closed().error) == ("failed", "exit-3")
+
+
+def test_its_last_lines_name_what_is_typed_next(place: Place) -> None:
+    rows(place)
+    place.script("open('table.npz', 'wb').write(open('data/rows.jsonl', 'rb').read())\n")
+    ended = place.run(options=("--name", "table"))
+    assert re.search(r"^on record: table glr1:[0-9a-f]{12}$", ended.stderr, re.MULTILINE)
+    assert re.search(r"^  → model table  glf1:[0-9a-f]{12}$", ended.stderr, re.MULTILINE)
 
 
 def test_kill_9_of_the_program_is_an_end_and_its_checkpoint_stands(place: Place) -> None:

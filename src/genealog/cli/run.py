@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from genealog.cli.options import Json, Store
-from genealog.cli.output import err, print_json
-from genealog.errors import UsageError
+from genealog.cli.output import err, one_line, print_json, short
+from genealog.errors import GenealogError, UsageError
+from genealog.registry import Registry
 from genealog.store.home import Home
 from genealog.training import run_command
 
@@ -45,8 +47,10 @@ def run(
 
     Example: [bold]genealog run --name my-lora -- python train.py --epochs 3[/bold]
     """
+    home = Home.find(store)
+    registry = Registry(home)
     ended = run_command(
-        Home.find(store), command, kind=kind, name=name, inputs=[_pair(text, "--input") for text in input_ or ()],
+        home, command, kind=kind, name=name, inputs=[_pair(text, "--input") for text in input_ or ()],
         outputs=dict(map(_output, output or ())), code=code, roots=data_root or (),
         parameters=dict(_pair(text, "--parameter") for text in parameter or ()),
     )  # fmt: skip
@@ -55,12 +59,23 @@ def run(
         print_json({"run": ended.run, "status": ended.status, "outputs": made, "warnings": ended.warnings})
     else:
         failed = f", as failed: the program ended with status {ended.status}" if ended.status else ""
-        err.print(f"on record: {ended.run}{failed}", highlight=False, soft_wrap=True)
+        called = f"{name} {short(ended.run)}" if name else short(ended.run)
+        err.print(f"on record: {one_line(called)}{failed}", markup=False)
         for role, artifact in ended.outputs:
-            err.print(f"  → {role} {artifact}")
+            err.print(f"  → {role} {_called(registry, artifact)}", markup=False)
         for line in ended.warnings:
-            err.print(f"  [yellow]warning[/yellow] {line}", highlight=False)
+            err.print(f"  [yellow]warning[/yellow] {escape(one_line(line))}")
     raise typer.Exit(ended.status)
+
+
+def _called(registry: Registry, artifact: str) -> str:
+    """Return what leads to an artifact on the command line: its name and the start of its ID, or that alone."""
+    try:
+        name = registry.resolve(artifact).name
+        meant = registry.resolve(name).id == artifact
+    except GenealogError:  # the run is on record: what cannot be looked up now shall not fail it
+        meant = False
+    return f"{one_line(name)}  {short(artifact)}" if meant else short(artifact)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
