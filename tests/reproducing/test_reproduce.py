@@ -20,7 +20,7 @@ from genealog.errors import MissingError, UpstreamError
 from genealog.reproducing import Comparison, Options, OutputResult, TensorNumbers, reproduce
 from genealog.store import schema
 from genealog.store.home import Home
-from reproduced_runs import ITSELF, Project, build_wheel
+from reproduced_runs import ITSELF, TRAIN, Project, build_wheel
 
 
 def test_an_unseeded_training_comes_out_bit_for_bit(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,6 @@ def test_inputs_outside_the_folder_are_laid_where_the_command_names_them(project
 
 def test_a_folder_beside_the_code(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.folder / "code").mkdir()
-    from reproduced_runs import TRAIN
 
     (project.folder / "code" / "train.py").write_text(TRAIN)
     words = ("--name", "toy", "--", sys.executable, "code/train.py", "--data", "data.txt", "--out", "out")

@@ -150,15 +150,21 @@ def from_gguf(source: Held, out: Held, _start: Execution | None) -> Outcome | No
 RERUN: dict[str, Rerun] = {"cast": cast, "to-gguf": to_gguf, "from-gguf": from_gguf}
 
 
+_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH", "TMPDIR")  # no secrets
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
 def run_again(
     command: list[str], made: Path, out: Held, *, tools: dict[str, str], roles: tuple[str, ...],
     code: str = "rerun-differs",
 ) -> Outcome:  # fmt: skip
-    """Run a tool in a process of its own, without network libraries asking anybody, and compare what it wrote.
+    """Run a tool in a process of its own, without variables of ours that may be secret, and compare what it wrote.
+
+    What it prints may be anything, and goes nowhere.
 
     What differs contradicts only if the tool is the one of then: `checking` holds its version to the recorded one.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ} | _OFFLINE
     try:
         done = subprocess.run(  # in a folder of ours: Python looks for modules where it is started
             command, env=environment, cwd=made.parent, capture_output=True, timeout=_LIMIT, check=False
@@ -166,8 +172,7 @@ def run_again(
     except (OSError, subprocess.TimeoutExpired) as error:
         return cannot_tell("rerun-failed", type(error).__name__, "re-run")
     if done.returncode != 0:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
-        return cannot_tell("rerun-failed", f"exit {done.returncode}: {last[:160]}", "re-run")
+        return cannot_tell("rerun-failed", f"the tool ended with exit status {done.returncode}", "re-run")
     try:
         tree = scan_tree(made)
     except GenealogError as error:

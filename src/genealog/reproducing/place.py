@@ -60,6 +60,7 @@ def lay_out(registry: Registry, plan: Plan, root: Path) -> Place:
     command, places = list(plan.command), dict[str, Path]()
     for number, each in enumerate(plan.inputs):
         places[each.version.id] = _put(registry, each, number, root, folder, command)
+    _confine(command, plan, root, code, folder)
     return Place(root, code, folder, tuple(command), places)
 
 
@@ -102,11 +103,32 @@ def _put(registry: Registry, each: Input, number: int, root: Path, folder: Path,
             target = there  # the same words lead there: what writes its arguments down writes the same
         else:
             for n in named:
-                option, sign, _ = command[n].partition("=")
-                command[n] = f"{option}={target}" if sign and option.startswith("-") else str(target)
+                command[n] = _instead(command[n], target)
     _copy(registry, each, place, target)
     _check(registry, each, target)
     return target
+
+
+def _confine(command: list[str], plan: Plan, root: Path, code: Path, folder: Path) -> None:
+    """Let no word lead out of here: to the recorded code where it ends as one of its files, else to an empty place.
+
+    An output that was written elsewhere is written here, and what lies there stays as it is.
+    """
+    for n, word in enumerate(command[1:], 1):
+        text = value_of(word)
+        there = Path(os.path.normpath(folder / text))
+        if "/" not in text or there.is_relative_to(root):
+            continue
+        ends = [entry.path for entry in plan.code if f"/{text}".endswith(f"/{entry.path}")]
+        command[n] = _instead(word, code / max(ends, key=len) if ends else root / "elsewhere" / str(n) / there.name)
+        if not ends:
+            (root / "elsewhere" / str(n)).mkdir(parents=True)
+
+
+def _instead(word: str, target: Path) -> str:
+    """Return a word of a command with another path in it."""
+    option, sign, _ = word.partition("=")
+    return f"{option}={target}" if sign and option.startswith("-") else str(target)
 
 
 def _names(word: str, lay: str) -> bool:
