@@ -72,6 +72,27 @@ def test_add_and_show_say_how_weights_were_read_and_what_a_pickle_would_run(
     assert (again["format"], again["tensors"], again["warnings"]) == ("npy", 1, shown["warnings"])
 
 
+def test_classes_that_a_trainer_leaves_are_told_in_a_few_words_behind_what_is_dangerous(
+    cli: Cli, store: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    classes = b"".join(b"ctransformers.training_args\nClass%d\n0" % number for number in range(8))
+    (folder / "training_args.bin").write_bytes(classes + b"N.")
+    short = "training_args.bin is a pickle: loading it imports 8 names of transformers [pickle-unsafe]"
+    for told in (cli("add", "trained", "--kind", "model").out, cli("show", "trained").out):
+        assert short in told
+        assert "Class1" not in told
+    assert "training_args.Class4 at byte" in cli("show", "trained", "--json").json["warnings"][0]
+    (folder / "z.pkl").write_bytes(classes + b"cposix\nsystem\n(S'false'\ntR.")
+    lines = [line for line in cli("add", "trained", "--kind", "model").out.splitlines() if "pickle-unsafe" in line]
+    assert lines[0].startswith("  unsafe whoever loads it as a pickle runs posix.system at byte ")
+    assert short in lines[1]
+    (folder / "z.pkl").write_bytes(b"ctransformers\nA at byte 1 in x\n0cposix\nsystem\n(S'false'\ntR.")
+    (line,) = [line for line in cli("add", "trained", "--kind", "model").out.splitlines() if "posix" in line]
+    assert line.startswith("  unsafe "), "a name that looks like the end of the line hides nothing"
+
+
 def test_verifying_files_names_what_changed(cli: Cli, store: Path, tmp_path: Path) -> None:
     assert cli("verify", "model").status == 0
     (tmp_path / "model" / "config.json").write_text("[]")

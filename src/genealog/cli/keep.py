@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -20,6 +21,7 @@ from genealog.cli.past import moves_json, print_moves
 from genealog.cli.signed import line_of
 from genealog.core.canonical import Record
 from genealog.core.manifest import few
+from genealog.core.pickles import is_library_class
 from genealog.core.records import Artifact
 from genealog.custody.contradictions import contradicted
 from genealog.deploy import Deployments, Live
@@ -205,15 +207,38 @@ def _packing(format_: str | None, tensors: int, tied: Mapping[str, str]) -> str:
     return f"{tensors} {'tensor' if tensors == 1 else 'tensors'} from {format_}{names}"
 
 
+_UNSAFE = re.compile(r"pickle-unsafe: (?P<items>.*?)(?: and (?P<more>[0-9]+) more)? in (?P<file>.*)", re.DOTALL)
+
+
 def _print_warnings(warnings: Sequence[str]) -> None:
-    """Print lines `code: what`: in red those that say that loading a file runs code."""
+    """Print lines `code: what`: first and in red those that say that loading a file runs code.
+
+    A trainer's own classes in a pickle are told in a few words; the whole line is in the statement and in --json.
+    """
+    lines = []
     for warning in warnings:
         code, _, what = warning.partition(": ")
-        if code == "pickle-unsafe":
-            text = f"  [bold red]unsafe[/bold red] whoever loads it as a pickle runs {escape(one_line(what))}"
-            out.print(f"{text} [dim]\\[{code}][/dim]")
+        if code != "pickle-unsafe":
+            lines.append((2, f"  [yellow]note[/yellow] {escape(one_line(warning))}"))
+        elif classes := _classes(warning):
+            lines.append((1, f"  [yellow]note[/yellow] {escape(one_line(classes))} [dim]\\[{code}][/dim]"))
         else:
-            out.print(f"  [yellow]note[/yellow] {escape(one_line(warning))}")
+            text = f"  [bold red]unsafe[/bold red] whoever loads it as a pickle runs {escape(one_line(what))}"
+            lines.append((0, f"{text} [dim]\\[{code}][/dim]"))
+    for _, line in sorted(lines, key=lambda each: each[0]):
+        out.print(line)
+
+
+def _classes(warning: str) -> str | None:
+    """Return a few words for a pickle that names nothing but classes of training libraries, None for any other."""
+    if (told := _UNSAFE.fullmatch(warning)) is None:
+        return None
+    names = [item.rpartition(" at byte ")[0] for item in told["items"].split(", ")]
+    if warning.count(" at byte ") != len(names) or not all(map(is_library_class, names)):  # a name can hold " in "
+        return None
+    libraries = ", ".join(sorted({name.partition(".")[0] for name in names}))
+    count = len(names) + int(told["more"] or 0)
+    return f"{told['file']} is a pickle: loading it imports {count} {'name' if count == 1 else 'names'} of {libraries}"
 
 
 def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:

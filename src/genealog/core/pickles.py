@@ -12,6 +12,7 @@ Source: CPython 3.11 `Lib/pickle.py` and `pickletools`; the allow-list follows t
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ ALLOWED = frozenset({
     ("numpy", "ndarray"), ("numpy", "dtype"),
 })  # fmt: skip
 
+_LIBRARIES = "accelerate|datasets|lightning|numpy|pandas|peft|pytorch_lightning|scipy|sklearn|torch|transformers|trl"
+_CLASS = re.compile(rf"(?:{_LIBRARIES})(?:\.[A-Za-z_][A-Za-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # what Python 3 imports for what Python 2 wrote
 
@@ -173,6 +176,14 @@ def _given(value: object) -> list[tuple[object, object]] | None:
     if isinstance(value, (list, tuple)) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value):
         return [(pair[0], pair[1]) for pair in value]
     return None
+
+
+def is_library_class(what: str) -> bool:
+    """Tell whether a reported name looks like a class of a training library: what trainers leave in their files.
+
+    It is no less outside `ALLOWED`. But what starts programs or runs text is never among them, and is told before them.
+    """
+    return _CLASS.fullmatch(what) is not None
 
 
 class _Machine:

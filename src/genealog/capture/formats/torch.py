@@ -23,7 +23,7 @@ from genealog.capture.formats.zips import Member, read_members
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.layout import Layout, Loose, Run
 from genealog.core.manifest import few
-from genealog.core.pickles import Made, Persistent, Scan, Unsafe, is_global, scan_pickle
+from genealog.core.pickles import Made, Persistent, Scan, Unsafe, is_global, is_library_class, scan_pickle
 from genealog.core.weights import MAX_RANK
 from genealog.errors import MalformedError
 
@@ -208,11 +208,15 @@ def _pickles(file: BinaryIO, size: int, name: str) -> Layout:
 
 
 def _unsafe(found: list[Unsafe], name: str) -> tuple[str, ...]:
-    """Return the one line that says what loading this file would run besides, if anything."""
+    """Return the one line that says what loading this file would run besides, if anything.
+
+    Classes of libraries come last: no call of a shell hides behind "and 4 more".
+    """
     if not found:
         return ()
     first = {item.what: item for item in reversed(found)}
-    items = [f"{item.what[:80]} at byte {item.at}" for item in sorted(first.values(), key=lambda item: item.at)]
+    ordered = sorted(first.values(), key=lambda item: (is_library_class(item.what), item.at))
+    items = [f"{item.what[:80]} at byte {item.at}" for item in ordered]
     return (f"pickle-unsafe: {few(items)} in {name}",)
 
 
