@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from genealog.capture import runs
 from genealog.capture.files import Tree, scan_tree
-from genealog.errors import MalformedError
+from genealog.capture.formats import npz
+from genealog.errors import MalformedError, StoreError
 
 DTYPES = {
     "b1": "BOOL", "i1": "I8", "u1": "U8", "i2": "I16", "u2": "U16", "i4": "I32", "u4": "U32", "i8": "I64", "u8": "U64",
@@ -187,3 +190,39 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
             "a.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }", bytes(99))
         )
     assert error_code(tmp_path / "m.npz") == "npz-truncated"
+
+
+def fortran_bomb(path: Path, size: int, count: int = 1) -> Path:
+    """Write deflated members in Fortran order that say `size` bytes each; the bytes behind the header are few."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index in range(count):
+            header = npy(f"{{'descr': '|u1', 'fortran_order': True, 'shape': (2, {size // 2}), }}")
+            archive.writestr(f"{index}.npy", header + bytes(size))
+    return path
+
+
+def test_nothing_is_unpacked_of_an_archive_that_promises_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file() -> None:
+        pytest.fail("an array was unpacked")
+
+    path = fortran_bomb(tmp_path / "m.npz", 1 << 20, count=3)
+    monkeypatch.setattr(npz.tempfile, "TemporaryFile", no_file)
+    with monkeypatch.context() as patch:  # what all of them say, before the first
+        patch.setattr(runs, "MAX_WORK", 1)
+        patch.setattr(runs, "_FREE", 2 << 20)
+        assert error_code(path) == "too-much-to-hash"
+    monkeypatch.setattr(npz, "FREE_UNPACKED", 1 << 19)
+    with pytest.raises(MalformedError, match="npz-unpacked") as caught:
+        scan_tree(path)
+    assert "C order" in str(caught.value.hint)
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> BinaryIO:
+        return Path("/dev/full").open("r+b", buffering=0)
+
+    monkeypatch.setattr(npz.tempfile, "TemporaryFile", full)
+    with pytest.raises(StoreError, match="disk-error"):
+        scan_tree(fortran_bomb(tmp_path / "m.npz", 1 << 10))

@@ -33,7 +33,7 @@ class RunHasher:
             if not 0 <= start <= stop <= size:
                 raise MalformedError("bad-layout", "a tensor lies outside its file", got=f"{start} to {stop} of {size}")
         self._left = MAX_WORK * size + _FREE
-        self._work(sum(stop - start for start, stop in self._ranges))
+        self._work(sum(stop - start for start, stop in self._ranges) + sum(loose.size for loose in layout.loose))
         self._digests: dict[tuple[int, int], str] = {}
         self._open: list[tuple[int, int, hashlib._Hash]] = []
         self._next = 0
@@ -67,9 +67,10 @@ class RunHasher:
         Raises: MalformedError `too-much-to-hash`, and what a reader of the format raises.
         """
         for tensor in self._layout.loose:
-            digest = hashlib.sha256()
+            digest, charged = hashlib.sha256(), tensor.size
             for piece in tensor.read(file):
-                self._work(len(piece))
+                self._work(max(0, len(piece) - charged))
+                charged = max(0, charged - len(piece))
                 digest.update(piece)
                 if tick is not None:
                     tick()

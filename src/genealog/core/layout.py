@@ -28,12 +28,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Loose:
-    """A tensor whose bytes have to be gathered: `read` yields them, row-major and little-endian, in bounded pieces."""
+    """A tensor whose bytes have to be gathered: `read` yields them, row-major and little-endian, in bounded pieces.
+
+    `size` is how many bytes it will yield, where the reader knows: then a file that promises too many is refused before
+    any of them is made.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[BinaryIO], Iterator[bytes | memoryview]]
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ The header of an array is a Python literal: it is read by a grammar of three key
 pickles, which are not read; nor are records and raw bytes: with one of them there is no weights ID. Text and times are
 no weights, and a warning names them.
 
+An array that is packed and not row-major is unpacked into a temporary file, which is bounded (`MAX_UNPACKED`).
+
 Source: NEP 1 and `numpy/lib/_format_impl.py` (versions 1.0, 2.0, 3.0).
 """
 
@@ -15,10 +17,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from genealog.capture.formats.gather import gather
-from genealog.capture.formats.zips import Member, read_members, unpack
+from genealog.capture.formats.zips import Member, read_members, unpack, unpack_into
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.layout import Layout, Loose, Run
 from genealog.core.manifest import few
@@ -26,6 +28,8 @@ from genealog.core.weights import MAX_RANK
 from genealog.errors import MalformedError
 
 MAX_HEADER = 65_536
+# Of an array that has to be unpacked aside: as many bytes as weights pack to at best, and what does no harm besides.
+MAX_UNPACKED, FREE_UNPACKED = 32, 1 << 30
 _DTYPES = {
     "b1": "BOOL", "i1": "I8", "u1": "U8", "i2": "I16", "u2": "U16", "i4": "I32", "u4": "U32", "i8": "I64", "u8": "U64",
     "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
@@ -79,7 +83,8 @@ class _Array:
 def layout_of(file: BinaryIO, size: int, *, path: str) -> Layout:
     """Return the arrays of an npz or npy file.
 
-    Raises: MalformedError `npz-zip`, `npz-header` (the grammar of an array's header), `npz-truncated`.
+    Raises: MalformedError `npz-zip`, `npz-header` (the grammar of an array's header), `npz-truncated`, `npz-unpacked`
+    (an array that would fill the disk while it is read). Its tensors raise StoreError `disk-error` on a full disk.
     """
     if PurePath(path).suffix.lower() == ".npy":
         array = _header(file.read(min(size, MAX_HEADER + 12)))
@@ -178,6 +183,14 @@ def _tensor(name: str, array: _Array, member: Member | None, start: int) -> Run 
     if (member is None or member.stored) and array.plain:
         return Run(name, dtype, array.shape, start + array.data, start + array.data + array.size)
 
+    aside = not (member is None or member.stored or array.plain)
+    if member is not None and aside and member.size > MAX_UNPACKED * (member.stop - member.start) + FREE_UNPACKED:
+        raise MalformedError(
+            "npz-unpacked", f"{name!r} is packed, not in C order, and far bigger than its packed bytes",
+            got=f"{member.size} bytes from {member.stop - member.start}", expected=f"≤ {MAX_UNPACKED} for one",
+            hint="save it in C order (numpy.ascontiguousarray), or without compression (numpy.savez)",
+        )  # fmt: skip
+
     def read(file: BinaryIO) -> Iterator[bytes | memoryview]:
         if member is None or member.stored:
             yield from array.gather(file, start + array.data)
@@ -185,11 +198,10 @@ def _tensor(name: str, array: _Array, member: Member | None, start: int) -> Run 
             yield from _behind(unpack(file, member, format_="npz"), array.data)
         else:  # to gather means to jump about, which a deflated member cannot
             with tempfile.TemporaryFile() as unpacked:
-                for piece in unpack(file, member, format_="npz"):
-                    unpacked.write(piece)
-                yield from array.gather(unpacked, array.data)
+                unpack_into(cast("BinaryIO", unpacked), file, member, format_="npz")
+                yield from array.gather(cast("BinaryIO", unpacked), array.data)
 
-    return Loose(name, dtype, array.shape, read)
+    return Loose(name, dtype, array.shape, read, array.size)
 
 
 def _behind(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from genealog.errors import MalformedError
+from genealog.errors import MalformedError, StoreError
 
 MAX_MEMBERS = 1_000_000
 MAX_DIRECTORY = 256 << 20  # bytes
@@ -72,6 +72,22 @@ def unpack(file: BinaryIO, member: Member, *, format_: str) -> Iterator[bytes]:
         raise _bad(format_, f"{member.name!r} cannot be unpacked: {error}") from None
     if done != member.size or crc != member.crc or not (inflate is None or inflate.eof):
         raise _bad(format_, f"{member.name!r} is not what its checksum says", got=f"{done} bytes", expected=member.size)
+
+
+def unpack_into(out: BinaryIO, file: BinaryIO, member: Member, *, format_: str) -> None:
+    """Write the bytes of a member into a temporary file.
+
+    Raises: MalformedError `<format>-zip`; StoreError `disk-error` where there is no room.
+    """
+    for piece in unpack(file, member, format_=format_):
+        try:
+            out.write(piece)
+            out.flush()
+        except OSError as error:
+            raise StoreError(
+                "disk-error", f"unpacking {member.name!r} into a temporary file: {error.strerror or error}",
+                hint="make room in the folder for temporary files, or name another one in TMPDIR",
+            ) from None  # fmt: skip
 
 
 class _Directory:
