@@ -84,6 +84,8 @@ def _custody(story: Story) -> Iterator[Case]:
     way = records.ExecutionEvents(execution=run, at=at(15), events=(event,))
     told = Twist(bodies={"finetune end": _without("base")}, more=[("on the way", way, "trainer")])
     yield Case("events-on-the-way.genealog", Story(told).bundle(also=["on the way"]), State.CLAIMED, "outside-origin")
+    chained = _chained(story).bundle(also=["first events", "last events"])
+    yield Case("events-chained.genealog", chained, State.CLAIMED, "outside-origin")
     begun = records.Execution(kind="pretrain", started_at=at(1), nonce="5" * 32)
     made = records.Event(artifact=gguf, direction="out", role="model", state=State.STATED)
     open_ = records.ExecutionEvents(execution=record_id(begun), at=at(2), events=(made,))
@@ -94,6 +96,22 @@ def _custody(story: Story) -> Iterator[Case]:
     yield Case("finding-noted.genealog", noted.bundle(also=["finding"]), State.CLAIMED, "outside-origin")
     elsewhere = Story(Twist(more=[("finding", _finding(story, "model", gguf, direction="out"), "owner")]))
     yield Case("finding-elsewhere.genealog", elsewhere.bundle(also=["finding"]), State.CLAIMED, "outside-origin")
+
+
+def _chained(story: Story) -> Story:
+    """Tell the story with the inputs of the fine-tuning on the way: one statement names the other, the end the last."""
+    run, ins = record_id(story.bodies["finetune"]), {event.role: event for event in _ins(story.bodies["finetune end"])}
+    first = records.ExecutionEvents(execution=run, at=at(15), events=(ins["data"],))
+    more: list[tuple[str, Record, str]] = [("first events", first, "trainer")]
+    leaf = Story(Twist(more=more)).leaf["first events"]  # a leaf hash is the same wherever an entry lies
+    last = records.ExecutionEvents(execution=run, at=at(16), events=(ins["base"],), previous=leaf)
+    more.append(("last events", last, "trainer"))
+    leaf = Story(Twist(more=more)).leaf["last events"]
+
+    def end(body: records.ExecutionEnd) -> records.ExecutionEnd:
+        return replace(_without("base")(_without("data")(body)), previous=leaf)
+
+    return Story(Twist(bodies={"finetune end": end}, more=more))
 
 
 def _finding(story: Story, role: str, artifact: str, **changes: Any) -> records.Finding:
@@ -210,6 +228,10 @@ def bad_bundles() -> Iterator[Case]:
     yield Case("no-execution.genealog", without("convert"), State.MISSING, "execution-not-in-bundle")
     yield Case("no-lineage-leaf.genealog", without("finetune end"), State.MISSING, "lineage-not-in-bundle")
     yield Case("no-signer-key.genealog", without("key trainer"), State.MISSING, "signer-key-missing")
+    chained = _chained(story)
+    for name, left in (("first", "last events"), ("last", "first events")):
+        bundle = chained.bundle(also=[left])
+        yield Case(f"no-{name}-events.genealog", bundle, State.MISSING, "events-not-in-bundle")
     partner = Story(store="partner.example")  # it states the very same things, under the same keys
     borrowed = replace(without("load"), receipts=(*without("load").receipts, partner.receipt("load")))
     yield Case("load-of-another-store.genealog", borrowed, State.MISSING, "load-not-in-bundle")

@@ -14,6 +14,8 @@ import genealog
 from genealog.answers import Answers
 from genealog.core import records
 from genealog.core.ids import record_id
+from genealog.core.receipt import entry_of
+from genealog.core.statement import read_statement
 from genealog.errors import MalformedError, MissingError, StoreError
 from genealog.registry import Registry
 from genealog.store import schema
@@ -172,3 +174,32 @@ def test_an_input_is_what_its_name_meant_before_the_start(
     assert isinstance(end, records.ExecutionEnd)
     assert [event.artifact for event in end.events if event.role == "data"] == [before]
     assert registry.resolve("data").id != before
+
+
+def test_statements_of_a_run_name_one_another_and_evidence_gathers_them_all(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "ROOM", 1200)  # an end has room for some events only
+    with genealog.run("finetune", inputs={"data": "data"}, store=registry.home, code=tmp_path / "code") as run:
+        for step in range(3):  # what comes out beside the model is no part of its lineage
+            (tmp_path / f"step-{step}").write_text(str(step))
+            run.checkpoint(tmp_path / f"step-{step}", step=step)
+        for name in ("model", "other", "another"):
+            (tmp_path / name).write_text(name)
+            run.output(tmp_path / name, kind="model", name=name)
+    receipts = Answers(registry.home).ancestry(registry.resolve("model").id)
+    told = {}
+    for receipt in receipts:
+        entry, _, leaf = entry_of(receipt)
+        said = read_statement(entry).body
+        if isinstance(said, records.ExecutionEvents | records.ExecutionEnd):
+            told[leaf] = said
+    (end,) = [said for said in told.values() if isinstance(said, records.ExecutionEnd)]
+    before: list[records.Record] = []
+    leaf = end.previous
+    while leaf is not None:
+        said = told[leaf]
+        before.append(said)
+        leaf = said.previous
+    assert len(before) == len(told) - 1 >= 4
+    assert {said.execution for said in told.values()} == {run.id}

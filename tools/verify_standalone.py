@@ -42,9 +42,9 @@ MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {cod
     "claimed": "not-measured outside-origin run-failed run-open",
     "unchecked": "attestation-unchecked engine-sealed key-compromise-unclear no-trust-policy output-not-included"
                  " request-sealed response-sealed signature-unsupported unknown-log unknown-log-kind",
-    "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen execution-not-in-bundle no-lineage"
-               " lineage-circular lineage-not-in-bundle load-not-in-bundle quorum-not-met signer-key-missing"
-               " spec-not-in-bundle spec-not-recorded",
+    "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen events-not-in-bundle no-lineage"
+               " execution-not-in-bundle lineage-circular lineage-not-in-bundle load-not-in-bundle quorum-not-met"
+               " signer-key-missing spec-not-in-bundle spec-not-recorded",
 }.items() for code in codes.split()}  # every other code means: contradicted
 
 class Wrong(Exception):  # noqa: N818 - not an error of this program
@@ -529,8 +529,9 @@ class Walk:
         edges = [f"edge-{e['state']}" for e in events if e["direction"] == "out" and e["artifact"] == output]
         (model, *adapters), bases = self.pins or [""], [event["artifact"] for event in into if event["role"] == "base"]
         ending = "run-open" if end is None else end["exit"] != "succeeded" and "run-failed"
+        untold = {part.body.get("previous") for part in parts} - {None, *(part.leaf for part in way)}
         self.add(depth, "run", execution, "stated", item, *edges, *(part.code for part in parts), ending,
-                 start.code if start else "execution-not-in-bundle",
+                 start.code if start else "execution-not-in-bundle", untold and "events-not-in-bundle",
                  output in adapters and model not in bases and ("wrong-base" if bases else "base-unknown"))
         for part in filter(None, (*parts, start)):
             part.used = True

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import select
 
 from genealog.capture.files import Tree, rescan, scan_tree
@@ -22,6 +23,7 @@ from genealog.core.canonical import Record, parse_timestamp, timestamp
 from genealog.core.dsse import Signer, load_public_key, unb64, verify_signature
 from genealog.core.ids import record_id
 from genealog.core.manifest import Manifest, decode_manifest, encode_manifest, files_root
+from genealog.core.merkle import leaf_hash
 from genealog.core.statement import Read, check_role, make_statement, read_statement
 from genealog.core.weights import encode_tensors, weights_root
 from genealog.errors import MalformedError, MissingError, PolicyDenied, VerificationError
@@ -128,14 +130,32 @@ class Registry:
         self, bodies: Sequence[tuple[Record, str, str | None]], *, signer: Signer, settle: bool = True
     ) -> tuple[Position, ...]:
         """Sign and append (body, name, artifact ID or None) in one durable batch. `settle`: as of `Ledger.place`."""
+        self._check_signer([body for body, _, _ in bodies], signer)
+        append = self.ledger.append if settle else self.ledger.place
+        return append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
+
+    def append_told(
+        self, bodies: Sequence[records.ExecutionEvents | records.ExecutionEnd], *, signer: Signer, name: str,
+        previous: str | None,
+    ) -> str:  # fmt: skip
+        """Append what is told of one execution, in one durable batch, each naming the one before; returns the last.
+
+        `previous` and what is returned are hex leaf hashes: of the last statement so far, and of the last one now.
+        """
+        self._check_signer(bodies, signer)
+        entries = []
+        for body in bodies:
+            entries.append(make_statement(structs.replace(body, previous=previous), signer, name=name))
+            previous = leaf_hash(entries[-1]).hex()
+        return self.ledger.append(entries)[-1].leaf
+
+    def _check_signer(self, bodies: Sequence[Record], signer: Signer) -> None:
         known = self.keys().get(signer.keyid)
         if known is None or known.revoked is not None:
             what = "revoked" if known else "not registered"
             raise VerificationError("signer-unknown", f"the key that would sign is {what}", hint="genealog signer add")
-        for body, _, _ in bodies:
+        for body in bodies:
             check_role(body, role=known.role, keyid=known.keyid)
-        append = self.ledger.append if settle else self.ledger.place
-        return append([make_statement(b, signer, name=n, artifact=a) for b, n, a in bodies])
 
     def add(
         self,

@@ -1,5 +1,6 @@
 """Proofs about records that were altered, cut, or mixed: the judge believes none of them."""
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,6 @@ import pytest
 from msgspec.structs import replace
 
 from genealog.core import records
-from genealog.core.canonical import Record
 from genealog.core.ids import record_id
 from genealog.core.membership import (
     Membership,
@@ -19,6 +19,8 @@ from genealog.core.membership import (
     is_membership,
     parse_membership,
 )
+from genealog.core.receipt import Receipt
+from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.data import Data
 from genealog.errors import MalformedError
@@ -152,7 +154,7 @@ def test_a_text_is_read_in_every_way_that_it_can_be() -> None:
 
 
 def _ran(registry: Registry, ins: Sequence[str], out: str, *, on_the_way: Sequence[str] = ()) -> str:
-    """Put a run on record that names some inputs while it goes on, and others at its end."""
+    """Put a run on record that names some inputs while it goes on, each in a statement, and others at its end."""
     at = "2026-01-01T00:00:00.000Z"
 
     def event(ref: str, direction: Literal["in", "out"]) -> records.Event:
@@ -162,13 +164,11 @@ def _ran(registry: Registry, ins: Sequence[str], out: str, *, on_the_way: Sequen
 
     start = records.Execution(kind="pretrain", started_at=at, nonce=new_nonce())
     execution = record_id(start)
-    batch: list[tuple[Record, str, str | None]] = [(start, "run", None)]
-    if on_the_way:
-        early = tuple(event(ref, "in") for ref in on_the_way)
-        batch.append((records.ExecutionEvents(execution=execution, at=at, events=early), "run", None))
+    registry.append(start, signer=registry.signer(), name="run")
+    early = [records.ExecutionEvents(execution=execution, at=at, events=(event(ref, "in"),)) for ref in on_the_way]
     events = (*(event(ref, "in") for ref in ins), event(out, "out"))
-    batch.append((records.ExecutionEnd(execution=execution, ended_at=at, exit="succeeded", events=events), "run", None))
-    registry.append_all(batch, signer=registry.signer())
+    end = records.ExecutionEnd(execution=execution, ended_at=at, exit="succeeded", events=events)
+    registry.append_told([*early, end], signer=registry.signer(), name="run", previous=None)
     return execution
 
 
@@ -191,6 +191,29 @@ def test_what_a_run_took_on_the_way_counts(runs: Registry) -> None:
     assert judged(data, made) == (State.STATED, None, "present in 1 of 2")
     one = tuple(each for each in made.sets if each.artifact == runs.resolve("one").id)
     assert judged(data, replace(made, sets=one))[:2] == (State.MISSING, "no-records-root")
+
+
+@pytest.mark.parametrize("left_out", ["two", "three"])
+def test_what_a_run_took_on_the_way_cannot_be_left_out(runs: Registry, tmp_path: Path, left_out: str) -> None:
+    (tmp_path / "three.jsonl").write_text(HERE.decode() + "\n")
+    runs.add(tmp_path / "three.jsonl", kind="dataset", name="three")
+    _ran(runs, ["one"], "model", on_the_way=["two", "three"])
+    data = Data(runs.home)
+    made = proof(data, "model", HERE)
+    assert judged(data, made) == (State.STATED, None, "present in 2 of 3")
+    hidden = runs.resolve(left_out).id
+    absent = proof(data, "model", GONE)
+    assert judged(data, absent) == (State.STATED, None, "absent")
+    receipts = tuple(each for each in absent.receipts if not _tells(each, hidden))
+    assert len(receipts) == len(absent.receipts) - 1
+    cut = replace(absent, receipts=receipts, sets=tuple(each for each in absent.sets if each.artifact != hidden))
+    assert judged(data, cut)[:2] == (State.MISSING, "events-not-in-bundle")
+
+
+def _tells(receipt: Receipt, artifact: str) -> bool:
+    """Say whether a receipt is of events on the way that name an artifact."""
+    body = read_statement(base64.b64decode(receipt.entry)).body
+    return isinstance(body, records.ExecutionEvents) and artifact in {event.artifact for event in body.events}
 
 
 def test_a_run_that_names_no_input_leaves_absence_open(runs: Registry) -> None:

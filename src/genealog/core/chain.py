@@ -26,7 +26,7 @@ from genealog.core.call import CallLeaf
 from genealog.core.canonical import Record
 from genealog.core.dsse import unb64
 from genealog.core.exchange import Groups, Verdict, judge_engine, judge_output, judge_prompt, open_groups
-from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, grade_of, place
+from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, grade_of, place, untold
 from genealog.core.fork import Fork, check_fork, verify_fork
 from genealog.core.lineage import NEEDS_LINEAGE
 from genealog.core.proof import claimed_checkpoint, parse_proof
@@ -375,6 +375,8 @@ class _Walk:
             if part is not item:
                 part.used = True
                 verdict = _weaker(verdict, (part.state, part.code))
+        if untold(parts):
+            verdict = _weaker(verdict, (State.MISSING, "events-not-in-bundle"))
         if end is None:
             verdict = _weaker(verdict, (State.CLAIMED, "run-open"))
         elif end.exit == "failed":

@@ -11,7 +11,7 @@ What a bundle leaves out, nobody sees: a key that was revoked looks sound to who
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -101,6 +101,13 @@ class Exhibits:
     def within(self, kind: type[Record], execution: str, registry: str) -> list[Exhibit]:
         """Return the ends, the events on the way, or the findings of one execution."""
         return self._within.get((registry, kind, execution), [])
+
+
+def untold(parts: Sequence[Exhibit]) -> bool:
+    """Say whether one of the statements that tell of an execution names another before it that is not among them."""
+    bodies = [(item.leaf, item.read.body) for item in parts if item.read is not None]
+    shown = {leaf for leaf, body in bodies if isinstance(body, records.ExecutionEvents)}
+    return any(getattr(body, "previous", None) not in (None, *shown) for _, body in bodies)
 
 
 def examine_receipts(receipts: tuple[Receipt, ...], trust: Trust | None) -> Exhibits:

@@ -17,7 +17,7 @@ from genealog.core.canonical import Record, decode, encode
 from genealog.core.chain import Hop, Report
 from genealog.core.data_record import READINGS, Reading, json_record, record_digest
 from genealog.core.dsse import unb64
-from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts
+from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, untold
 from genealog.core.ids import parse_id
 from genealog.core.lineage import NEEDS_LINEAGE
 from genealog.core.receipt import Receipt
@@ -200,7 +200,8 @@ class _Judge:
                     detail = "what it learned from is not told here"
                     yield self._hop(2, "source", body.source or "no lineage recorded", state, code, detail=detail)
             for run in runs:
-                ins = yield from self._run(run, needed=not present and body.kind in NEEDS_LINEAGE)
+                needed = not present and body.kind in NEEDS_LINEAGE
+                ins = yield from self._run(run, present=present, needed=needed)
                 todo += [event.artifact for event in ins]
         for artifact in sorted(shown - reached):
             yield self._hop(1, "data", "not of this model", State.CONTRADICTED, "lineage-mismatch", id=artifact)
@@ -210,10 +211,11 @@ class _Judge:
         items = [item for kind in _PARTS for item in self._exhibits.about(kind, artifact, self._registry)]
         return list(dict.fromkeys(body.execution for _, body in _bodies(items)))
 
-    def _run(self, execution: str, *, needed: bool) -> Generator[Hop, None, list[records.Event]]:
+    def _run(self, execution: str, *, present: bool, needed: bool) -> Generator[Hop, None, list[records.Event]]:
         """Yield an execution and what was found about it, and return what went in: as it ended and on the way.
 
-        Where it is `needed` to know all of it, a run that did not end or says of no input is told.
+        Unless the record is `present`, statements that others name and that are left out are told; where it is
+        `needed` to know all of it, a run that did not end or says of no input is told too.
         """
         ends = self._exhibits.within(records.ExecutionEnd, execution, self._registry)[:1]
         parts = [*ends, *self._exhibits.within(records.ExecutionEvents, execution, self._registry)]
@@ -229,6 +231,9 @@ class _Judge:
                 title = f"{found.direction} {found.role}, by {found.method}"
                 code = "finding-contradicted"
                 yield self._hop(3, "finding", title, State.CONTRADICTED, code, item, id=found.artifact)
+        if not present and untold(parts):
+            code, detail = "events-not-in-bundle", "what else went in is not told here"
+            yield self._hop(3, "run", "not whole", State.MISSING, code, id=execution, detail=detail)
         if needed and not ends:
             yield self._hop(3, "run", "not ended", State.MISSING, "run-open", id=execution)
         if needed and not any(event.role not in NO_DATA for event in ins):

@@ -114,14 +114,19 @@ class ExecutionEnd(Record):
     random: dict[str, str] = {}  # noqa: RUF012 - source → hex SHA-256 of its state when it appeared, kept as an object
     observed: dict[str, str] = {}  # noqa: RUF012 - hyperparameters that libraries were given, switches, data order
     warnings: tuple[str, ...] = ()  # lines `code: what`: what was not seen, and what does not fit
+    previous: str | None = None  # hex leaf hash of the last `execution-events` of this execution
 
 
 class ExecutionEvents(Record):
-    """`execution-events/v1`: events of an execution that goes on: its checkpoints survive its crash."""
+    """`execution-events/v1`: events of an execution that goes on: its checkpoints survive its crash.
+
+    Each names the one before it, and the end names the last, so that a bundle cannot leave one out unseen.
+    """
 
     execution: str
     at: str
     events: tuple[Event, ...]
+    previous: str | None = None  # hex leaf hash of the `execution-events` before
 
 
 class Finding(Record):

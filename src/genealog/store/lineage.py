@@ -103,8 +103,12 @@ class Walk:
         return select((-_reached.c.node).label("id")).where(_reached.c.node < 0)
 
     def event_entries(self) -> Select[tuple[int]]:
-        """Select the registry entry (`entry.id`) that states each event between what was reached."""
-        return select(schema.event.c.id // (1 << schema.EVENT_BITS)).where(self._between())
+        """Select the registry entry (`entry.id`) of each event of an execution that was reached.
+
+        Of all its events, also those that lead elsewhere: each statement of an execution names the one before.
+        """
+        entry = schema.event.c.id // (1 << schema.EVENT_BITS)
+        return select(entry).where(schema.event.c.execution.in_(self.executions), _as_of(self._at))
 
     def rows(self, query: Select[Any]) -> Iterator[dict[str, Any]]:
         """Run a select on the same state of the log; rows come as dicts, a page at a time."""

@@ -81,6 +81,7 @@ class Run:
         self.said: set[str] = set()  # paths that were given by hand: what is seen there is no news
         self._events: list[records.Event] = []
         self._logged: set[int] = set()  # positions in _events that are in the log already
+        self._last: str | None = None  # leaf hash of the statement that told the last of them
         self._began = time.monotonic()
         self._energy = EnergyMeter()
 
@@ -147,8 +148,7 @@ class Run:
         fresh = [n for n in range(len(self._events)) if n not in self._logged]
         bodies = [self._batch(batch) for batch in self._batches(fresh)]
         if bodies:
-            signer = self.registry.signer()
-            self.registry.append_all([(body, self._title, None) for body in bodies], signer=signer)
+            self._tell(bodies)
             self._logged.update(fresh)
 
     def end(self, *, error: BaseException | str | None = None) -> None:
@@ -174,8 +174,11 @@ class Run:
             observed=self.seen.observed, warnings=self.seen.lines(),
         )  # fmt: skip
         self.ended = True
-        before = [(self._batch(batch), self._title, None) for batch in batches]
-        self.registry.append_all([*before, (body, self._title, None)], signer=self.registry.signer())
+        self._tell([*(self._batch(batch) for batch in batches), body])
+
+    def _tell(self, bodies: Sequence[records.ExecutionEvents | records.ExecutionEnd]) -> None:
+        signer = self.registry.signer()
+        self._last = self.registry.append_told(bodies, signer=signer, name=self._title, previous=self._last)
 
     def _keep_trace(self) -> None:
         try:
