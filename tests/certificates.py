@@ -48,11 +48,16 @@ def usage(*, signs: bool = False, certifies: bool = False) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def authority(text: str, issuer: Party | None = None, *, ca: bool = True, certifies: bool = True) -> Party:
+def authority(
+    text: str, issuer: Party | None = None, *, ca: bool = True, certifies: bool = True,
+    purposes: tuple[x509.ObjectIdentifier, ...] = (),
+) -> Party:  # fmt: skip
     key = ec.generate_private_key(ec.SECP384R1())
     builder = _builder(text, key, issuer, key, NOW - 365 * DAY, NOW + 3650 * DAY)
     builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     builder = builder.add_extension(usage(certifies=certifies), critical=True)
+    if purposes:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     return Party(key, builder.sign(issuer.key if issuer else key, hashes.SHA384()))
 
 

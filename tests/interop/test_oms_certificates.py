@@ -65,6 +65,20 @@ def test_chains_that_do_not() -> None:
     assert code_of(leaf("x", no_use), no_use) == "certificate-untrusted"
 
 
+def test_an_authority_issues_for_what_it_says_alone() -> None:
+    web, code = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CODE_SIGNING
+    for purposes, expected in (
+        ((web,), "certificate-untrusted"), ((code,), None), ((web, code), None),
+        ((ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,), None),
+    ):  # fmt: skip
+        between = authority("between", ROOT, purposes=purposes)
+        assert code_of(leaf("x", between), between) == expected, purposes
+        below = authority("below", between)
+        assert code_of(leaf("x", below), below, between) == expected, purposes
+    root = authority("web root", purposes=(web,))  # whoever believes it says so: nothing is above it
+    assert code_of(leaf("x", root), roots=(root,)) is None
+
+
 def test_time_is_told_apart() -> None:
     old = leaf("old", MIDDLE, begins=NOW - 20 * DAY, ends=NOW - 10 * DAY)
     assert code_of(old, MIDDLE) == "certificate-expired"

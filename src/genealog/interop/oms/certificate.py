@@ -3,6 +3,7 @@
 Path building and the checks of RFC 5280 are those of `cryptography.x509.verification`, with a policy for signing
 certificates: web-server rules (names, key identifiers) are not asked for. A leaf that says what it is for must say
 signing: `digitalSignature` where it has a key usage, `codeSigning` where it has an extended one, and one of the two.
+An authority below the root that has an extended key usage may issue for that alone: it must say code signing as well.
 
 An expired chain is not a broken one. Whether a signature was made while it held is a question of evidence of time;
 without any, the answer is that nobody can tell. Revocation lists are not asked: this works offline.
@@ -110,7 +111,7 @@ def _problem(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate
         .store(Store(list(roots)))
         .time(at)
         .max_chain_depth(MAX_DEPTH)
-        .extension_policies(ca_policy=_authorities(), ee_policy=_signers())
+        .extension_policies(ca_policy=_authorities(roots), ee_policy=_signers())
         .build_client_verifier()
     )
     try:
@@ -124,9 +125,17 @@ def _problem(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate
     return None
 
 
-def _authorities() -> ExtensionPolicy:
+def _authorities(roots: Sequence[x509.Certificate]) -> ExtensionPolicy:
+    def issues_for_signing(_policy: Policy, certificate: x509.Certificate, found: x509.ExtendedKeyUsage | None) -> None:
+        purposes = (ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
+        if found is not None and certificate not in roots and not any(purpose in found for purpose in purposes):
+            raise ValueError(
+                "an authority in the chain may not issue for code signing: its extended key usage is another"
+            )
+
     policy = ExtensionPolicy.permit_all()
     policy = policy.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_authority)
+    policy = policy.may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, issues_for_signing)
     return policy.may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs_certificates)
 
 
