@@ -71,6 +71,48 @@ def test_what_may_be_folded_is_folded_first(shown: io.StringIO, monkeypatch: pyt
     assert "calls-2026-11" in shown.getvalue()
 
 
+MOVES = [
+    ("registry:20", "2026-11-22T15:23:08.626Z", "set", "glr1:676d1fc17ff4", "Demo Owner <owner@example.org>", ""),
+    ("registry:32", "2026-11-22T15:23:10.690Z", "rollback", "glr1:676d1fc17ff4", "Eve <e@example.org>", "word " * 20),
+]
+
+
+def test_a_long_reason_stands_under_the_table(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ("entry", "at", "move", "spec", "by", "reason")
+    monkeypatch.setattr(output.out, "_width", 120)
+    output.print_table(columns, MOVES, empty="")
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert lines[0].split() == list(columns[:-1])
+    assert [line.split()[0] for line in lines[1:4]] == ["registry:20", "registry:32", "registry:32"]
+    assert lines[1].endswith("Demo Owner <owner@example.org>")
+    assert " ".join(" ".join(lines[3:]).split()) == "registry:32 " + " ".join(["word"] * 20)
+    shown.truncate(0)
+    monkeypatch.setattr(output.out, "_width", 80)
+    output.print_table(columns, MOVES, empty="")
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "  registry:20  by Demo Owner <owner@example.org>" in lines
+    assert any(line.startswith("  registry:32  by Eve <e@example.org>; word word") for line in lines)
+
+
+def test_names_are_folded_words_of_ours_are_not(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.out, "_width", 80)
+    short = "glf1:3b1972f8f435"
+    rows = [("SmolLM2-135M-Instruct.Q4_1.gguf", "environment", short, short, "registry:12", "tainted")]
+    output.print_table(("name", "kind", "id", "weights", "entry", "note"), rows, empty="", spare=("weights",))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert lines[1].split()[1:] == ["environment", short, "registry:12", "tainted"]
+    assert lines[-1] == "left out at this width, --json has it: weights"
+    assert max(map(len, lines)) <= 80
+    shown.truncate(0)
+    state = output.say(State.CONTRADICTED)
+    edge = [("glr1:676d1fc17ff4", "→", "checkpoint", "a-model-with-a-long-name", short, state, "rerun-differs")]
+    columns = ("execution", "", "role", "name", "artifact", "state", "code")
+    output.print_table(columns, edge, empty="", spare=("artifact",))
+    assert "✘ contradicted  rerun-differs" in shown.getvalue()
+    assert max(len(line.rstrip()) for line in shown.getvalue().splitlines()) <= 80
+
+
 def test_ages_are_for_people() -> None:
     assert [output.ago(each) for each in (None, -2, 51, 119, 120, 7200, 172_800)] == [
         "", "0s ago", "51s ago", "119s ago", "2m ago", "2h ago", "2d ago",

@@ -198,7 +198,8 @@ def ls(
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(columns, [[short(str(c)) if c else c for c in row] for row in rows], empty=f"no {what.value} yet")
+        shown = [[short(str(c)) if c else c for c in row] for row in rows]
+        print_table(columns, shown, empty=f"no {what.value} yet", spare=("weights",))
 
 
 def _packing(format_: str | None, tensors: int, tied: Mapping[str, str]) -> str:

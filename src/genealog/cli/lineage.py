@@ -91,7 +91,8 @@ def _print(found: Walk, limit: int, kind: str | None) -> None:
         for link in links
     ]
     columns = ("execution", "", "role", "name", "artifact", "state", *(("code",) if coded else ()))
-    print_table(columns, rows, empty="no event names it" if kind is None else f"no event names a {kind}")
+    empty = "no event names it" if kind is None else f"no event names a {kind}"
+    print_table(columns, rows, empty=empty, spare=("artifact",))
     gaps = list(found.gaps(limit=limit))
     sources = {node.id: node for node in found.nodes_of([gap.artifact for gap in gaps])}
     for gap in gaps:

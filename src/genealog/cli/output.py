@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,14 @@ err = _console(stderr=True)
 # Columns that are never cut or folded: on a terminal that is too narrow the line runs over its edge, as text does.
 WHOLE = frozenset(
     {"at", "called_at", "started_at", "id", "weights", "entry", "artifact", "execution", "call", "state", "spec"}
-    | {"log", "hold", "emitter", "boot", "key", "url", "asked", "role"}
+    | {"log", "hold", "emitter", "boot", "key", "url", "asked", "role", "recorded", "made", "from", "until"}
+    | {"kind", "code", "method", "verdict", "note", "move", "exit", "finish", "point", "outcome", "severity"}
 )
-NARROW = 8  # the least that is left of a column that can be folded
+NARROW = 12  # the least that is left of a column that can be folded: names
+PROSE = 24  # and at most so much, for its longest word, of one that holds several words
+# Columns that stand under the table, on lines of their own, where it is wider than the terminal.
+REMARKS = ("reason", "message", "note")
+KEYS = ("name", "hold", "incident", "entry")  # which column such a line begins with; else the first
 
 SIGNS = {
     State.PROVEN: ("✔", "green"),
@@ -107,25 +112,68 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows under a header, or what to do when there are none."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, spare: Sequence[str] = ()
+) -> None:
+    """Print rows under a header, or what to do when there are none.
+
+    Where the terminal is too narrow, long remarks go under the table; then the columns in `spare` are left out, and
+    that is said; then names are folded. What is left runs over the edge.
+    """
     if not rows:
         out.print(f"[dim]{empty}[/dim]")
         return
-    table, needed = Table(box=None, pad_edge=False, header_style="bold"), -2
-    texts = [
-        [cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row] for row in rows
-    ]
-    for column, cells in zip(columns, zip(*texts, strict=True), strict=True):
-        widest, whole = max(cell.cell_len for cell in cells), column in WHOLE
-        least = max(len(column), widest if whole else min(widest, NARROW))
-        table.add_column(column, overflow="fold", no_wrap=whole, min_width=least)
-        needed += least + 2
-    for row in texts:
+    cells = {
+        column: [cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in column_cells]
+        for column, column_cells in zip(columns, zip(*rows, strict=True), strict=True)
+    }
+    shown = list(columns)
+    needed = {column: _least(column, cells[column]) + 2 for column in columns}
+    natural = sum(max(len(column), *(cell.cell_len for cell in cells[column])) + 2 for column in columns) - 2
+    below: list[str] = []
+    left_out: list[str] = []
+    if natural > out.width:
+        below = [column for column in REMARKS if column in cells and max(map(len, cells[column])) > PROSE]
+        shown = [column for column in columns if column not in below]
+    for column, moved in (*((column, left_out) for column in spare), ("by", below)):
+        if column in shown and sum(needed[each] for each in shown) - 2 > out.width:
+            shown.remove(column)
+            moved.append(column)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        whole = column in WHOLE
+        table.add_column(column, overflow="fold", no_wrap=whole, min_width=needed[column] - 2)
+    for row in zip(*(cells[column] for column in shown), strict=True):
         table.add_row(*row)
-    if needed > out.width:  # left alone, columns would vanish
-        table.width = needed
+    if (width := sum(needed[each] for each in shown) - 2) > out.width:  # left alone, columns would vanish
+        table.width = width
     out.print(table)
+    _print_below(cells, below, next((key for key in KEYS if key in shown), shown[0]))
+    if left_out:
+        out.print(f"left out at this width, --json has it: {', '.join(left_out)}", style="dim")
+
+
+def _least(column: str, cells: Sequence[Text]) -> int:
+    """Return how narrow a column can be made: whole ones not at all, prose to its longest word, names to `NARROW`."""
+    widest = max(cell.cell_len for cell in cells)
+    if column in WHOLE and not (column in REMARKS and widest > PROSE):
+        return max(len(column), widest)
+    words = [len(word) for cell in cells if " " in cell.plain.strip() for word in cell.plain.split()]
+    return max(len(column), min(widest, max(NARROW, min(PROSE, max(words, default=0)))))
+
+
+def _print_below(cells: Mapping[str, Sequence[Text]], columns: Sequence[str], key: str) -> None:
+    """Print what no column had room for: a line for each row that has any of it."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for index, first in enumerate(cells[key]):
+        told = [(column, cells[column][index].plain) for column in sorted(columns, key=("by", *REMARKS).index)]
+        text = "; ".join(f"by {text}" if column == "by" else text for column, text in told if text)
+        if text:
+            grid.add_row(Text(f"  {first.plain}"), Text(text))
+    if grid.row_count:
+        out.print(grid)
 
 
 def print_report(report: Report) -> None:
