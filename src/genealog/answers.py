@@ -14,12 +14,14 @@ from typing import Any
 
 from sqlalchemy import select
 
+from genealog.core import records
 from genealog.core.bundle import Disclosure, Evidence, Opened
 from genealog.core.call import GROUPS, CallLeaf, EngineGroup
 from genealog.core.canonical import decode
 from genealog.core.chain import Hop, Report, examine
 from genealog.core.lineage import Closure, Way
 from genealog.core.receipt import Receipt
+from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.errors import GenealogError, MissingError, UsageError
 from genealog.ledger import Ledger, Position
@@ -161,6 +163,17 @@ class Answers:
     def lineage(self, artifact: str, way: Way = "up", *, depth: int | None = None, at: int | None = None) -> Closure:
         """Return the closure of an artifact. `walk` does not hold it whole. Raises: UsageError `bad-depth`."""
         return closure(self.ledger.index(REGISTRY), artifact, way, depth=depth, at=at)
+
+    def warnings(self, executions: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return what the end statements of executions warn of, as far as they have any."""
+        entry, execution, found = schema.entry, schema.execution, dict[str, tuple[str, ...]]()
+        for batch in _batches(list(executions)):
+            query = select(execution.c.digest, entry.c.leaf).join(entry, entry.c.id == execution.c.end)
+            for row in self.ledger.index(REGISTRY).rows(query.where(execution.c.digest.in_(batch))):
+                body = read_statement(self.ledger.entry(self.ledger.at(row["leaf"]))).body
+                if isinstance(body, records.ExecutionEnd) and body.warnings:
+                    found[row["digest"]] = body.warnings
+        return found
 
     def registry_size(self) -> int:
         """Return how many entries of the registry log a question about lineage sees now."""

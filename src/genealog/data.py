@@ -1,7 +1,8 @@
 """Data: was this record in that dataset, or in any that this model came from? With proof, or a plain "cannot tell".
 
 `present` and `absent` rest on records roots in the log. `unknown` is never hidden behind `absent`: a dataset whose
-records were not read, a base from outside, a run that says nothing of its inputs all leave the question open.
+records were not read, a base from outside, a run that says nothing of its inputs, or that may have read what it does
+not name, all leave the question open.
 
     import genealog.data
     genealog.data.snapshot("facts.jsonl").root          # gld1:…, the same for these records in any known format
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, Literal, cast
 from genealog.answers import Answers
 from genealog.capture.data.snapshot import Progress, take, take_dataset
 from genealog.core import records
-from genealog.core.lineage import NEEDS_LINEAGE
+from genealog.core.lineage import NEEDS_LINEAGE, unseen
 from genealog.core.membership import NO_DATA, Membership, SetProof, covers, digests_of
 from genealog.core.recordset import Lookup, verify_lookup
 from genealog.errors import MissingError
@@ -125,6 +126,15 @@ class Data:
             (link.artifact, names.get(link.artifact), "run-without-inputs")
             for link in closure.links
             if link.direction == "out" and link.execution not in told and kinds.get(link.artifact) in NEEDS_LINEAGE
+        ]
+        seen = {
+            run: unseen(lines) for run, lines in self.answers.warnings(ran.id for ran in closure.executions).items()
+        }
+        gaps += [
+            (link.artifact, names.get(link.artifact), code)
+            for link in closure.links
+            if link.direction == "out"
+            for code in seen.get(link.execution, ())
         ]
         return Contained(version, _verdict(sets, bool(gaps)), asked, tuple(sets), tuple(dict.fromkeys(gaps)))
 

@@ -22,7 +22,7 @@ CHUNK = 4 << 20
 REPORTS = 2_000_000  # lines of one program
 _TEXTS = {
     "load": ("how", "path", "role"), "save": ("how", "path", "what"), "open": ("path", "mode"),
-    "seed": ("source", "value"),
+    "outside": ("path", "mode"), "seed": ("source", "value"),
     "random": ("source", "state"), "parameter": ("name",), "metric": ("name",), "fault": ("where", "error"),
     "switch": ("name", "value"), "order": (), "trained": ("path",), "hello": ("prefix", "python"), "bye": (),
     "libraries": (),
@@ -160,8 +160,8 @@ def _trained(value: dict[str, Any]) -> dict[str, Any] | None:
 
 
 _MORE = {
-    "open": _open, "load": _load, "save": _save, "random": _random, "parameter": _valued, "metric": _metric,
-    "order": _order, "hello": _hello, "bye": _bye, "libraries": _libraries, "trained": _trained,
+    "open": _open, "outside": _open, "load": _load, "save": _save, "random": _random, "parameter": _valued,
+    "metric": _metric, "order": _order, "hello": _hello, "bye": _bye, "libraries": _libraries, "trained": _trained,
 }  # fmt: skip
 
 

@@ -23,6 +23,8 @@ _WHY = {
     "no-records-root": "its records were not read when it was registered",
     "outside-origin": "it came from outside: what it learned from is not on record",
     "run-without-inputs": "the run that made it names no input",
+    "read-outside": "the run that made it read files that are not on record",
+    "capture-incomplete": "the run that made it was not seen whole",
     "unregistered": "it is not registered here",
 }
 

@@ -7,6 +7,7 @@ answer; `store.lineage` finds it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,13 @@ from genealog.core.states import State, weakest
 
 Way = Literal["up", "down"]
 NEEDS_LINEAGE = ("model", "adapter", "checkpoint")  # data, code and environments may begin a chain
+UNSEEN = ("read-outside", "capture-incomplete")  # warnings of a run that may have had more inputs than it names
+
+
+def unseen(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Return the codes of `warnings` (lines `code: what`) by which a run may have read what is not on record."""
+    codes = dict.fromkeys(line.partition(":")[0] for line in warnings)
+    return tuple(code for code in codes if code in UNSEEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from genealog.core.data_record import READINGS, Reading, json_record, record_dig
 from genealog.core.dsse import unb64
 from genealog.core.exhibits import Exhibit, Exhibits, examine_receipts, untold
 from genealog.core.ids import parse_id
-from genealog.core.lineage import NEEDS_LINEAGE
+from genealog.core.lineage import NEEDS_LINEAGE, unseen
 from genealog.core.receipt import Receipt
 from genealog.core.recordset import Lookup, verify_lookup
 from genealog.core.states import State, weakest
@@ -214,7 +214,7 @@ class _Judge:
     def _run(self, execution: str, *, present: bool, needed: bool) -> Generator[Hop, None, list[records.Event]]:
         """Yield an execution and what was found about it, and return what went in: as it ended and on the way.
 
-        Unless the record is `present`, statements that others name and that are left out are told; where it is
+        Unless the record is `present`, statements that others name and that are left out are told, and warnings of inputs unseen; where it is
         `needed` to know all of it, a run that did not end or says of no input is told too.
         """
         ends = self._exhibits.within(records.ExecutionEnd, execution, self._registry)[:1]
@@ -234,6 +234,10 @@ class _Judge:
         if not present and untold(parts):
             code, detail = "events-not-in-bundle", "what else went in is not told here"
             yield self._hop(3, "run", "not whole", State.MISSING, code, id=execution, detail=detail)
+        warned = [line for _, body in _bodies(ends) if isinstance(body, records.ExecutionEnd) for line in body.warnings]
+        for code in unseen(warned) if not present else ():
+            detail = "it may have learned from what it does not name"
+            yield self._hop(3, "run", "not seen whole", State.MISSING, code, id=execution, detail=detail)
         if needed and not ends:
             yield self._hop(3, "run", "not ended", State.MISSING, "run-open", id=execution)
         if needed and not any(event.role not in NO_DATA for event in ins):

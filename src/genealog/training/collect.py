@@ -26,9 +26,11 @@ from genealog.registry import Version, left_out
 from genealog.training.execution import Run
 from genealog.training.files import MANY, Opened, grouped, hash_file, inside, tree_at
 from genealog.training.outputs import Outputs, Saved, is_checkpoint, roles_for
+from genealog.training.outside import Outside
 
 SEEN = "seen by run"
 GLANCE = 256 << 20  # bytes: a bigger file is not hashed while the program trains, but at its end
+_MODELS = (".safetensors", ".gguf", ".onnx", ".keras")  # what holds weights and nothing else
 _SETTINGS = (".yaml", ".yml", ".toml", ".ini", ".cfg")
 
 
@@ -56,6 +58,7 @@ class Collector:
         self._loads: dict[str, _Load] = {}
         self._reads: dict[str, Opened] = {}
         self._writes: dict[str, int] = {}
+        self._outside = Outside()
         self._saves: dict[str, Saved] = {}
         self._trained: dict[str, bool] = {}
         self._orders: list[str] = []
@@ -86,6 +89,8 @@ class Collector:
                 self._save(report)
             case "open":
                 self._open(report)
+            case "outside":
+                self._outside.take(report)
             case "trained":
                 self._trained[report["path"]] = report["trained"]
             case "hello":
@@ -154,7 +159,7 @@ class Collector:
         if report["mode"] == "w":
             self._writes.setdefault(path, report.at)
         elif path not in self._writes and path not in self._reads:
-            self._reads[path] = Opened(tuple(report["key"]) if report["key"] else None)
+            self._reads[path] = Opened(tuple(report["key"]) if report["key"] else None, report.at)
 
     def step(self) -> None:
         """Hash what was loaded or read since: the sooner, the surer that these are the bytes that were used."""
@@ -165,7 +170,7 @@ class Collector:
                     load.changed = latest > load.at
                 if load.tree is None:
                     load.changed = True
-        for path, read in self._reads.items():
+        for path, read in (*self._reads.items(), *self._outside.reads.items()):
             if read.entry is None and not read.changed and (read.key is None or read.key[2] <= GLANCE):
                 hash_file(path, read)
 
@@ -198,11 +203,15 @@ class Collector:
             elif not inside(path, self._loads):
                 with self._guard("input"):
                     self._loaded(path, load)
-        for path, read in self._reads.items():
+        outside = self._outside.inputs()
+        gone = list[str]()
+        for path, read in (*self._reads.items(), *outside.items()):
             if inside(path, self._loads, itself=True) or inside(path, self._saves, itself=True):
                 continue
             hash_file(path, read)
-            if read.entry is None:
+            if read.entry is None and path in outside:
+                gone.append(path)
+            elif read.entry is None:
                 self._incomplete("inputs that were gone before they could be read")
             elif (found := self._part_of(path, read.entry)) is not None:
                 version, whole = found
@@ -210,14 +219,14 @@ class Collector:
                 covered[version.id] = (version, n + 1, whole, changed or read.changed)
             elif not self._is_code(path):
                 single[path] = read
+        self._outside.warn(self.run.seen, gone)
         for version, n, whole, changed in covered.values():
-            role = {"model": self._base_role(), "adapter": "adapter", "checkpoint": "previous"}.get(
-                version.kind, "data"
-            )
+            role = self._role_of(version.kind)
             if version.kind not in ("code", "environment"):
                 facts = {} if n == whole else {"files": f"{n} of {whole}"}
                 self._say(role, version, None, facts, changed=changed)
-        for folder, paths in grouped(single):
+        groups = grouped(path for path in single if path not in outside)
+        for folder, paths in [*groups, *((os.path.dirname(path), [path]) for path in single if path in outside)]:
             with self._guard("inputs"):
                 self._files(folder, {path: single[path] for path in paths})
 
@@ -246,7 +255,7 @@ class Collector:
             self._register(tree_at(folder, sorted(files.items())), folder, "data", changed=changed)
             return
         for path, read in files.items():
-            role = "config" if path.endswith(_SETTINGS) else "data"
+            role = "config" if path.endswith(_SETTINGS) else "base" if path.endswith(_MODELS) else "data"
             with self._guard("input"):
                 self._register(tree_at(os.path.dirname(path), [(path, read)]), path, role, changed=read.changed)
 
@@ -254,11 +263,13 @@ class Collector:
         version = self._version_of(tree)
         if version is None:
             place = Path(path) if not changed and len(tree.entries) == 1 else None
-            kind = "dataset" if role == "data" else "files"
+            kind = {"data": "dataset", "base": "model"}.get(role, "files")
+            if kind == "model" and place is not None:
+                tree = self._weights_of(place, tree)
             name = os.path.basename(path)
             added = self.run.registry.add_tree(tree, place, kind=kind, name=name, source=SEEN)
             version = self.run.registry.resolve(added.id)
-        self._say(role, version, path, {}, changed=changed)
+        self._say(self._role_of(version.kind, role), version, path, {}, changed=changed)
 
     def _say(self, role: str, version: Version, path: str | None, facts: dict[str, str], *, changed: bool) -> None:
         """Say an input, unless somebody said it by hand: then in the role that was given."""
@@ -266,6 +277,18 @@ class Collector:
                for e in self.run.events):  # fmt: skip
             return
         self.run.add_input(role, version, path=path, facts=facts, changed=changed)
+
+    def _role_of(self, kind: str, other: str = "data") -> str:
+        """Return the role of what was read and is registered as `kind`; `other` where that says nothing of a role."""
+        known = {"model": self._base_role(), "adapter": "adapter", "checkpoint": "previous"}
+        return known.get(kind, other)
+
+    def _weights_of(self, place: Path, tree: Tree) -> Tree:
+        """Return the tree of one file with its weights ID, if its bytes are still those that were hashed."""
+        with suppress(GenealogError):
+            whole = scan_tree(place)
+            return whole if whole.entries == tree.entries else tree
+        return tree
 
     def _base_role(self, path: str | None = None) -> str:
         """Return the role of a loaded model: by the kind of the run, and by whether an optimizer had its parameters."""

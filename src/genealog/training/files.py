@@ -24,6 +24,7 @@ class Opened:
     """
 
     key: tuple[int, ...] | None
+    at: int = 0  # ns
     entry: FileEntry | None = None
     changed: bool = False
 

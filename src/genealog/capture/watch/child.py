@@ -61,11 +61,11 @@ def begin(folder: str) -> None:
     file = _File(folder)
     listen(file)
     roots = [root for root in os.environ.get("GENEALOG_ROOTS", "").split(os.pathsep) if root]
-    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"),
-        "hub",
-    )
+    caches = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(caches, "hub")
+    named = [os.environ.get("HF_DATASETS_CACHE"), os.environ.get("GENEALOG_STORE")]
+    others = [caches, *(place for place in named if place and "://" not in place)]
     hooks.install()
     randomness.begin()
-    opens.install(roots or [os.getcwd()], [hub, folder])
+    opens.install(roots or [os.getcwd()], [hub, folder], others)
     atexit.register(file.bye)
