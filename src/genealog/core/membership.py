@@ -214,8 +214,8 @@ class _Judge:
     def _run(self, execution: str, *, present: bool, needed: bool) -> Generator[Hop, None, list[records.Event]]:
         """Yield an execution and what was found about it, and return what went in: as it ended and on the way.
 
-        Unless the record is `present`, statements that others name and that are left out are told, and warnings of inputs unseen; where it is
-        `needed` to know all of it, a run that did not end or says of no input is told too.
+        Unless the record is `present`, statements that others name and that are left out are told, and what a run warns
+        it may have read unseen; where it is `needed` to know all of it, a run that did not end or says of no input too.
         """
         ends = self._exhibits.within(records.ExecutionEnd, execution, self._registry)[:1]
         parts = [*ends, *self._exhibits.within(records.ExecutionEvents, execution, self._registry)]
