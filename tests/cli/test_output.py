@@ -86,7 +86,8 @@ def test_a_long_reason_stands_under_the_table(shown: io.StringIO, monkeypatch: p
     assert [line.split()[0] for line in lines[1:4]] == ["registry:20", "registry:32", "registry:32"]
     assert lines[1].endswith("Demo Owner <owner@example.org>")
     assert " ".join(" ".join(lines[3:]).split()) == "registry:32 " + " ".join(["word"] * 20)
-    shown.truncate(0)
+    shown.seek(0)
+    shown.truncate()
     monkeypatch.setattr(output.out, "_width", 80)
     output.print_table(columns, MOVES, empty="")
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
@@ -104,7 +105,8 @@ def test_names_are_folded_words_of_ours_are_not(shown: io.StringIO, monkeypatch:
     assert lines[1].split()[1:] == ["environment", short, "registry:12", "tainted"]
     assert lines[-1] == "left out at this width, --json has it: weights"
     assert max(map(len, lines)) <= 80
-    shown.truncate(0)
+    shown.seek(0)
+    shown.truncate()
     state = output.say(State.CONTRADICTED)
     edge = [("glr1:676d1fc17ff4", "→", "checkpoint", "a-model-with-a-long-name", short, state, "rerun-differs")]
     columns = ("execution", "", "role", "name", "artifact", "state", "code")
