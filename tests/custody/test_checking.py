@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +162,13 @@ def test_a_mix_of_adapters_is_proven_with_its_weights_and_false_with_others(
 def test_mergekit_is_run_again_and_its_linear_merge_recomputed(
     registry: Registry, tiny_base: Path, other_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref(registry, tiny_base, "model", "one")
+    one = copy(tiny_base, tmp_path / "one")
+    ref(registry, one, "model", "one")
     ref(registry, other_base, "model", "two")
-    both = [{"model": str(tiny_base)}, {"model": str(other_base)}]
+    both = [{"model": str(one)}, {"model": str(other_base)}]
     weighed = [entry | {"parameters": {"weight": weight}} for entry, weight in zip(both, (0.5, 0.3), strict=True)]
     recipes: dict[str, dict[str, Any]] = {
-        "slerp": {"base_model": str(tiny_base), "models": both, "parameters": {"t": 0.4}},
+        "slerp": {"base_model": str(one), "models": both, "parameters": {"t": 0.4}},
         "linear": {"models": weighed},
     }
     for method, folder in mergekit(recipes, tmp_path).items():
@@ -177,6 +180,14 @@ def test_mergekit_is_run_again_and_its_linear_merge_recomputed(
     assert strength(found) is State.PROVEN, found
     assert {edge.method for edge in found} == {"re-run"}
     assert "mergekit" in found[0].tools
+
+    for put_back in (False, True):  # a parent was another while mergekit ran
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", _swapping(one, other_base, tmp_path / "slerp", put_back=put_back))
+            (out,) = [edge for edge in Checker(registry).check("slerp") if edge.direction == "out"]
+        assert (out.state, out.code) == (State.UNCHECKED, "file-changed")
+        shutil.rmtree(one)
+        copy(tiny_base, one)
 
     (weights,) = (tmp_path / "slerp").glob("*.safetensors")
     flip(weights)
@@ -195,6 +206,23 @@ def test_mergekit_is_run_again_and_its_linear_merge_recomputed(
     found = Checker(registry).check("linear")
     assert {edge.method for edge in found} == {"recomputed"}
     assert strength(found) in (State.PROVEN, State.INFERRED)
+
+
+def _swapping(folder: Path, other: Path, made: Path, *, put_back: bool) -> Any:
+    """Return what stands in for a tool that makes `made` while a folder holds what another holds."""
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[bytes]:
+        aside = folder.rename(folder.with_name("aside"))
+        copy(other, folder)
+        copy(made, Path(command[4]))
+        if put_back:
+            shutil.rmtree(folder)
+            aside.rename(folder)
+        else:
+            shutil.rmtree(aside)
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    return run
 
 
 def test_a_conversion_is_proven_by_equal_weights_or_by_doing_it_again(

@@ -1,7 +1,8 @@
 """Bytes at hand: a registered artifact whose files lie here now, and tensors read from them.
 
 Every file is hashed before anything is said of it, and every tensor that is computed with is hashed again out of the
-very buffer that is used: a file that is changed in between fails, whatever its name and times.
+very buffer that is used: a file that is changed in between fails, whatever its name and times. Where a tool reads the
+files by itself, they are hashed again after it (`Held.check_same`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from genealog.capture.files import scan_tree
 from genealog.capture.formats import reader_for
 from genealog.capture.formats.siblings import siblings_in
 from genealog.capture.listing import list_tree
+from genealog.capture.reading import FileKey
 from genealog.core import records
 from genealog.core.layout import Layout, Run
 from genealog.core.manifest import FileEntry, diff_files, few, files_root
 from genealog.core.safetensors import data_start, parse_safetensors_header
 from genealog.core.weights import TensorEntry, weights_root
-from genealog.errors import GenealogError, MalformedError, MissingError, VerificationError
+from genealog.errors import GenealogError, MalformedError, MissingError, StoreError, VerificationError
 from genealog.registry import Progress, Registry, Version, left_out
 
 MAX_CONFIG = 16 << 20
@@ -40,6 +42,7 @@ class Held:
     format: str | None
     runs: Mapping[str, tuple[Path, Run]]  # where the bytes of each tensor lie that lie in one piece
     others: bool = False  # it holds weights of another format too, which a loader may take instead
+    excludes: tuple[str, ...] = ()  # what of the folder is not of this version
 
     @property
     def whole(self) -> bool:
@@ -62,6 +65,24 @@ class Held:
         if read != len(data) or hashlib.sha256(data).hexdigest() != self.tensors[name].sha256:
             raise VerificationError("bytes-differ", "a file changed after it was hashed", got=path.name)
         return data
+
+    def seen(self) -> list[tuple[str, FileKey]]:
+        """Return the state of the folder and of every file in it, for `check_same` later. Raises: as `list_tree`."""
+        listed, _ = list_tree(self.path, exclude=self.excludes)
+        return [("", FileKey.of(self.path.stat())), *((file.real, file.key) for file in listed)]
+
+    def check_same(self, seen: list[tuple[str, FileKey]]) -> None:
+        """Hash every file again, and see that none was another since `seen`: a tool read them by itself.
+
+        What was changed and put back shows in the times that a file system keeps; a folder above that was, does not.
+        Raises: StoreError `file-changed`; as `scan_tree`.
+        """
+        tree = scan_tree(self.path, exclude=self.excludes)
+        if files_root(tree.entries) != self.version.id or self.seen() != seen:
+            raise StoreError(
+                "file-changed", f"the files of {self.version.name} changed while a tool read them",
+                got=str(diff_files(self.files.values(), tree.entries)), hint="try again when nobody writes to them",
+            )  # fmt: skip
 
     def json(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the artifact, hashed as read. Raises: MissingError `no-such-file`; MalformedError."""
@@ -130,7 +151,7 @@ def hold(registry: Registry, version: Version, path: Path | None, *, progress: P
         tensors={entry.name: entry for entry in tensors}, tied=dict(listing.tied) if listing else {},
         format=body.format if isinstance(body, records.Artifact) else None,
         runs=where(place, exclude) if listing else {},
-        others=any(line.startswith("other-weights:") for line in tree.warnings),
+        others=any(line.startswith("other-weights:") for line in tree.warnings), excludes=tuple(exclude),
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _weighted(
 
 
 def again(out: Held, parents: Sequence[Held], recipes: Sequence[Held], parameters: Mapping[str, str]) -> Outcome:
-    """Run mergekit again on the parents at hand and compare the weights ID."""
+    """Run mergekit again on the parents at hand and compare the weights ID. Raises: as `run_again`."""
     if any(held.format != "safetensors" for held in (*parents, out)):
         return cannot_tell("format-unsafe", "mergekit would unpickle a parent: only safetensors are merged again")
     need("merging again", "torch", "yaml")
@@ -97,8 +97,9 @@ def again(out: Held, parents: Sequence[Held], recipes: Sequence[Held], parameter
         options += ["--random-seed", str(int(seed))] if seed is not None else []
         command = [sys.executable, "-m", "mergekit.scripts.run_yaml", str(config), str(made), *options]
         return run_again(
-            command, made, out, tools=versions("mergekit", "torch", "transformers"), roles=ROLES, code="merge-mismatch"
-        )
+            command, made, out, tools=versions("mergekit", "torch", "transformers"), roles=ROLES,
+            code="merge-mismatch", read=parents,
+        )  # fmt: skip
 
 
 def linear(out: Held, parents: Sequence[Held], recipe: Mapping[str, Any]) -> Outcome:

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +156,17 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": 
 
 def run_again(
     command: list[str], made: Path, out: Held, *, tools: dict[str, str], roles: tuple[str, ...],
-    code: str = "rerun-differs",
+    code: str = "rerun-differs", read: Sequence[Held] = (),
 ) -> Outcome:  # fmt: skip
     """Run a tool in a process of its own, without variables of ours that may be secret, and compare what it wrote.
 
     What it prints may be anything, and goes nowhere.
 
     What differs contradicts only if the tool is the one of then: `checking` holds its version to the recorded one.
+    `read` are the inputs that the tool reads where they lie: nothing is said unless they were the same all the while.
+    Raises: StoreError `file-changed`; as `Held.check_same`.
     """
+    seen = [held.seen() for held in read]
     environment = {name: os.environ[name] for name in _PASSED if name in os.environ} | _OFFLINE
     try:
         done = subprocess.run(  # in a folder of ours: Python looks for modules where it is started
@@ -179,6 +182,8 @@ def run_again(
         return cannot_tell("rerun-failed", error.message, "re-run")
     if tree.weights is None:
         return cannot_tell("rerun-failed", "the tool wrote no tensors", "re-run")
+    for held, before in zip(read, seen, strict=True):
+        held.check_same(before)
     if weights_root(tree.weights) == out.version.weights:
         detail = f"{len(tree.weights)} tensors bit for bit, the weights ID is the same"
         return Outcome(State.PROVEN, "re-run", None, detail, tools, roles)
