@@ -1,5 +1,6 @@
 """Was this record in training? Answers over a store, where lineage ends too, and the command that asks."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from command_line import Cli, cli
 from genealog import data as data_module
+from genealog.capture.data.asking import as_texts
 from genealog.data import Data
 from genealog.errors import MissingError
 from genealog.registry import Registry
@@ -154,3 +156,70 @@ def test_records_survive_a_copy_of_the_index(cli: Cli, tmp_path: Path) -> None:
     assert cli("add", "facts.jsonl", "--kind", "dataset", "--name", "facts").status == 0
     assert cli("index", "rebuild").status == 0
     assert Data(Home.open(tmp_path / ".genealog")).contains("facts", b'{"q":"a"}').verdict == "present"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+def test_a_row_of_a_table_is_found_however_it_is_asked_for(cli: Cli, tmp_path: Path, name: str) -> None:
+    table = "a,b,c\r\n1,x y,True\r\n2.50,,false\r\n"
+    line, other = ("1,x y,True", "1,x z,True")
+    if "tsv" in name:
+        table, line, other = (text.replace(",", "\t") for text in (table, line, other))
+    data = table.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert cli("init").status == 0
+    assert cli("add", name, "--kind", "dataset", "--name", "t").status == 0
+    for asked in (
+        '{"a":"1","b":"x y","c":"True"}', '{"a":1,"b":"x y","c":true}', line, line + "\r\n",
+        '{"a":2.50,"b":null,"c":false}', '{"a":"2.50","b":"","c":"false"}',
+    ):  # fmt: skip
+        assert cli("contains", "t", asked).status == 0, asked
+    for asked in (other, "1", '{"a":1,"b":"x z","c":true}', '{"a":1}', '{"a":[1]}', "7"):
+        assert cli("contains", "t", asked).status == 1, asked
+    typed = cli("contains", "t", '{"a":1,"b":"x y","c":true}', "--proof", "p.record.json", "--with-record")
+    row = '{"a":"1","b":"x y","c":"True"}'
+    assert row in typed.out.replace("\n", " ").replace("  ", " ")
+    trust = ("--trust", ".genealog/trust.policy")
+    assert cli("verify", "p.record.json", *trust, "--record", row).status == 0
+    (tmp_path / name).unlink()  # the names of its columns are known no more
+    gone = cli("contains", "t", line, "--json")
+    assert (gone.status, gone.json["data"][0]["code"]) == (3, "columns-unknown")
+    assert cli("contains", "t", '{"a":1,"b":"x y","c":true}').status == 0
+
+
+def test_a_table_that_changed_gives_no_names(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init").status == 0
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "t.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "folder" / "more.txt").write_text("a line\n")
+    assert cli("add", "folder", "--kind", "dataset", "--name", "t").status == 0
+    assert [cli("contains", "t", asked).status for asked in ("1,2", "a line", "2,1")] == [0, 0, 1]
+    (tmp_path / "folder" / "t.csv").write_text("b,a\n1,2\n")
+    assert [cli("contains", "t", asked).status for asked in ("1,2", "a line", '{"a":1,"b":2}')] == [3, 0, 0]
+
+
+def test_what_a_record_is_in_a_file_of_nested_lists(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init").status == 0
+    (tmp_path / "n.json").write_text('{"data": [{"q": "a"}, {"q": "b"}]}')
+    added = cli("add", "n.json", "--kind", "dataset", "--name", "n")
+    assert "nested-records" in added.out + added.err
+    asked = cli("contains", "n", '{"q":"a"}', "--json")
+    assert (asked.status, asked.json["data"][0]["code"]) == (3, "nested-records")
+    assert "whole file" in " ".join(cli("contains", "n", '{"q":"a"}').out.split())
+    assert cli("contains", "n", '{"data":[{"q":"a"},{"q":"b"}]}').status == 0
+    (tmp_path / "flat.json").write_text('[{"q": ["a"]}]')
+    (tmp_path / "one.json").write_text('{"q": "a"}')
+    for name in ("flat", "one"):
+        assert "nested" not in cli("add", f"{name}.json", "--kind", "dataset", "--name", name).out
+        assert cli("contains", name, '{"q":"c"}').status == 1
+
+
+def test_numbers_are_tried_as_they_are_spelled_and_as_they_are() -> None:
+    assert as_texts(b'{"a":1.0,"b":-0,"c":true}') == tuple(
+        f'{{"a":"{a}","b":"{b}","c":"{c}"}}'.encode()
+        for c in ("true", "True", "TRUE")
+        for a, b in (("1.0", "-0"), ("1", "0"))
+    )
+    big = "9" * 300
+    assert as_texts(f'{{"a":{big}}}'.encode()) == (f'{{"a":"{big}"}}'.encode(),)
+    assert as_texts(b'{"a":"1"}') == as_texts(b'{"a":{}}') == ()
+    assert as_texts(b"1,2") is as_texts(b"[1]") is as_texts(b"7") is as_texts(b"\xff") is None

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, BinaryIO, Literal, cast
 
 from genealog.answers import Answers
+from genealog.capture.data.asking import as_row, as_texts, delimiter_of, names_in
 from genealog.capture.data.snapshot import Progress, take, take_dataset
 from genealog.core import records
 from genealog.core.lineage import NEEDS_LINEAGE, unseen
+from genealog.core.manifest import FileEntry, decode_manifest
 from genealog.core.membership import NO_DATA, Membership, SetProof, covers, digests_of
 from genealog.core.recordset import Lookup, verify_lookup
 from genealog.errors import MissingError
@@ -58,13 +60,17 @@ class InSet:
 
 @dataclass(frozen=True, slots=True)
 class Contained:
-    """The answer. `gaps` are (artifact, name, code): where lineage ends without telling what was learned from."""
+    """The answer. `gaps` are (artifact, name, code): where lineage ends without telling what was learned from.
+
+    `record` is what was looked up: what was asked for, or the form of it that a table of texts holds.
+    """
 
     subject: Version
     verdict: Verdict
     digests: dict[str, str]
     sets: tuple[InSet, ...]
     gaps: tuple[tuple[str, str | None, str], ...]
+    record: bytes = b""
 
 
 def snapshot(source: str | PathLike[str] | Any, *, progress: Progress | None = None) -> Snapshot:
@@ -103,14 +109,61 @@ class Data:
     def contains(self, ref: str, record: bytes) -> Contained:
         """Look a record up in a dataset, or in all datasets that a model came from.
 
-        `record` is a JSON text or a line. Raises: MissingError `unknown-artifact`, `no-such-object`.
+        `record` is a JSON text or a line. CSV and TSV have texts only and a name for each: what is not there as it is
+        given is looked for in their forms (`capture.data.asking`), and a line whose names nobody knows is `unknown`.
+        Raises: MissingError `unknown-artifact`, `no-such-object`.
         """
         version = self.registry.resolve(ref)
+        answer = self._contains(version, record)
+        tables = {each.artifact: found for each in answer.sets if (found := self._tables(each))}
+        if answer.verdict == "present" or not tables:
+            return answer
+        forms, nameless = as_texts(record), set[str]()
+        if forms is None:
+            forms, nameless = self._rows(tables, record)
+        others = []
+        for form in forms:
+            others.append(self._contains(version, form))
+            if others[-1].verdict == "present":
+                return others[-1]
+        if nameless:
+            sets = tuple(
+                replace(each, verdict="unknown", code="columns-unknown", lookups=())
+                if each.artifact in nameless
+                else each
+                for each in answer.sets
+            )
+            return replace(answer, sets=sets, verdict=_verdict(sets, bool(answer.gaps)))
+        return others[0] if others and len(tables) == len(answer.sets) else answer
+
+    def _tables(self, each: InSet) -> dict[str, FileEntry]:
+        """Return the tables of texts among the files of a dataset whose records were read, by their paths."""
+        body = self._statement(self.registry.resolve(each.artifact))
+        if body.records is None or body.manifest is None:
+            return {}
+        files = decode_manifest(self.home.objects.get(body.manifest.sha256)).files
+        return {file.path: file for file in files if delimiter_of(file.path)}
+
+    def _rows(self, tables: Mapping[str, Mapping[str, FileEntry]], line: bytes) -> tuple[tuple[bytes, ...], set[str]]:
+        """Return the records that a line is in these tables, and the datasets of which no first line is at hand."""
+        forms, nameless = list[bytes](), set[str]()
+        for artifact, files in tables.items():
+            place = self.home.location(artifact)
+            for path, file in files.items():
+                at = place / path if place is not None and place.is_dir() else place
+                names = names_in(at, file.sha256) if at is not None else None
+                if names is None:
+                    nameless.add(artifact)
+                elif row := as_row(line, names, delimiter_of(path) or ","):
+                    forms.append(row)
+        return tuple(dict.fromkeys(forms)), nameless
+
+    def _contains(self, version: Version, record: bytes) -> Contained:
         digests = digests_of(record)
         asked = {str(reading): digest for reading, digest in digests.items()}
         if self._statement(version).records is not None or version.kind == "dataset":
             found = self._look_up(version, None, digests)
-            return Contained(version, found.verdict, asked, (found,), ())
+            return Contained(version, found.verdict, asked, (found,), (), record)
         closure = self.answers.lineage(version.id)
         roles = {link.artifact: link.role for link in closure.links if link.direction == "in"}
         sets = [
@@ -136,7 +189,7 @@ class Data:
             if link.direction == "out"
             for code in seen.get(link.execution, ())
         ]
-        return Contained(version, _verdict(sets, bool(gaps)), asked, tuple(sets), tuple(dict.fromkeys(gaps)))
+        return Contained(version, _verdict(sets, bool(gaps)), asked, tuple(sets), tuple(dict.fromkeys(gaps)), record)
 
     def prove(self, contained: Contained, *, record: bytes | None = None) -> Membership:
         """Return what proves an answer to a stranger. `record` puts the record itself into it.
@@ -163,7 +216,8 @@ class Data:
         return body
 
     def _look_up(self, version: Version, role: str | None, digests: dict[Any, str]) -> InSet:
-        kept = self._statement(version).records
+        body = self._statement(version)
+        kept = body.records
         if kept is None:
             return InSet(version.id, version.name, role, "unknown", 0, None, "no-records-root", ())
         listed = open_records(self.home, kept)
@@ -174,6 +228,8 @@ class Data:
         count = sum(verify_lookup(lookup, kept.root) for lookup in lookups)
         absent = covers(kept, lookups, set(digests))
         verdict: Verdict = "present" if count else "absent" if absent else "unknown"
+        if verdict == "absent" and any(line.startswith("nested-records:") for line in body.warnings):
+            return InSet(version.id, version.name, role, "unknown", 0, kept.count, "nested-records", ())
         return InSet(version.id, version.name, role, verdict, count, kept.count, None, lookups)
 
 

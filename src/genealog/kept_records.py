@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from genealog.capture.data.collecting import Taken
 from genealog.capture.data.snapshot import Progress, take, take_dataset
 from genealog.core import records
-from genealog.core.manifest import FileEntry
+from genealog.core.manifest import FileEntry, few
 from genealog.core.recordset import RecordList
 from genealog.errors import MalformedError, MissingError
 from genealog.store.home import Home
@@ -27,11 +27,19 @@ def keep_records(
 ) -> tuple[records.RecordSet | None, tuple[str, ...]]:  # fmt: skip
     """Read the records below `path`, which must be the bytes of `entries`, and keep their list.
 
-    Returns the set, or None and a warning `records-not-read: …`.
+    Returns the set, or None and a warning `records-not-read: …`; a warning `nested-records: …` says what a record is.
     Raises: StoreError `file-changed`, `file-unreadable`, `disk-error`.
     """
+    nested = list[str]()
+
+    def read(out: BinaryIO) -> Taken:
+        taken = take(path, out, entries=entries, exclude=exclude, progress=progress)
+        nested.extend(taken.nested)
+        return taken
+
     try:
-        return _kept(home, lambda out: take(path, out, entries=entries, exclude=exclude, progress=progress)), ()
+        kept = _kept(home, read)
+        return kept, (f"nested-records: each is one record, with lists inside: {few(nested)}",) if nested else ()
     except (MalformedError, MissingError) as error:
         if error.code not in ("records-not-read", "extra-not-installed"):
             raise

@@ -25,6 +25,8 @@ _WHY = {
     "run-without-inputs": "the run that made it names no input",
     "read-outside": "the run that made it read files that are not on record",
     "capture-incomplete": "the run that made it was not seen whole",
+    "nested-records": "a record there is a whole file, with lists inside: register what is in them as .jsonl",
+    "columns-unknown": "a line of a table: give it as JSON with the names of its columns",
     "unregistered": "it is not registered here",
 }
 
@@ -52,11 +54,13 @@ def contains(
     data, service = _record(record), Data(Home.find(store))
     answer = service.contains(ref, data)
     if proof is not None:
-        write(proof, encode_membership(service.prove(answer, record=data if with_record else None)))
+        write(proof, encode_membership(service.prove(answer, record=answer.record if with_record else None)))
     if json:
         print_json(_plain(answer))
     else:
         _print(answer)
+        if answer.record != data:
+            out.print(f"looked for as {one_line(answer.record.decode())}: CSV and TSV have texts only", markup=False)
         if proof is not None:
             out.print(f"wrote {proof}; verify anywhere: genealog verify {proof} --trust trust.policy", markup=False)
     raise typer.Exit(_STATUS[answer.verdict])
@@ -91,6 +95,7 @@ def _plain(answer: Contained) -> dict[str, Any]:
         "verdict": answer.verdict,
         "subject": answer.subject.id,
         "digests": answer.digests,
+        "record": answer.record.decode(errors="backslashreplace"),
         "data": [{name: getattr(each, name) for name in fields} for each in answer.sets],
         "open": [dict(zip(("artifact", "name", "code"), gap, strict=True)) for gap in answer.gaps],
     }

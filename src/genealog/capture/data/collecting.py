@@ -25,11 +25,15 @@ _PIECE = 4_096  # digests that are read at once of each run
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The records of a dataset: `order` is the hex SHA-256 over all digests in the order in which they were read."""
+    """The records of a dataset: `order` is the hex SHA-256 over all digests in the order in which they were read.
+
+    `nested` are the paths of files that are one record each, with lists inside that may be what somebody calls records.
+    """
 
     listed: Listed
     order: str
     readings: tuple[Reading, ...]
+    nested: tuple[str, ...] = ()
 
 
 class Collector:

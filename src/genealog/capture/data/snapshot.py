@@ -10,9 +10,11 @@ from __future__ import annotations
 import fnmatch
 import gzip
 import io
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -58,15 +60,20 @@ def take(
         )  # fmt: skip
     hashed = {entry.path: entry for entry in entries}
     total, done = sum(file.key.size for file, _ in readers), 0
+    nested = list[str]()
     with Collector(run) as collector:
         for file, reader in readers:
             assert reader is not None  # noqa: S101 - those without were refused
+            count, first = 0, b""
             for reading, data in _records(file, reader, hashed):
                 collector.add(reading, data)
+                count, first = count + 1, b"" if count else data
+            if count == 1 and b"[" in first and _is_object(file) and _holds_lists(json.loads(first)):
+                nested.append(file.path)
             done += file.key.size
             if progress is not None:
                 progress(done, total)
-        return collector.finish(out)
+        return replace(collector.finish(out), nested=tuple(nested))
 
 
 def take_dataset(dataset: Any, out: BinaryIO, *, run: int = RUN) -> Taken:
@@ -94,6 +101,24 @@ def reader_of(path: str) -> Callable[[BinaryIO], lines.Records] | None:
     if name.suffix == ".gz" and (inner := PurePosixPath(name.stem).suffix) in _PACKED:
         return lambda stream: _READERS[inner](cast("BinaryIO", gzip.GzipFile(fileobj=stream)))
     return _READERS.get(name.suffix)
+
+
+def _is_object(file: Found) -> bool:
+    """Say whether a file of JSON is no array, in which everybody knows what a record is."""
+    name = file.path.lower()
+    if not name.removesuffix(".gz").endswith(".json"):
+        return False
+    try:
+        with gzip.open(file.real) if name.endswith(".gz") else open(file.real, "rb") as stream:  # noqa: PTH123
+            return stream.read(1) != b"["
+    except OSError as error:
+        raise unreadable(file.path, error) from None
+
+
+def _holds_lists(value: Any) -> bool:
+    """Say whether an object has a list in it, at any depth, that is not empty."""
+    parts = list(value.values()) if isinstance(value, dict) else []
+    return any((isinstance(part, list) and part) or _holds_lists(part) for part in parts)
 
 
 def _is_companion(path: str) -> bool:
