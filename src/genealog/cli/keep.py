@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,7 @@ from genealog import custody
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
 from genealog.cli.past import moves_json, print_moves
+from genealog.cli.shown import print_body, show_run
 from genealog.cli.signed import line_of
 from genealog.core.canonical import Record
 from genealog.core.manifest import few
@@ -32,7 +33,19 @@ from genealog.signing.listing import Signature, signatures_of
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home, as_place
 
-Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
+
+class Kind(StrEnum):
+    """What files can be registered as."""
+
+    model = "model"
+    adapter = "adapter"
+    checkpoint = "checkpoint"
+    dataset = "dataset"
+    code = "code"
+    index_ = "index"
+    prompt_template = "prompt-template"
+    report = "report"
+    files = "files"
 
 
 class Listing(StrEnum):
@@ -113,7 +126,7 @@ def add(
     registry = Registry(Home.find(store))
     with hashing(path.name, quiet=json) as progress:
         put = partial(custody.add, registry) if claims else registry.add
-        added = put(path, kind=kind, name=name, source=source, signer=registry.signer(as_), progress=progress)
+        added = put(path, kind=kind.value, name=name, source=source, signer=registry.signer(as_), progress=progress)
     tree = added.tree
     warnings = list(tree.warnings) if tree else []
     if json:
@@ -126,7 +139,7 @@ def add(
         return
     what = "registered" if added.new else "known already"
     known = registry.resolve(added.id)
-    if not added.new and (known.kind != kind or source not in (None, known.source)):
+    if not added.new and (known.kind != kind.value or source not in (None, known.source)):
         warnings.append(
             f"these bytes stand as {known.kind} at registry:{known.index}; --kind and --source change nothing"
         )
@@ -163,12 +176,13 @@ def revoke(
 
 
 def show(
-    ref: Annotated[str, typer.Argument(help="An artifact by name or ID, or a deployment by name.")],
+    ref: Annotated[str, typer.Argument(help="An artifact by name or ID, a run by ID, or a deployment by name.")],
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Show one artifact or deployment: IDs, files, who signed, where in the log.
+    """Show one artifact, run or deployment: IDs, files, settings, what went in and came out, who signed.
 
+    Of an ID its first 8 digits are enough, as `ls runs` and `lineage` print them.
     Example: [bold]genealog show smol[/bold]
     """
     home = Home.find(store)
@@ -177,10 +191,15 @@ def show(
     except MissingError as missing:
         if missing.code != "unknown-artifact":
             raise
-        try:
-            _show_deployment(Deployments(home), ref, json=json)
-        except MissingError:
-            raise missing from None
+        for other in (partial(show_run, Registry(home)), partial(_show_deployment, Deployments(home))):
+            try:
+                other(ref, json=json)
+            except MissingError as error:
+                if error.code not in ("unknown-execution", "unknown-deployment"):
+                    raise
+            else:
+                return
+        raise
 
 
 def ls(
@@ -273,6 +292,9 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
             counted = f"{found.count}, of them {found.leaves} different"
             out.print(f"  {'records':>10}  {counted}: {found.root}", markup=False)
         _print_warnings(body.warnings)
+        if body.body is not None and not files:
+            print_body(body.body)
+            return
     print_table(("file", "size", "sha256"), [(f.path, f.size, f.sha256[:16] + "…") for f in files], empty="no files")
 
 
@@ -300,7 +322,7 @@ def _facts(body: Record) -> dict[str, object]:
     weights = body.weights
     return {
         "format": body.format, "tensors": weights.tensors if weights else 0,
-        "tied": dict(weights.tied) if weights else {}, "warnings": list(body.warnings),
+        "tied": dict(weights.tied) if weights else {}, "warnings": list(body.warnings), "body": body.body,
     }  # fmt: skip
 
 
