@@ -109,4 +109,6 @@ TARGETS = (
     Target("… PostgreSQL (ms)", "lineage", "postgresql_descendants_ms", at_most=3_000),
     Target("Nodes above a chain of 2,000 updates, of 6,001", "lineage", "sqlite_chain_nodes", at_least=6_001),
     Target("CPU of one answer at 10⁷ events, over at 10⁴", "lineage", "chain_cpu_last_over_first", at_most=1.5),
+    Target("Calls that fail while a deployment is rolled back, of tens of thousands", "rollback", "failed", at_most=0),
+    Target("Answers that mix two versions", "rollback", "mixed", at_most=0),
 )
