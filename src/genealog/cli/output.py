@@ -24,7 +24,6 @@ from rich.tree import Tree
 from genealog.core.chain import Hop, Report
 from genealog.core.states import State
 from genealog.errors import GenealogError
-from genealog.registry import Progress as OnProgress
 
 PIPE_WIDTH = 160  # a file or a pipe has no width of its own, and an ID cut in two cannot be searched for
 # C0 but for the line feed, DEL, C1, marks and overrides of direction, odd line ends, and what is no character at all.
@@ -231,7 +230,7 @@ def print_error(error: GenealogError, *, as_json: bool = False) -> None:
 
 
 @contextmanager
-def hashing(what: str, *, quiet: bool = False) -> Iterator[OnProgress | None]:
+def hashing(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """Show a progress bar on standard error while bytes are hashed."""
     if quiet or not err.is_terminal:
         yield None
