@@ -8,7 +8,7 @@ import pytest
 
 from genealog.core.ids import record_id
 from genealog.deploy import Deployments
-from genealog.errors import MalformedError, MissingError, PolicyDenied
+from genealog.errors import MalformedError, MissingError, PolicyDenied, UsageError
 from genealog.registry import Registry
 from genealog.training import run
 
@@ -128,9 +128,9 @@ def test_an_adapter_without_a_run_has_no_known_base(deployments: Deployments) ->
     ],
 )
 def test_an_upstream_that_is_no_base_url_is_refused(deployments: Deployments, url: str) -> None:
-    with pytest.raises(MalformedError) as caught:
+    with pytest.raises(UsageError) as caught:
         deployments.deploy("bot", model="one", upstream=url)
-    assert caught.value.code == "bad-upstream"
+    assert (caught.value.code, caught.value.exit_status) == ("bad-upstream", 2)
 
 
 @pytest.mark.parametrize(

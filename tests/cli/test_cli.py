@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def test_adding_known_bytes_as_something_else_says_that_nothing_changed(cli: Cli
     ran = cli("add", "model", "--kind", "dataset")
     assert ran.status == 0
     assert "stand as model at registry:2" in ran.out
+
+
+def test_a_misspelt_value_is_told_with_the_list_and_a_guess(cli: Cli, store: Path) -> None:
+    ran = cli("add", "model", "--kind", "modle")
+    told = " ".join(ran.err.replace("│", " ").split())
+    assert ran.status == 2
+    assert "'--kind': 'modle' is not one of 'model', 'adapter', 'checkpoint'" in told
+    assert "Did you mean 'model'?" in told
+
+
+def test_evidence_without_a_policy_says_which_option_is_missing(cli: Cli, store: Path) -> None:
+    assert cli("receipt", "registry:2", "-o", "r.json").status == 0
+    ran = cli("verify", "r.json")
+    assert (ran.status, "without --trust FILE nobody is believed" in ran.out) == (3, True)
+    assert "without --trust" not in cli("verify", "r.json", "--trust", ".genealog/trust.policy").out
+
+
+def test_a_path_of_other_files_says_what_path_means(cli: Cli, store: Path, tmp_path: Path) -> None:
+    made = cli("run", "--input", "base=model", "--output", "out.npz=model:tuned", "--", sys.executable, "-c",
+               "open('out.npz', 'w').write('x')")  # fmt: skip
+    assert made.status == 0, made.err
+    ran = cli("check", "tuned", "--path", "model")
+    assert ran.status == 1
+    assert "--path is where the files of tuned itself are; those of what went in: --at ROLE=model" in ran.out
+    assert "--path is" not in cli("check", "tuned", "--path", "out.npz").out
 
 
 def test_show_tells_ids_files_signer_and_claims(cli: Cli, store: Path) -> None:

@@ -227,6 +227,16 @@ def test_options_that_do_not_go_together(cli: Cli, store: Path, options: list[st
     assert (ran.status, "[bad-option]" in ran.err) == (2, True)
 
 
+def test_a_file_that_is_no_key_is_wrong_usage_and_nobody_asked_for_is_told(cli: Cli, store: Path) -> None:
+    assert cli("sign", "model", "--oms", "model.sig").status == 0
+    Path("x").write_text("no key")
+    for option, code in (("--public-key", "bad-public-key"), ("--roots", "roots-malformed")):
+        ran = cli("verify", "model", "--signature", "model.sig", option, "x")
+        assert (ran.status, f"[{code}]" in ran.err, option in ran.err) == (2, True, True)
+    ran = cli("verify", "model", "--signature", "model.sig")
+    assert (ran.status, "--public-key FILE" in ran.out) == (3, True)
+
+
 def test_an_ed25519_identity_signs_no_bundle(cli: Cli, store: Path, registry: Registry) -> None:
     assert cli("signer", "add", "ed", "--identity", "Ed", "--algorithm", "ed25519").status == 0
     registry.home.reload()

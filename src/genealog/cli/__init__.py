@@ -11,12 +11,14 @@ import os
 import re
 import sys
 import traceback
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from genealog import __version__
 from genealog.cli.output import print_error
@@ -49,10 +51,31 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
 }  # fmt: skip
 
 
+class _Group(TyperGroup):
+    """Says of a misspelt word what it may have been meant to be."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that is typed."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _choices(error.message)
+            raise
+
+
+def _choices(message: str) -> str:
+    """Return a message about a value without the words of the library that looked at it, and with a guess."""
+    message = message.removeprefix("Value error, ")
+    word, _, known = message.partition(" is not one of ")
+    near = get_close_matches(word.strip("'"), re.findall(r"'([^']*)'", known), n=1)
+    return f"{message} Did you mean '{near[0]}'?" if near else message
+
+
 def application(only: str | None = None) -> typer.Typer:
     """Return the whole command line, or that of one command: a command then loads what it uses and nothing else."""
     made = typer.Typer(
         name="genealog",
+        cls=_Group,
         help="Which model produced this output, where did that model come from, and can you prove it?",
         epilog="Start with [bold]genealog demo[/bold], or [bold]genealog init[/bold] in your project.",
         no_args_is_help=True,

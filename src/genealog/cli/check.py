@@ -23,7 +23,8 @@ _FIELDS = ("execution", "kind", "artifact", "direction", "role", "name", "state"
 def check(
     ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     path: Annotated[
-        Path | None, typer.Option("--path", help="Where its files are. Default: where this machine saw them last.")
+        Path | None,
+        typer.Option(help="Where its own files are (of an input: --at). Default: where this machine saw them last."),
     ] = None,
     at: Annotated[
         list[str] | None,
@@ -46,7 +47,7 @@ def check(
     Example: [bold]genealog check facts-merged --at base=./smol-hf[/bold]
     """
     registry = Registry(Home.find(store))
-    places = _places(at or [])
+    subject, places = registry.resolve(ref).id, _places(at or [])
     with hashing(ref, quiet=json) as progress:
         checker = Checker(registry, at=places, progress=progress)
         edges = checker.check(ref, path=path, role=role)
@@ -64,6 +65,12 @@ def check(
         raise typer.Exit(exit_status(state))
     for execution in dict.fromkeys(edge.execution for edge in edges):
         _print([edge for edge in edges if edge.execution == execution])
+    if path is not None and any(edge.code == "bytes-differ" and edge.artifact == subject for edge in edges):
+        inputs = sorted({edge.role for edge in edges if edge.direction == "in"})
+        out.print(
+            f"--path is where the files of {ref} itself are; those of what went in: --at ROLE={path}, with a role of "
+            f"{', '.join(inputs)}", markup=False,
+        )  # fmt: skip
     if tools := {f"{name} {version}" for edge in edges for name, version in edge.tools.items()}:
         out.print(f"recomputed with {', '.join(sorted(tools))}", style="dim")
     for position in positions:

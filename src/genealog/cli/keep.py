@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -33,19 +33,7 @@ from genealog.signing.listing import Signature, signatures_of
 from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home, as_place
 
-
-class Kind(StrEnum):
-    """What files can be registered as."""
-
-    model = "model"
-    adapter = "adapter"
-    checkpoint = "checkpoint"
-    dataset = "dataset"
-    code = "code"
-    index_ = "index"
-    prompt_template = "prompt-template"
-    report = "report"
-    files = "files"
+Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
 
 
 class Listing(StrEnum):
@@ -126,7 +114,7 @@ def add(
     registry = Registry(Home.find(store))
     with hashing(path.name, quiet=json) as progress:
         put = partial(custody.add, registry) if claims else registry.add
-        added = put(path, kind=kind.value, name=name, source=source, signer=registry.signer(as_), progress=progress)
+        added = put(path, kind=kind, name=name, source=source, signer=registry.signer(as_), progress=progress)
     tree = added.tree
     warnings = list(tree.warnings) if tree else []
     if json:
@@ -139,7 +127,7 @@ def add(
         return
     what = "registered" if added.new else "known already"
     known = registry.resolve(added.id)
-    if not added.new and (known.kind != kind.value or source not in (None, known.source)):
+    if not added.new and (known.kind != kind or source not in (None, known.source)):
         warnings.append(
             f"these bytes stand as {known.kind} at registry:{known.index}; --kind and --source change nothing"
         )

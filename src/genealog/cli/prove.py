@@ -205,6 +205,8 @@ def verify(
         print_json(report_json(report))
     else:
         print_report(report)
+        if policy is None:
+            out.print("without --trust FILE nobody is believed: the trust.policy of the store that this came from")
     raise typer.Exit(exit_status(report.state, strict=strict))
 
 

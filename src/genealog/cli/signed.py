@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from genealog.cli.output import hashing, print_json, print_report, report_json
+from genealog.cli.output import hashing, out, print_json, print_report, report_json
 from genealog.core.chain import Report
 from genealog.core.states import exit_status, weakest
-from genealog.errors import MissingError, UsageError
+from genealog.core.timestamp import read_certificates
+from genealog.errors import MalformedError, MissingError, UsageError
+from genealog.interop.oms.bundle import oms_key
 from genealog.signing.believe import Believed, believed_by
 from genealog.signing.examine import LEFT_OUT, examine_signed
 from genealog.signing.listing import Signature
@@ -40,7 +42,10 @@ def asked_for(
     key: bytes | None, roots: bytes | None, subject: str | None, trusted_root: bytes | None,
     identity: str | None, issuer: str | None, *, signed: bool,
 ) -> Believed | None:  # fmt: skip
-    """Return the signer that options ask for, None if they ask for nobody. Raises: UsageError `bad-option`."""
+    """Return the signer that options ask for, None if they ask for nobody.
+
+    Raises: UsageError `bad-option`, `bad-public-key`, or as the certificates under `roots`.
+    """
     given = sum(each is not None for each in (key, roots, trusted_root))
     lonely = (
         (subject is not None and roots is None)
@@ -54,6 +59,16 @@ def asked_for(
         )  # fmt: skip
     if not given:
         return None
+    try:  # a file of another kind says nothing about the signature
+        if key is not None:
+            oms_key(key)
+        if roots is not None:
+            read_certificates(roots)
+    except MalformedError as error:
+        option = "--public-key" if key is not None else "--roots"
+        raise UsageError(
+            error.code, f"{option}: {error.message}", got=error.got, expected=error.expected, hint=error.hint
+        ) from None
     return Believed(
         key=key, roots=roots, subjects=(subject,) if subject is not None else (), trusted_root=trusted_root,
         identity=identity, issuer=issuer,
@@ -74,6 +89,11 @@ def verify_signed(
         print_json(report_json(report))
     else:
         print_report(report)
+        if not believed:
+            out.print(
+                "say whom you believe: --public-key FILE, --roots FILE or --trusted-root FILE --identity … --issuer …\n"
+                "or, in a store's genealog.toml, [trust.signers.LABEL]", markup=False,
+            )  # fmt: skip
     return _status(report, allow_ignored=allow_ignored)
 
 

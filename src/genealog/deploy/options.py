@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from genealog.errors import MalformedError, UsageError
+from genealog.errors import UsageError
 
 ASSURANCE = ("A0", "A1", "A2", "A3", "A4")
 DURABILITY = ("D1", "D2")
@@ -17,10 +17,10 @@ def check_name(name: str) -> None:
 
 
 def check_options(name: str, upstream: str, assurance: str, durability: str, capture: str) -> None:
-    """Refuse what no serving spec can say. Raises: UsageError `bad-option`; MalformedError `bad-upstream`."""
+    """Refuse what no serving spec can say. Raises: UsageError `bad-option`, `bad-upstream`."""
     check_name(name)
     if "@" in upstream:  # first of all: the errors below quote the URL
-        raise MalformedError("bad-upstream", "an upstream URL is public: leave user and password out of it")
+        raise UsageError("bad-upstream", "an upstream URL is public: leave user and password out of it")
     try:
         parts = urlsplit(upstream)
         fine = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
@@ -28,9 +28,9 @@ def check_options(name: str, upstream: str, assurance: str, durability: str, cap
     except ValueError:
         fine = None
     if not fine:
-        raise MalformedError("bad-upstream", "not the base URL of an engine", got=upstream, expected="http://HOST:PORT")
+        raise UsageError("bad-upstream", "not the base URL of an engine", got=upstream, expected="http://HOST:PORT")
     if parts.path.rstrip("/").endswith("/v1"):
-        raise MalformedError(
+        raise UsageError(
             "bad-upstream",
             "the base URL of an engine ends before /v1",
             got=upstream,

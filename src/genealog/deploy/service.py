@@ -98,7 +98,7 @@ class Deployments:
         the start of the spec that it must serve now; `allow_tainted` says why a descendant of a revoked version may be
         served all the same.
         Raises: MissingError `unknown-artifact`; PolicyDenied `model-revoked`, `model-tainted`, `wrong-base`,
-        `base-unknown`, `approvals-missing` or `deployment-moved`; MalformedError `bad-upstream` or `bad-option`.
+        `base-unknown`, `approvals-missing` or `deployment-moved`; UsageError `bad-upstream` or `bad-option`.
         """
         check_options(name, upstream, minimum_assurance, durability, body_capture)
         served = [self._servable(ref) for ref in (model, *adapters)]
