@@ -117,3 +117,23 @@ def test_revoking_flags_and_blast_says_what_was_touched(cli: Cli, two: Path) -> 
     assert cli("blast", "model", "--fast").status == 3
     assert "gaps-unchecked" in cli("blast", "model", "--fast").out
     assert cli("blast", "nobody").status == 3
+
+
+def test_a_rule_with_an_unknown_label_stops_what_it_guards_and_not_its_cure(cli: Cli, store: Path) -> None:
+    with (store / "genealog.toml").open("a") as stream:
+        stream.write('\n[[approvals]]\ndeployment = "prod/*"\nrequired = 1\nfrom = ["late"]\n')
+    assert cli("ls").status == 0
+    assert cli("deploy", "staging/bot", "--model", "model", *URL).status == 0
+    for words in (
+        ("promote", "staging/bot", "prod/bot"),
+        ("deploy", "prod/bot", "--model", "model", *URL),
+        ("approve", "prod/bot", "--from", "staging/bot"),
+        ("approvals", "prod/bot"),
+    ):
+        ran = cli(*words)
+        assert ran.status == 1, words
+        assert "approver-unknown" in ran.err
+        assert "genealog signer add late" in ran.err
+    assert cli("signer", "add", "late", "--identity", "Late").status == 0
+    assert cli("approve", "prod/bot", "--from", "staging/bot", "--as", "late").status == 0
+    assert cli("promote", "staging/bot", "prod/bot").status == 0

@@ -198,7 +198,6 @@ def test_an_engine_cannot_approve(store: Store) -> None:
         'deployment = "x"\nrequired = 0',
         'deployment = "x"\nrequired = 3\nfrom = ["security", "ml-lead"]',
         'deployment = "x"\nrequired = 2\nfrom = ["security", "security"]',
-        'deployment = "x"\nrequired = 1\nfrom = ["stranger"]',
         "required = 1",
         'deployment = "x"\nrequired = 1\nform = ["security"]',
     ],
@@ -206,3 +205,22 @@ def test_an_engine_cannot_approve(store: Store) -> None:
 def test_a_rule_that_could_never_hold_is_refused(store: Store, rule: str) -> None:
     with pytest.raises(StoreError, match="config-malformed"):
         store.configure(f"\n[[approvals]]\n{rule}\n")
+
+
+def test_a_rule_that_names_nobody_known_denies_what_it_guards_and_nothing_else(store: Store) -> None:
+    spec = store.deploy(STAGING, "one")
+    store.approve(PROD, spec, "security", "ml-lead")
+    store.configure('\n[[approvals]]\ndeployment = "prod/*"\nrequired = 1\nfrom = ["security", "stranger"]\n')
+    judged: tuple[Callable[[], object], ...] = (
+        lambda: promote(store),
+        lambda: store.deploy(PROD, "one"),
+        lambda: store.approve(PROD, spec, "owner"),
+        lambda: store.deployments.approvals.status(PROD, spec, []),
+    )
+    for act in judged:
+        with pytest.raises(PolicyDenied, match="approver-unknown") as caught:
+            act()
+        assert caught.value.got == "stranger"
+    assert store.deploy("staging/other", "two")
+    store.registry.add_signer("stranger", "Not any more")
+    promote(store)

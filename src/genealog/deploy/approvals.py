@@ -82,16 +82,30 @@ class Approvals:
         self.clock = clock
 
     def rules(self, deployment: str) -> tuple[ApprovalRule, ...]:
-        """Return the rules that fit a deployment's name."""
-        return tuple(rule for rule in self.home.config.approvals if fits(deployment, rule.deployment))
+        """Return the rules that fit a deployment's name.
+
+        Raises: PolicyDenied `approver-unknown`: whom a rule asks for and nobody knows, nobody can be.
+        """
+        rules = tuple(rule for rule in self.home.config.approvals if fits(deployment, rule.deployment))
+        for rule in rules:
+            for label in rule.from_:
+                if label not in self.home.config.identities:
+                    raise PolicyDenied(
+                        "approver-unknown", f"the approvals rule for {rule.deployment} names somebody unknown here",
+                        got=label, expected=", ".join(sorted(self.home.config.identities)),
+                        hint=f"genealog signer add {label} --identity NAME, or mend [[approvals]] in genealog.toml",
+                    )  # fmt: skip
+        return rules
 
     def say(
         self, deployment: str, spec: str, *, signer: Signer, reason: str | None = None, withdraw: bool = False
     ) -> Position:
         """Approve that `deployment` serves `spec` (its whole ID), or withdraw that.
 
-        Raises: MissingError `no-approval` (nothing to withdraw); VerificationError `signer-unknown`.
+        Raises: MissingError `no-approval` (nothing to withdraw); VerificationError `signer-unknown`; PolicyDenied
+        `approver-unknown`.
         """
+        self.rules(deployment)  # what cannot be judged afterwards is not said
         with self.home.registry_log().exclusive():
             if withdraw:
                 mine = self._identity(signer.keyid)
@@ -155,7 +169,7 @@ class Approvals:
         """Return the leaf hashes of the approvals that a move rests on: none where no rule fits.
 
         `known` says whether the spec is in the log, so that it can be approved.
-        Raises: PolicyDenied `approvals-missing`, saying whose.
+        Raises: PolicyDenied `approvals-missing`, saying whose; `approver-unknown`.
         """
         status = self.status(deployment, spec, moves, promoter)
         for ruled in status.rules:
