@@ -163,10 +163,16 @@ class Ledger:
 
         Who asks about models does not wait for calls: a busy gateway leaves many to be indexed.
         """
+        self._own_index()
         for name in logs or self.names():
             log = self.home.log(name)
             self.home.index.catch_up(name, log.refresh(), log.entries)
         return self.home.index
+
+    def _own_index(self) -> None:
+        """Make sure that the index is not another store's of the same origin, before a row of it is read or dropped."""
+        if not self.home.index.owner_known and self.home.registry_log().refresh():
+            self.home.index.belongs(leaf_hash(self.home.registry_log().entry(0)).hex())
 
     def names(self) -> tuple[str, ...]:
         """Return the logs that are here: the registry log, then call logs, oldest first."""
@@ -174,6 +180,7 @@ class Ledger:
 
     def rebuild(self) -> int:
         """Forget the index and read all logs again. Returns the number of entries."""
+        self._own_index()
         self.home.index.clear()
         self.index()
         return sum(self.home.log(name).size for name in self.names())

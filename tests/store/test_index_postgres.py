@@ -219,6 +219,35 @@ def test_what_another_store_wrote_is_not_read_as_this_ones(home: Home, tmp_path:
     assert len(Ledger(home).index("registry").dump()["artifact"]) == 3
 
 
+def test_nor_what_a_store_of_the_same_origin_wrote(home: Home, tmp_path: Path) -> None:
+    """An origin is a name, and two may have chosen one: the first entry of the registry log tells them apart."""
+    settings = home.config.index
+    other = Registry.init(tmp_path / "other", origin=home.config.origin).home
+    path = other.path / "genealog.toml"
+    path.write_text(path.read_text() + f'\n[index]\ndatabase = "{settings.database}"\nschema = "{settings.schema}"\n')
+    other.close()
+    rows = Ledger(home).index("registry").dump()
+    other = Home.open(other.path)
+    ledger = Ledger(other)
+    for attempt in (ledger.index, lambda: ledger.index("calls"), ledger.rebuild):
+        with pytest.raises(StoreError) as caught:
+            attempt()
+        assert caught.value.code == "index-of-another-store"
+    assert Ledger(home).index("registry").dump() == rows
+    Ledger(home).rebuild()
+    same = Home.open(home.path)  # another machine of this store
+    assert Ledger(same).index("registry").dump()["artifact"] == rows["artifact"]
+    same.close()
+    with home.index._writing() as connection:  # made before there was such a mark
+        connection.execute(text("DELETE FROM about WHERE name = 'first'"))
+    with pytest.raises(StoreError, match="index-of-another-store"):
+        ledger.index()
+    other.close()
+    same = Home.open(home.path)
+    Ledger(same).index()
+    same.close()
+
+
 def test_tables_of_other_code_are_made_again_and_whoever_had_them_open_says_so(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +278,24 @@ def test_no_password_reaches_a_message(home: Home, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StoreError) as caught:
         _ = other.index
     assert caught.value.code == "index-unusable"
+    assert caught.value.got == "OperationalError, password authentication failed"
     assert "hunter2" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "cause"),
+    [("127.0.0.1:1", "Connection refused"), ("nobody-here.invalid", "unknown host"),
+     ("", "No such file or directory")],
+)  # fmt: skip
+def test_a_server_that_cannot_be_reached_is_told_by_its_cause(
+    place: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    monkeypatch.setenv("PGHOST", str(tmp_path))
+    with pytest.raises(StoreError, match="index-unusable") as caught:
+        Index(f"postgresql://jane@{place}/x", tables="away")
+    assert caught.value.got == f"OperationalError, {cause}"
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

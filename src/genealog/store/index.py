@@ -40,7 +40,8 @@ _ANALYZE = 20_000  # entries in one catching up after which PostgreSQL is told h
 class Index:
     """The projection: in one SQLite file, or in a schema of a PostgreSQL database.
 
-    `origin` is the store's: what another one wrote is never read as this one's. Raises: StoreError `index-unusable`,
+    `origin` is the store's, and `belongs` tells its first entry, because an origin is a name that two stores may have:
+    what another one wrote is never read as this one's. Raises: StoreError `index-unusable`,
     `index-of-another-store`; MissingError `extra-not-installed`.
     """
 
@@ -48,12 +49,33 @@ class Index:
         self._shared = isinstance(place, str)
         self.label = place.name if isinstance(place, Path) else f"{tables} in PostgreSQL"
         self._tables, self._origin = tables, origin
+        self._first: str | None = None
         self._engine = _sqlite(place) if isinstance(place, Path) else _postgres(place, tables)
         try:
             self._prepare()
         except BaseException:
             self._engine.dispose()
             raise
+
+    @property
+    def owner_known(self) -> bool:
+        """Whether it is known whose these tables are: a file is its store's, a schema has to be asked (`belongs`)."""
+        return not self._shared or self._first is not None
+
+    def belongs(self, first: str) -> None:
+        """Take a schema for the store whose registry log begins with the entry of this hex leaf hash.
+
+        Raises: StoreError `index-of-another-store`.
+        """
+        with self._writing() as connection:
+            name = schema.about.c.name
+            known = connection.scalar(select(schema.about.c.value).where(name == "first"))
+            if known is None:
+                connection.execute(insert(schema.about).values(name="first", value=first))
+                known = connection.scalar(select(schema.entry.c.leaf).where(schema.entry.c.id == 0)) or first
+            if known != first:
+                raise self._anothers(known, first)
+        self._first = first
 
     def catch_up(self, log: str, size: int, entries: Entries) -> int:
         """Project the entries of `log` up to `size`; `entries(start, stop)` reads them. Returns how many were new."""
@@ -162,12 +184,15 @@ class Index:
                     hint="give the index a schema of its own: [index] schema in genealog.toml",
                 )  # fmt: skip
             if self._origin is not None and known.get("origin") not in (None, self._origin):
-                raise StoreError(
-                    "index-of-another-store", f"the index {self.label} is of another store", got=known["origin"],
-                    expected=self._origin, hint="give each store an [index] schema of its own in genealog.toml",
-                )  # fmt: skip
+                raise self._anothers(known["origin"], self._origin)
             if known.get("version") != str(schema.version()):
                 self._make(connection)
+
+    def _anothers(self, got: str, expected: str) -> StoreError:
+        return StoreError(
+            "index-of-another-store", f"the index {self.label} is of another store", got=got, expected=expected,
+            hint="give each store an [index] schema of its own in genealog.toml",
+        )  # fmt: skip
 
     def _check_version(self, connection: Connection) -> None:
         """Another machine's newer code may have made the tables anew since they were opened here."""
@@ -186,7 +211,8 @@ class Index:
                 table = connection.dialect.identifier_preparer.quote(name)
                 connection.execute(text(f"DROP TABLE {table}" + (" CASCADE" if self._shared else "")))
         schema.metadata.create_all(connection)
-        about = {"version": str(schema.version())} | ({"origin": self._origin} if self._origin else {})
+        said = {"version": str(schema.version()), "origin": self._origin, "first": self._first}
+        about = {name: value for name, value in said.items() if value}
         connection.execute(insert(schema.about), [{"name": name, "value": value} for name, value in about.items()])
 
     def _names(self, connection: Connection) -> list[str]:
@@ -201,7 +227,9 @@ class Index:
             got: object = error.orig
             if self._shared:  # the text of PostgreSQL may quote a connection string, or a row
                 hint = "check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log"
-                got = f"{type(error.orig).__name__} {getattr(error.orig, 'sqlstate', None) or ''}".strip()
+                from genealog.store.scale.postgres import class_of
+
+                got = class_of(error.orig or error)
             raise StoreError(
                 "index-unusable", f"the index {self.label} cannot be used", got=got, hint=hint
             ) from None  # fmt: skip

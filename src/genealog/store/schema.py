@@ -40,7 +40,7 @@ def _text(
     )  # fmt: skip
 
 
-about = _table(  # what this index is: `version` of the code that made it, `origin` of the store
+about = _table(  # what this index is: `version` of the code that made it, `origin` and `first` entry of the store
     "about",
     _text("name", primary_key=True),
     _text("value", nullable=False),
