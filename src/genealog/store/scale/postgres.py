@@ -74,7 +74,7 @@ _SETTINGS: dict[str, str] = {
 _REASONS = (
     "password authentication failed", "no password supplied", "Connection refused", "connection refused",
     "could not translate host name", "failed to resolve host", "timeout expired", "does not exist",
-    "no pg_hba.conf entry", "too many",
+    "no pg_hba.conf entry", "too many", "No route to host", "Network is unreachable", "No such file or directory",
 )  # fmt: skip
 
 
@@ -304,6 +304,14 @@ def channel(schema: str, log: str) -> str:
     return f"genealog_{lock_key(schema, log, 'wake') & (1 << 64) - 1:016x}"
 
 
+def class_of(error: BaseException) -> str:
+    """Return what is said of an error of psycopg: its class, its SQLSTATE and a cause that is known, never its text."""
+    state, text = getattr(error, "sqlstate", None), str(error)
+    reason = next((words for words in _REASONS if words in text), None)
+    told = "unknown host" if reason in ("failed to resolve host", "could not translate host name") else reason
+    return ", ".join(filter(None, (type(error).__name__, state and f"SQLSTATE {state}", told)))
+
+
 @contextmanager
 def database(doing: str) -> Iterator[None]:
     """Turn what psycopg raises into a StoreError without its text, which may quote a connection string."""
@@ -312,13 +320,11 @@ def database(doing: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        state = error.sqlstate
-        reason = next((words for words in _REASONS if words in str(error)), None)
         code = "database-error" if doing != "connecting" else "database-unreachable"
         raise StoreError(
             code,
             f"PostgreSQL failed while {doing}",
-            got=", ".join(filter(None, (type(error).__name__, state and f"SQLSTATE {state}", reason))),
+            got=class_of(error),
             hint="check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log; whether a"
             " last append was committed shows when the log is opened again",
         ) from None

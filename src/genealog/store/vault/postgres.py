@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from genealog.errors import StoreError, not_installed
+from genealog.store.scale.postgres import class_of
 from genealog.store.vault.sql import Row
 
 try:
@@ -86,10 +87,10 @@ class PostgresSql:
         try:
             yield
         except psycopg.Error as error:  # its text may quote what is in a row: the class of the fault is enough
-            got = f"{type(error).__name__} {error.sqlstate or ''}".strip()
             raise StoreError(
-                "vault-unusable", "the vault in PostgreSQL cannot be used", got=got, hint="see the server's log"
-            ) from None
+                "vault-unusable", "the vault in PostgreSQL cannot be used", got=class_of(error),
+                hint="check host, port, database, user and password (PGPASSWORD, .pgpass) and the server's log",
+            ) from None  # fmt: skip
 
 
 def _spelled(statement: str) -> Any:
