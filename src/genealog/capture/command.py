@@ -2,8 +2,8 @@
 
 Masked is what stands behind a word that names a secret (`--token x`, `--password=x`, `api_key=x`, `HF_TOKEN=x`), the
 user part of a URL, the login that curl takes (`-u name:password`), and what is spelled as the tokens of well-known
-services are. A secret under an innocent name is not known for one, and neither is what stands behind a letter that means
-many things (`-k`, `-p`): give secrets by the environment, which is not recorded.
+services are. A secret under an innocent name is not known for one, and neither is what stands behind a letter that
+means many things (`-k`, `-p`): give secrets by the environment, which is not recorded.
 """
 
 from __future__ import annotations
