@@ -55,6 +55,12 @@ def test_help_loads_nothing_optional(tmp_path: Path, words: str) -> None:
     assert extra(loaded(tmp_path, *words.split())) == []
 
 
+def test_the_version_loads_no_command(tmp_path: Path) -> None:
+    modules = loaded(tmp_path, "--version")
+    assert "genealog.cli.output" in modules, "what prints errors"
+    assert not {"sqlalchemy", "genealog.registry", "genealog.cli.keep"} & set(modules)
+
+
 @pytest.mark.parametrize("words", ["fsck", "ls", "receipt registry:0 -o receipt.json"])
 def test_a_command_on_a_local_store_loads_nothing_optional(store: Path, words: str) -> None:
     assert extra(loaded(store, *words.split())) == []

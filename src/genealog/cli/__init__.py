@@ -147,8 +147,10 @@ def main() -> None:
 
 
 def _asked(words: list[str]) -> str | None:
-    """Return the command that is typed, None where all of them are needed: for help, completion, a misspelling."""
+    """Return the command that is typed: none, "", for the version; None where all are needed: help, a misspelling."""
     word = words[0] if words else None
+    if word == "--version":
+        return ""
     completing = any(name.endswith("_COMPLETE") and name.startswith("_") for name in os.environ)
     return word if not completing and any(word in commands for commands in COMMANDS.values()) else None
 
