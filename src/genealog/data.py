@@ -23,7 +23,7 @@ from genealog.capture.data.snapshot import Progress, take, take_dataset
 from genealog.core import records
 from genealog.core.lineage import NEEDS_LINEAGE, unseen
 from genealog.core.manifest import FileEntry, decode_manifest
-from genealog.core.membership import NO_DATA, Membership, SetProof, covers, digests_of
+from genealog.core.membership import DATA, NO_DATA, Membership, SetProof, covers, digests_of
 from genealog.core.recordset import Lookup, verify_lookup
 from genealog.errors import MissingError
 from genealog.kept_records import keep_dataset, open_records
@@ -166,10 +166,11 @@ class Data:
             return Contained(version, found.verdict, asked, (found,), (), record)
         closure = self.answers.lineage(version.id)
         roles = {link.artifact: link.role for link in closure.links if link.direction == "in"}
+        as_data = {link.artifact for link in closure.links if link.direction == "in" and link.role.startswith(DATA)}
         sets = [
             self._look_up(self.registry.resolve(node.id), roles.get(node.id), digests)
             for node in closure.artifacts
-            if node.kind == "dataset"
+            if node.kind == "dataset" or (node.id in as_data and node.kind not in (None, *NEEDS_LINEAGE))
         ]
         names = {node.id: node.name for node in closure.artifacts}
         kinds = {node.id: node.kind for node in closure.artifacts}

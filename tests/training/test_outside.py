@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 from sqlalchemy import select
 
@@ -116,3 +117,18 @@ def test_more_files_from_outside_than_are_registered_are_counted() -> None:
     told.warn(seen, [])
     assert len(told.inputs()) == FILES
     assert seen.lines() == ("read-outside: 2 files (.jsonl, no suffix)",)
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("clean.jsonl", "present"), ("clean.data", "unknown")])
+def test_what_an_earlier_run_made_is_data_of_the_next(place: Place, name: str, verdict: str) -> None:
+    rows(place)
+    line = '{"c":1}\n'
+    place.script(f"open({name!r}, 'w').write(open('data/rows.jsonl').read() + {line!r})\n")
+    place.told()
+    place.script(f"open('made.npz', 'w').write(open({name!r}).read())\n")
+    told = place.told()
+    service = Data(told.registry.home)
+    asked = service.contains("made.npz", b'{"c":1}')
+    assert asked.verdict == verdict
+    hops = examine_membership(service.prove(asked), told.registry.home.trust).hops
+    assert ("no-records-root" in {hop.code for hop in hops}) == (verdict == "unknown")

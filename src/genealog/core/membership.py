@@ -29,6 +29,9 @@ from genealog.errors import GenealogError, MalformedError
 NO_DATA = ("code", "environment")
 """Roles of what a run takes and learns nothing from."""
 
+DATA = ("data", "train", "eval", "calibration", "validation", "test", "corpus")
+"""What roles of data begin with: also what is registered as plain files may be read as data."""
+
 _PARTS: tuple[type[Record], ...] = (records.ExecutionEnd, records.ExecutionEvents)
 
 
@@ -177,7 +180,7 @@ class _Judge:
         """Yield the model and the runs that lead to data: what is left out of the proof is what it cannot exclude."""
         shown = {each.artifact for each in self._membership.sets}
         todo, seen = [self._membership.subject], set[str]()
-        reached = set[str]()
+        reached, plain, as_data = set[str](), dict[str, Exhibit](), set[str]()
         while todo:
             artifact = todo.pop()
             if artifact in seen:
@@ -199,10 +202,16 @@ class _Judge:
                     code, state = ("no-lineage", State.MISSING)
                     detail = "what it learned from is not told here"
                     yield self._hop(2, "source", body.source or "no lineage recorded", state, code, detail=detail)
+            else:
+                plain[artifact] = item
             for run in runs:
                 needed = not present and body.kind in NEEDS_LINEAGE
                 ins = yield from self._run(run, present=present, needed=needed)
                 todo += [event.artifact for event in ins]
+                as_data |= {event.artifact for event in ins if event.role.startswith(DATA)}
+        for artifact in sorted(plain.keys() & as_data) if not present else ():
+            item = plain[artifact]
+            yield self._hop(1, "data", _name(item), State.MISSING, "no-records-root", item, id=artifact)
         for artifact in sorted(shown - reached):
             yield self._hop(1, "data", "not of this model", State.CONTRADICTED, "lineage-mismatch", id=artifact)
 

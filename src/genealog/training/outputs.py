@@ -20,6 +20,7 @@ from genealog.training.files import MANY, Opened, grouped, hash_file, inside, tr
 _WEIGHTS = (
     ".safetensors", ".pt", ".pth", ".bin", ".npz", ".gguf", ".onnx", ".h5", ".keras", ".ckpt", ".msgpack", ".tflite",
 )  # fmt: skip
+_RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 _CHECKPOINT = re.compile(r"(^|[._-])(checkpoint|ckpt|step|epoch|iter|last)s?([._=-]?\d+|[._-]|$)", re.IGNORECASE)
 _NOISE = re.compile(r"(.*\.(log|tmp|lock|swp|pid|prof|out)|events\.out\.tfevents.*|\..*|README\.md|nohup\.out)")
 _BASES = {
@@ -120,17 +121,18 @@ class Outputs:
                 chosen.append((path, kind, name))
         return chosen, plain
 
-    def _came_out(self, path: str, kind: str, name: str) -> None:
+    def _came_out(self, path: str, kind: str, name: str, role: str | None = None) -> None:
         checkpoints = [other for other, save in self.saves.items() if save.what == "checkpoint"]
         inner = {os.path.relpath(other, path).split("/")[0] for other in checkpoints if other.startswith(path + "/")}
         added = self.run.registry.add_tree(scan_tree(path, exclude=inner), Path(path), kind=kind, name=name)
-        self.run.add_output(added, "file" if kind == "files" else kind, path)
+        self.run.add_output(added, role or ("file" if kind == "files" else kind), path)
 
     def _written(self, folder: str, paths: list[str]) -> None:
         if len(paths) <= MANY:
-            for path in paths:
+            for path in paths:  # what holds records is read: another run may learn from it
                 with self.guard("output"):
-                    self._came_out(path, "files", os.path.basename(path))
+                    kind = "dataset" if path.lower().endswith(_RECORDS) else "files"
+                    self._came_out(path, kind, os.path.basename(path), "file")
             return
         opened = {path: Opened(None) for path in paths}
         for path, one in opened.items():
