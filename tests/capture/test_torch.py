@@ -1,4 +1,7 @@
-"""PyTorch checkpoints against torch itself: every layout gives the bytes that torch loads, and nothing runs."""
+"""PyTorch checkpoints against torch itself: every layout gives the bytes that torch loads, and nothing runs.
+
+Long because every kind of checkpoint that torch writes, and every way to hide something in one, has a case here.
+"""
 
 import contextlib
 import hashlib
