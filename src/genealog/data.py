@@ -174,7 +174,7 @@ class Data:
         ]
         names = {node.id: node.name for node in closure.artifacts}
         kinds = {node.id: node.kind for node in closure.artifacts}
-        gaps = [(gap.artifact, names.get(gap.artifact), str(gap.code)) for gap in closure.gaps]
+        gaps = [(gap.artifact, names.get(gap.artifact), str(gap.code)) for gap in closure.gaps if gap.artifact in names]
         told = {link.execution for link in closure.links if link.direction == "in" and link.role not in NO_DATA}
         gaps += [
             (link.artifact, names.get(link.artifact), "run-without-inputs")

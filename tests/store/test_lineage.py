@@ -243,3 +243,18 @@ def test_a_list_of_the_newest_reads_no_whole_table(tmp_path: Path) -> None:
         assert connection.execute(listing.versions(limit=5)).mappings().all()[0]["name"] == "a51"
     assert [step for step in plan if re.match(r"SCAN (?!anon_1)", step)] == []
     index.close()
+
+
+def test_a_run_that_was_not_seen_whole_leaves_the_answer_incomplete(index: Index) -> None:
+    put(index, chain(4))
+    whole = lineage.closure(index, artifact(4), "up")
+    run = next(act.id for act in whole.executions)
+    with index._writing() as connection:
+        connection.execute(
+            schema.execution.update().where(schema.execution.c.digest == run).values(unseen="read-outside", end=0)
+        )
+    found = lineage.closure(index, artifact(4), "up")
+    assert found.reach.gaps == whole.reach.gaps + 1
+    assert not found.complete
+    assert [gap.code for gap in found.gaps if gap.artifact == run] == ["read-outside"]
+    assert not any(gap.artifact == run for gap in lineage.closure(index, artifact(4), "down").gaps)

@@ -91,6 +91,9 @@ def test_absence_is_not_claimed_of_a_run_that_read_what_is_not_on_record(place: 
     told = place.told()
     assert told.closed().warnings == ("read-outside: 1 file (.jsonl)",)
     service = Data(told.registry.home)
+    lineage = service.answers.lineage(told.registry.resolve("made.npz").id)
+    assert not lineage.complete
+    assert "read-outside" in {gap.code for gap in lineage.gaps}
     asked = service.contains("made.npz", b'{"t":"secret"}')
     assert (asked.verdict, [gap[1:] for gap in asked.gaps]) == ("unknown", [("made.npz", "read-outside")])
     assert service.contains("made.npz", b'{"a":1}').verdict == "present"

@@ -71,6 +71,8 @@ def _print_revoked(found: Walk, at: int | None) -> None:
 WHY = {
     "no-lineage": "(no run on record made it, and nobody said where it is from: genealog add --source)",
     "unregistered": "(not registered here)",
+    "read-outside": "(this run read files that are not on record)",
+    "capture-incomplete": "(this run was not seen whole)",
 }
 
 
@@ -96,9 +98,10 @@ def _print(found: Walk, limit: int, kind: str | None) -> None:
     gaps = list(found.gaps(limit=limit))
     sources = {node.id: node for node in found.nodes_of([gap.artifact for gap in gaps])}
     for gap in gaps:
-        node = sources[gap.artifact]
-        source = f"“{node.source}” (claimed)" if node.source else WHY.get(gap.code, "")
-        out.print(f"[yellow]{gap.code}[/yellow] {escape(f'{node.name or short(gap.artifact)} {source}')}")
+        node = sources.get(gap.artifact)
+        source = f"“{node.source}” (claimed)" if node and node.source else WHY.get(gap.code, "")
+        name = node.name if node and node.name else short(gap.artifact)
+        out.print(f"[yellow]{gap.code}[/yellow] {escape(f'{name} {source}')}")
     _print_sum(found, len(links), len(gaps), kind)
 
 

@@ -60,10 +60,10 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A place where lineage ends without saying why."""
+    """A place where lineage ends without saying why; of a run that was not seen whole, `artifact` is the run's ID."""
 
     artifact: str
-    code: Literal["unregistered", "no-lineage", "outside-origin"]
+    code: Literal["unregistered", "no-lineage", "outside-origin", "read-outside", "capture-incomplete"]
 
 
 @dataclass(frozen=True, slots=True)

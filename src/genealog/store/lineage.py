@@ -197,8 +197,22 @@ class Walk:
             .order_by(schema.artifact.c.id)
             .limit(limit)
         )
+        shown = 0
         for digest, what in self._stream(query):
+            shown += 1
             yield Gap(digest, what)
+        left = None if limit is None else limit - shown
+        if left != 0:
+            for digest, what in self._stream(self._unseen().order_by(schema.execution.c.id).limit(left)):
+                yield Gap(digest, what)
+
+    def _unseen(self) -> Select[Any]:
+        """Select the runs that were reached and, as their end says, not seen whole."""
+        table = schema.execution
+        query = select(table.c.digest, table.c.unseen).where(
+            table.c.id.in_(self.executions), table.c.unseen.is_not(None)
+        )
+        return query if self._at is None else query.where(table.c.end <= self._at)
 
     def _stream(self, query: Select[Any]) -> Iterator[Any]:
         with self.connection.execution_options(yield_per=_PAGE).execute(query) as result:
@@ -252,7 +266,11 @@ class Walk:
             .where(schema.artifact.c.id.in_(self.artifacts), code.is_not(None))
             .group_by(text("1"))
         )
-        return {row.code: int(row.n) for row in self.connection.execute(query)}
+        found = {row.code: int(row.n) for row in self.connection.execute(query)}
+        runs = self._unseen().subquery()
+        for what, count in self.connection.execute(select(runs.c.unseen, func.count()).group_by(runs.c.unseen)):
+            found[what] = int(count)
+        return found
 
     def _between(self) -> ColumnElement[bool]:
         """What is true of every event between two nodes that were reached."""

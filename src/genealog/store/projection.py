@@ -21,6 +21,7 @@ from genealog.core import records
 from genealog.core.call import CallLeaf
 from genealog.core.canonical import Record, decode
 from genealog.core.ids import record_id
+from genealog.core.lineage import unseen
 from genealog.core.merkle import leaf_hash
 from genealog.core.standing import COMPROMISED, Since, Word, discounted, time_of
 from genealog.core.statement import Read, artifact_of, read_statement
@@ -157,7 +158,7 @@ def _(body: records.Execution, batch: Batch, index: int, _read: Read) -> None:
 
 @_project.register
 def _(body: records.ExecutionEnd, batch: Batch, index: int, _read: Read) -> None:
-    about = {"exit": body.exit, "ended_at": body.ended_at}
+    about = {"exit": body.exit, "ended_at": body.ended_at, "unseen": next(iter(unseen(body.warnings)), None)}
     if batch.fill(schema.execution, body.execution, "end", end=index, **about):
         _events(batch, index, body)  # an execution ends once; a second ending is in the log, and changes nothing
 

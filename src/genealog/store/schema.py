@@ -87,6 +87,7 @@ execution = _table(
     _text("exit"),
     _text("started_at"),
     _text("ended_at"),
+    _text("unseen"),  # the first code that says that the run was not seen whole, or NULL
 )
 
 event = _table(
