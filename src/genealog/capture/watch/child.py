@@ -63,7 +63,7 @@ def begin(folder: str) -> None:
     roots = [root for root in os.environ.get("GENEALOG_ROOTS", "").split(os.pathsep) if root]
     caches = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(caches, "hub")
-    named = [os.environ.get("HF_DATASETS_CACHE"), os.environ.get("GENEALOG_STORE")]
+    named = [os.environ.get(name) for name in ("HF_DATASETS_CACHE", "GENEALOG_STORE", "GENEALOG_RANDOM")]
     others = [caches, *(place for place in named if place and "://" not in place)]
     hooks.install()
     randomness.begin()
