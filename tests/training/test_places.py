@@ -14,18 +14,18 @@ from genealog.training.begin import lies
 @pytest.mark.parametrize(
     ("path", "command", "said"),
     [
-        ("/home/jane/work/data/x.txt", "python train.py", "data/x.txt"),
-        ("/home/jane/work", "python train.py", "."),
+        ("/home/jane/project/data/x.txt", "python train.py", "data/x.txt"),
+        ("/home/jane/project", "python train.py", "."),
         ("/home/jane/data/x.txt", "python train.py", None),
         ("/home/jane/data/x.txt", "python train.py --data ../data/x.txt", "../data/x.txt"),
         ("/home/jane/data/x.txt", "python train.py --data=../data/x.txt", "../data/x.txt"),
         ("/mnt/x.txt", "python train.py --data /mnt/./x.txt", "/mnt/x.txt"),
         ("/mnt/x.txt", "python train.py --data /mnt/", None),
-        ("/home/jane/work/\udcff", "python train.py", None),
+        ("/home/jane/project/\udcff", "python train.py", None),
     ],
 )
 def test_what_a_statement_says_of_a_place(path: str, command: str, said: str | None) -> None:
-    assert lies(Path(path), Path("/home/jane/work"), command.split()) == said
+    assert lies(Path(path), Path("/home/jane/project"), command.split()) == said
 
 
 def test_an_input_elsewhere_is_known_by_its_id_and_here_by_its_place(
