@@ -138,8 +138,8 @@ def test_what_json_has_no_word_for_is_spelled_out() -> None:
         ("a.json", "[1,]"), ("a.json", "[1 2]"), ("a.json", "[1] 2"), ("a.json", "[NaN]"), ("a.csv", "a,a\n1,2\n"),
         ("a.csv", "a,b\n1\n"), ("a.csv", b"a\n\xff\n"), ("a.csv", 'a\n"x\n'), ("a.parquet", "no table"),
         ("a.arrow", "no table"), ("a.arrow", "ARROW1 no table"), ("a.jsonl.gz", "no gzip"),
-        ("a.jsonl.gz", gzip.compress(b'{"a":1}\n', mtime=0)[:-9]), ("a.bin", "what is this?"), ("README.md", "a card alone"),
-        ("a.pkl", "never opened"),
+        ("a.jsonl.gz", gzip.compress(b'{"a":1}\n', mtime=0)[:-9]), ("a.bin", "what is this?"),
+        ("README.md", "a card alone"), ("a.pkl", "never opened"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_whole_has_no_root(tmp_path: Path, name: str, data: str | bytes) -> None:
