@@ -29,7 +29,7 @@ import openai
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.harness import Result, interleave, medians
-from genealog.capture.openai_chat import DIALECT
+from genealog.capture.dialects.openai_chat import DIALECT
 from genealog.core.note import NoteSigner
 from genealog.gateway.record import Call, Context, Recorder
 from genealog.sequencer import Sequencer

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from genealog.capture.openai_chat import DIALECT
+from genealog.capture.dialects.openai_chat import DIALECT
 from genealog.core.call import GROUPS, CallLeaf, Seals, call_id
 from genealog.core.canonical import encode
 from genealog.core.frames import Intent, Outcome

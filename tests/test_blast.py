@@ -11,7 +11,7 @@ import pytest
 from call_samples import answer, request
 from deploying_store import START, Store, opened
 from genealog.blast import Blast, Radius
-from genealog.capture.openai_chat import DIALECT
+from genealog.capture.dialects.openai_chat import DIALECT
 from genealog.errors import MissingError
 from genealog.gateway.record import Context, Recorder
 from genealog.store.home import Home

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import genealog
-from genealog.capture.openai_chat import DIALECT
+from genealog.capture.dialects.openai_chat import DIALECT
 from genealog.core.canonical import timestamp
 from genealog.core.frames import EngineEvidence
 from genealog.core.ids import sha256_hex

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from genealog.capture import openai_chat
+from genealog.capture.dialects import reader
 from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, CallLeaf, seal_call
 from genealog.core.canonical import decode, encode
-from genealog.core.frames import Intent, Outcome, decode_frame
+from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
 from genealog.core.merkle import leaf_hash
 from genealog.core.records import EngineReport
@@ -223,6 +223,8 @@ class _Boot:
         if isinstance(frame, Intent):
             self._open[frame.call] = (item.segment, item.offset)
             return
+        if isinstance(frame, Piece):
+            return  # read when its call ends
         place = self._open.pop(frame.call, None)
         if frame.n <= self._high_water:
             return
@@ -265,7 +267,7 @@ class _Boot:
             raise StoreError("spool-changed", f"a frame of {self._emitter} is not the one that was there before")
         return frame
 
-    def _decoded(self, payload: bytes, segment: int, offset: int) -> Intent | Outcome:
+    def _decoded(self, payload: bytes, segment: int, offset: int) -> Frame:
         try:
             return decode_frame(payload)
         except MalformedError as error:
@@ -325,11 +327,15 @@ def seal_frames(
     encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither.
     """
     asked, answered = NO_REQUEST_FACTS, NO_RESPONSE_FACTS
-    if intent.dialect == openai_chat.DIALECT:
-        asked = openai_chat.read_request(intent.request)
+    if (dialect := reader(intent.dialect)) is not None:
+        asked = dialect.read_request(intent.request, operation=intent.operation, content_type=intent.content_type)
         if outcome is not None:
-            answered = openai_chat.read_response(
-                outcome.response, content_type=outcome.content_type, content_encoding=outcome.content_encoding
+            answered = dialect.read_response(
+                outcome.response,
+                operation=intent.operation,
+                status=outcome.status,
+                content_type=outcome.content_type,
+                content_encoding=outcome.content_encoding,
             )
     sealed = seal_call(
         intent,

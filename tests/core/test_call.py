@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from call_samples import BOOT, MODELS, SPEC, answer, intent, leaf, outcome, request
-from genealog.capture.openai_chat import read_request, read_response
+from genealog.capture.dialects.openai_chat import read_request, read_response
 from genealog.core.call import (
     GROUPS,
     NO_REQUEST_FACTS,

@@ -10,7 +10,7 @@ import typer
 
 from genealog.core.canonical import timestamp
 from genealog.errors import UsageError
-from genealog.store.config import parse_seconds
+from genealog.store.units import parse_seconds
 
 Store = Annotated[
     str | None,

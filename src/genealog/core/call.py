@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, convert
 
 from genealog.core.canonical import MAX_INTEGER, Record, encode, timestamp
 from genealog.core.frames import SALT, Assurance, Capture, Durability, Finish, Intent, Outcome
@@ -90,12 +90,18 @@ class Prefix(Record):
 
 
 class Part(Record):
-    """The commitment to one part of message `index` of a prompt."""
+    """The commitment to one part of message `index` of a prompt, or of an answer.
+
+    Of an image, audio, video or file that came with the message, `sha256` and `size` are over its own bytes, decoded
+    where it came as base64; of one that is only referred to, over the reference, and there is no size.
+    """
 
     index: Count
     role: str
     sha256: Hex
     type: str
+    media_type: str | None = None
+    size: Count | None = None
 
 
 class WhoGroup(Record):
@@ -105,6 +111,10 @@ class WhoGroup(Record):
     department: str | None = None
     project: str | None = None
     tenant: str | None = None
+    how: Literal["key", "jwt", "mtls", "claimed"] | None = (
+        None  # how the gateway knew: claimed is the client's own word
+    )
+    key: str | None = None  # which of the principal's keys, by its public ID
 
 
 class RequestGroup(Record):
@@ -121,6 +131,10 @@ class RequestGroup(Record):
     parameters: dict[str, str | bool | Digest | None] = {}  # noqa: RUF012
     parts: tuple[Part, ...] = ()
     sampler: dict[str, str] = {}  # noqa: RUF012
+    trace: Ulid | None = None  # the call that this one is another attempt of
+    attempt: Count | None = None  # absent for a first attempt
+    changed: tuple[str, ...] = ()  # what the gateway rewrote before it went upstream
+    forwarded: Hex | None = None  # over the body that went upstream, where that is not `wire`
 
 
 class ResponseGroup(Record):
@@ -136,7 +150,10 @@ class ResponseGroup(Record):
     delivered: Prefix | None = None
     error: str | None = None
     finish_reason: str | None = None
+    first_byte_at: Time | None = None
+    headers: dict[str, str] = {}  # noqa: RUF012
     malformed: str | None = None
+    parts: tuple[Part, ...] = ()  # images, audio: what is no text
     size: Count | None = None
     status: Count | None = None
     text: tuple[Hex, ...] = ()
@@ -150,12 +167,30 @@ class RetrievalGroup(Record):
 
 
 class UsageGroup(Record):
-    """Tokens, and whose word that is: the provider's last snapshot (`partial` if the call was cut), or the engine's."""
+    """Tokens, and whose word that is: the provider's last snapshot (`partial` if the call was cut), or the engine's.
 
-    cached_tokens: Count | None = None
+    `prompt_tokens` is all that went in, `completion_tokens` all that came out; the other token counts are parts of one
+    of them, whatever way a vendor adds them up. `cost` is in millionths of `currency`, by the price entry `price`.
+    """
+
+    cached_tokens: Count | None = None  # of the prompt, read from the vendor's cache
+    cache_write_tokens: Count | None = None  # of the prompt, written to it
+    cache_write_1h_tokens: Count | None = None  # of those, for an hour
     completion_tokens: Count | None = None
     prompt_tokens: Count | None = None
     reasoning_tokens: Count | None = None
+    audio_prompt_tokens: Count | None = None
+    audio_completion_tokens: Count | None = None
+    image_prompt_tokens: Count | None = None
+    image_completion_tokens: Count | None = None
+    images: Count | None = None  # made
+    audio_ms: Count | None = None  # heard or spoken
+    characters: Count | None = None  # of text to speak
+    searches: Count | None = None  # server tools that are billed by use
+    tier: str | None = None  # as the vendor names it: batch, flex, priority
+    cost: Count | None = None
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
+    price: str | None = None
     source: Literal["provider", "partial", "engine"] | None = None
 
 
@@ -163,13 +198,17 @@ class EngineGroup(Record):
     """What is known of the engine. `bound` is the assurance at dispatch; the final level stands in the leaf."""
 
     bound: Assurance
+    endpoint: Hex | None = None  # SHA-256 of the public key that the upstream showed in TLS
     envelope: str | None = None  # base64 of the DSSE envelope that the engine signed
     fingerprint: str | None = None
     load: Hex | None = None
     model: str | None = None  # as the upstream calls it
     numerics: dict[str, str] = {}  # noqa: RUF012
     report: Hex | None = None
+    seller: str | None = None  # whom the call is paid to
     signature: Hex | None = None  # SHA-256 of the envelope
+    target: Count | None = None  # which of the spec's targets, where it has several
+    version: Spec | None = None  # the external model that the answer reports to be from
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +230,9 @@ class ResponseFacts:
     content: bytes | None = None  # the canonical message
     texts: tuple[str, ...] = ()
     finish_reason: str | None = None
-    usage: Mapping[str, int] | None = None  # keys of UsageGroup
+    usage: Mapping[str, int] | None = None  # counts of UsageGroup, in its meaning
+    tier: str | None = None
+    parts: tuple[Part, ...] = ()  # what is no text
     model: str | None = None
     fingerprint: str | None = None
     error: str | None = None
@@ -248,7 +289,7 @@ def seal_call(
         "response": _response(outcome, answered, report, texts=texts) if outcome else ResponseGroup(),
         "retrieval": RetrievalGroup(),
         "usage": _usage(outcome, answered, report),
-        "who": WhoGroup(**{name: value for name, value in intent.who.items() if name != "subject"}),
+        "who": convert({name: value for name, value in intent.who.items() if name != "subject"}, WhoGroup),
     }
     opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], encode(groups[name])) for at, name in enumerate(GROUPS)}
     leaf = CallLeaf(
@@ -285,6 +326,10 @@ def _request(intent: Intent, asked: RequestFacts, report: EngineReport | None, *
         parameters=dict(parameters),
         parts=asked.parts if texts else (),
         sampler=dict(report.sampler if report else asked.sampler),
+        trace=intent.trace,
+        attempt=intent.attempt if intent.attempt > 1 else None,
+        changed=intent.changed,
+        forwarded=intent.forwarded,
     )
 
 
@@ -299,7 +344,10 @@ def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | 
         delivered=Prefix(sha256=sha256_hex(body[: outcome.delivered]), size=outcome.delivered) if cut else None,
         error=outcome.error or answered.error,
         finish_reason=answered.finish_reason,
+        first_byte_at=timestamp(outcome.first_byte_at) if outcome.first_byte_at else None,
+        headers=outcome.headers,
         malformed=answered.malformed,
+        parts=answered.parts if texts else (),
         size=len(body),
         status=outcome.status,
         text=tuple(sha256_hex(text.encode()) for text in answered.texts) if texts else (),
@@ -311,7 +359,8 @@ def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | 
 
 def _usage(outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None) -> UsageGroup:
     if answered.usage and outcome:
-        return UsageGroup(**answered.usage, source="provider" if outcome.finish == "complete" else "partial")
+        source: Literal["provider", "partial"] = "provider" if outcome.finish == "complete" else "partial"
+        return convert({**answered.usage, "tier": answered.tier, "source": source}, UsageGroup)
     if report:
         return UsageGroup(prompt_tokens=report.prompt_tokens, completion_tokens=len(report.tokens), source="engine")
     return UsageGroup()
@@ -323,11 +372,14 @@ def _engine(
     evidence = outcome.engine if outcome else None
     return EngineGroup(
         bound=intent.bound,
+        endpoint=outcome.endpoint if outcome else None,
         envelope=base64.b64encode(evidence.signature).decode() if evidence else None,
         fingerprint=answered.fingerprint,
         load=evidence.load if evidence else None,
         model=answered.model,
         numerics=dict(report.numerics) if report else {},
         report=sha256_hex(evidence.report) if evidence else None,
+        seller=intent.seller,
+        target=intent.target or None,
         signature=sha256_hex(evidence.signature) if evidence else None,
     )

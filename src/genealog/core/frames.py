@@ -1,6 +1,7 @@
-"""The two frames of a call, as the record core writes them and the sequencer reads them.
+"""The frames of a call, as the record core writes them and the sequencer reads them.
 
     intent    before the first upstream byte: who asked what of which deployment, and which model it resolves to
+    piece     a part of a body that is too big to hold: what it says goes on, on record, as it comes
     outcome   before the last client byte: what came back, and how it ended
 
 Frames never leave the node: they hold bodies and salts in clear, live in a spool of mode 0600, and are gone once
@@ -56,12 +57,51 @@ class Intent(
     headers: dict[str, str]
     request: bytes
     salts: bytes
+    more: bool = False  # the request goes on in pieces, and `Outcome.request` says what it was as a whole
+    content_type: str | None = None  # of the request
+    trace: str | None = None  # the call that this one is another attempt of; None for a first attempt
+    attempt: int = 1
+    target: int = 0  # which of the spec's targets this attempt went to
+    seller: str | None = None  # whom the call is paid to: a key of price tables
+    changed: tuple[str, ...] = ()  # what was rewritten in the request before it went upstream, by name
+    forwarded: str | None = None  # hex SHA-256 of the body that went upstream, where something was changed
+
+
+class Whole(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A body that was too big to hold. `kept` says whether all of it lies in pieces, or no more than its start."""
+
+    size: int
+    sha256: str
+    kept: bool = True
+
+
+class StreamedPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a multipart body, digested as it streamed by."""
+
+    name: str
+    size: int
+    sha256: str
+    media_type: str | None = None
+
+
+class Piece(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="genealog/piece/v1"
+):
+    """The bytes from offset `at` of a body, after those of the intent or before those of the outcome."""
+
+    n: int
+    call: str
+    side: Literal["request", "response"]
+    at: int
+    data: bytes
 
 
 class Outcome(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="genealog/outcome/v1"
 ):
-    """A call has ended. `response` is what came from upstream; the first `delivered` bytes of it reached the client."""
+    """A call has ended. `response` is what came from upstream, but for what lies in pieces before it; the first
+    `delivered` bytes of all of it reached the client.
+    """
 
     n: int
     call: str
@@ -75,9 +115,15 @@ class Outcome(
     assurance: Assurance
     error: str | None
     engine: EngineEvidence | None
+    request: Whole | None = None  # where the intent says `more`
+    parts: tuple[StreamedPart, ...] = ()  # of that request, where it was multipart
+    whole: Whole | None = None  # the response, where it lies in pieces
+    headers: dict[str, str] = {}
+    first_byte_at: datetime | None = None
+    endpoint: str | None = None  # hex SHA-256 of the public key (SPKI) that the upstream showed in TLS
 
 
-Frame = Intent | Outcome
+Frame = Intent | Piece | Outcome
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

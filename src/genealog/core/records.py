@@ -215,8 +215,32 @@ class Pinned(Record):
     weights: str | None = None
 
 
+class Target(Record):
+    """One place that can answer for a deployment, and what is served there.
+
+    New calls are spread over the targets by `weight`; one of weight 0 is only asked when others failed.
+    """
+
+    model: Pinned
+    upstream: str
+    adapters: tuple[Pinned, ...] = ()
+    weight: int = 1
+    served_as: str | None = None  # what the upstream calls the model, where that is not what clients ask for
+    seller: str | None = None  # whom its calls are paid to: a key of price tables
+    endpoint: tuple[str, ...] = ()  # hex SHA-256 of the public keys (SPKI) that it may show in TLS
+    credentials: str | None = None  # a label of [upstreams] in genealog.toml
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """IDs of the model and its adapters, in order."""
+        return (self.model.artifact, *(adapter.artifact for adapter in self.adapters))
+
+
 class ServingSpec(Record):
-    """`serving-spec/v1`: what a deployment serves. Immutable; its record ID is the hash of this body."""
+    """`serving-spec/v1`: what a deployment serves. Immutable; its record ID is the hash of this body.
+
+    The first target's fields stand in the spec itself; `others` has the rest.
+    """
 
     model: Pinned
     upstream: str
@@ -226,11 +250,27 @@ class ServingSpec(Record):
     body_capture: Literal["encrypted", "hashes", "none"] = "encrypted"
     tokenizer: str | None = None
     template: str | None = None
+    weight: int = 1
+    served_as: str | None = None
+    seller: str | None = None
+    endpoint: tuple[str, ...] = ()
+    credentials: str | None = None
+    others: tuple[Target, ...] = ()
+    attempts: int = 1  # at most, for one call of a client
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every target, in order."""
+        first = Target(
+            model=self.model, upstream=self.upstream, adapters=self.adapters, weight=self.weight,
+            served_as=self.served_as, seller=self.seller, endpoint=self.endpoint, credentials=self.credentials,
+        )  # fmt: skip
+        return (first, *self.others)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Artifact IDs of the model and its adapters, in order."""
-        return (self.model.artifact, *(adapter.artifact for adapter in self.adapters))
+        """IDs of all that may answer: models and adapters of every target, in order, each once."""
+        return tuple(dict.fromkeys(artifact for target in self.targets for artifact in target.models))
 
 
 class Loaded(Record):

@@ -14,7 +14,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -22,27 +22,16 @@ from msgspec import Meta
 
 from genealog.core.canonical import Record
 from genealog.errors import MissingError, StoreError
+from genealog.store.gateway_settings import Gateway, Issuer, Prices, Principal, Redaction, Replica, Upstream
+from genealog.store.units import Bytes, Seconds, read_unit
 
 FORMAT = 1
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
-_LONGEST = 36_525 * 86_400  # seconds: what is added to a moment has to stay in the calendar
-_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
-_SIZE = re.compile(r"(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
 Split = Literal["none", "month", "node"]
 Part = Literal["bodies", "texts", "groups"]
 _CHOICES = {"split": get_args(Split), "delete": get_args(Part)}
 _AT = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 Node = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
-
-
-class Seconds(int):
-    """A length of time in whole seconds, written as text with its unit."""
-
-
-class Bytes(int):
-    """A size in whole bytes, written as text with its unit."""
 
 
 class Store(Record):
@@ -178,6 +167,13 @@ class Config(Record):
     retention: tuple[Retention, ...] = ()
     approvals: tuple[ApprovalRule, ...] = ()
     trust: Trusted = Trusted()
+    gateway: Gateway = Gateway()
+    principals: dict[str, Principal] = {}  # noqa: RUF012
+    issuers: tuple[Issuer, ...] = ()
+    upstreams: dict[str, Upstream] = {}  # noqa: RUF012
+    prices: Prices = Prices()
+    redaction: tuple[Redaction, ...] = ()
+    replica: Replica | None = None
 
     @property
     def origin(self) -> str:
@@ -210,7 +206,7 @@ def parse_config(data: bytes, path: Path) -> Config:
     try:
         if isinstance(people := table.get("identities"), dict) and "signer" in people:
             table["signer"] = people.pop("signer")
-        config = msgspec.convert(table, Config, dec_hook=_read_special)
+        config = msgspec.convert(table, Config, dec_hook=read_unit)
     except (msgspec.ValidationError, RecursionError) as error:
         wrong = _AT.search(str(error))
         field = wrong[1].rpartition(".")[2].partition("[")[0] if wrong and "enum value" in str(error) else ""
@@ -224,28 +220,6 @@ def parse_config(data: bytes, path: Path) -> Config:
 def toml_text(text: str) -> str:
     """Spell a TOML string: as JSON does, but for surrogate pairs, which TOML refuses, and DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def parse_seconds(value: object) -> Seconds:
-    """Read a time such as "90s". Raises: ValueError, which `msgspec.convert` turns into its own."""
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError('expected a time with its unit, such as "90s", "10m", "1h" or "30d"')
-    seconds = int(found[1]) * _UNITS[found[2]]
-    if seconds > _LONGEST:
-        raise ValueError('expected a time of at most a century, "36525d"')
-    return Seconds(seconds)
-
-
-def _read_special(kind: type, value: Any) -> Any:
-    if kind is Bytes:
-        size = _SIZE.fullmatch(value) if isinstance(value, str) else None
-        if size is None:
-            raise ValueError('expected a size with its unit, such as "64KiB", "8MiB" or "100GiB"')
-        return Bytes(int(size[1]) << _SHIFTS[size[2]])
-    if kind is not Seconds:
-        raise NotImplementedError
-    return parse_seconds(value)
 
 
 def _malformed(path: Path, got: str, expected: str | None = None) -> StoreError:

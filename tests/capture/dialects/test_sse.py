@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genealog.capture.sse import events
+from genealog.capture.dialects.sse import events
 
 # The examples of WHATWG HTML §9.2.6, and what a cut leaves of a stream.
 

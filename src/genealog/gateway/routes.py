@@ -1,0 +1,97 @@
+"""Which dialect a request speaks, and where it says which deployment it wants.
+
+A route is found by method and path alone. Where the path names the deployment, everything between the fixed parts is
+its name, slashes and percent signs included: `/v1beta/models/prod/bot:generateContent`. Where it does not, the body's
+`model` does. What no route fits passes as `opaque`, if somebody says where to: the header `Genealog-Deployment`, or
+`[gateway] default`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+from urllib.parse import unquote
+
+NamedBy = Literal["json", "multipart", "path", "header"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a method and a path say of a request.
+
+    `operation` is the path as it is recorded: without the query, which may hold a key. `streams` is None where the
+    body's `stream` says it, `ends` the dialect's mark of a stream's end (`gateway.hold`).
+    """
+
+    dialect: str
+    operation: str
+    named_by: NamedBy
+    name: str | None = None  # by the path
+    streams: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    dialect: str
+    pattern: re.Pattern[str]
+    named_by: NamedBy = "path"
+    streams: bool | None = False
+
+
+def _rule(dialect: str, pattern: str, named_by: NamedBy = "path", *, streams: bool | None = False) -> _Rule:
+    return _Rule(dialect, re.compile(pattern), named_by, streams)
+
+
+_NAME = r"(?P<name>.+?)"
+_AZURE = rf"/openai/deployments/{_NAME}"
+_VERTEX = r"/v1(?:beta1)?/projects/[^/]+/locations/[^/]+"
+_POST: tuple[_Rule, ...] = (
+    _rule("openai-chat", r"(?:/openai)?/v1/chat/completions", "json", streams=None),
+    _rule("openai-completions", r"(?:/openai)?/v1/completions", "json", streams=None),
+    _rule("openai-responses", r"(?:/openai)?/v1/responses", "json", streams=None),
+    _rule("openai-embeddings", r"(?:/openai)?/v1/embeddings", "json"),
+    _rule("openai-images", r"(?:/openai)?/v1/images/generations", "json", streams=None),
+    _rule("openai-images", r"(?:/openai)?/v1/images/(?:edits|variations)", "multipart", streams=None),
+    _rule("openai-audio", r"(?:/openai)?/v1/audio/speech", "json", streams=None),
+    _rule("openai-audio", r"(?:/openai)?/v1/audio/(?:transcriptions|translations)", "multipart", streams=None),
+    _rule("openai-chat", rf"{_AZURE}/chat/completions", streams=None),
+    _rule("openai-completions", rf"{_AZURE}/completions", streams=None),
+    _rule("openai-embeddings", rf"{_AZURE}/embeddings"),
+    _rule("openai-images", rf"{_AZURE}/images/(?:generations|edits|variations)", streams=None),
+    _rule("openai-audio", rf"{_AZURE}/audio/(?:speech|transcriptions|translations)", streams=None),
+    _rule("anthropic-messages", r"/v1/messages", "json", streams=None),
+    _rule("google-generate", rf"/v1(?:beta|alpha)?/(?:models|tunedModels)/{_NAME}:generateContent"),
+    _rule("google-generate", rf"/v1(?:beta|alpha)?/(?:models|tunedModels)/{_NAME}:streamGenerateContent", streams=True),
+    _rule("google-embed", rf"/v1(?:beta|alpha)?/models/{_NAME}:(?:embedContent|batchEmbedContents)"),
+    _rule("google-generate", rf"{_VERTEX}/publishers/google/models/{_NAME}:generateContent"),
+    _rule("google-generate", rf"{_VERTEX}/publishers/google/models/{_NAME}:streamGenerateContent", streams=True),
+    _rule("google-embed", rf"{_VERTEX}/publishers/google/models/{_NAME}:(?:embedContent|predict)"),
+    _rule("anthropic-messages", rf"{_VERTEX}/publishers/anthropic/models/{_NAME}:rawPredict", streams=None),
+    _rule("anthropic-messages", rf"{_VERTEX}/publishers/anthropic/models/{_NAME}:streamRawPredict", streams=True),
+    _rule("kserve-http", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/infer"),
+    _rule("triton-generate", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/generate"),
+    _rule("triton-generate", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/generate_stream", streams=True),
+    _rule("ollama", r"/api/(?:chat|generate)", "json", streams=None),
+    _rule("ollama", r"/api/(?:embed|embeddings)", "json"),
+    _rule("bedrock", rf"/model/{_NAME}/(?:converse|invoke)"),
+    _rule("bedrock", rf"/model/{_NAME}/(?:converse-stream|invoke-with-response-stream)", streams=True),
+)
+_DEFAULT_STREAMS = frozenset(("/api/chat", "/api/generate"))  # where a body that says nothing asks for a stream
+
+
+@lru_cache(maxsize=4096)
+def route(method: str, path: str) -> Route:
+    """Return what a request is by its method and its path (without query, as it came)."""
+    if method == "POST":
+        for rule in _POST:
+            if (found := rule.pattern.fullmatch(path)) is not None:
+                name = unquote(found["name"]) if rule.named_by == "path" else None
+                return Route(rule.dialect, path, rule.named_by, name, rule.streams)
+    return Route("opaque", path, "header")
+
+
+def streams_by_default(path: str) -> bool:
+    """Say whether a request whose body does not speak of `stream` asks for one."""
+    return path in _DEFAULT_STREAMS
