@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from genealog.capture.dialects import reader
-from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, CallLeaf, seal_call
+from genealog.capture.dialects import read_intent, read_outcome
+from genealog.core.call import NO_RESPONSE_FACTS, CallLeaf, seal_call
 from genealog.core.canonical import decode, encode
 from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
@@ -326,17 +326,8 @@ def seal_frames(
 
     encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither.
     """
-    asked, answered = NO_REQUEST_FACTS, NO_RESPONSE_FACTS
-    if (dialect := reader(intent.dialect)) is not None:
-        asked = dialect.read_request(intent.request, operation=intent.operation, content_type=intent.content_type)
-        if outcome is not None:
-            answered = dialect.read_response(
-                outcome.response,
-                operation=intent.operation,
-                status=outcome.status,
-                content_type=outcome.content_type,
-                content_encoding=outcome.content_encoding,
-            )
+    asked = read_intent(intent)
+    answered = read_outcome(intent, outcome) if outcome is not None else NO_RESPONSE_FACTS
     sealed = seal_call(
         intent,
         outcome,

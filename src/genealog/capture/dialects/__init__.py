@@ -7,19 +7,26 @@ docs/reference/dialects.md. Nothing here fails: the call has happened, and what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, RequestFacts, ResponseFacts
+from genealog.core.frames import Intent, Outcome
 
 MODULES = {
     "openai-chat": "openai_chat",
 }
+_BY_HEADERS = frozenset(("kserve-http",))  # whose readers take `headers` too: those on record, names in lower case
 
 
 class Reader(Protocol):
-    """A dialect. `operation` is the path that was asked for. A body may be cut anywhere, and be of any size."""
+    """A dialect. `operation` is the path that was asked for. A body may be cut anywhere, and be of any size.
+
+    A dialect in `_BY_HEADERS` needs a header to know where a body's parts begin; its functions take one more argument,
+    `headers: Mapping[str, str]`.
+    """
 
     def read_request(self, body: bytes, *, operation: str, content_type: str | None) -> RequestFacts:
         """Say what a request asks."""
@@ -41,3 +48,35 @@ def reader(dialect: str) -> Reader | None:
     """Return the reader of a dialect; None for `opaque`, and for one that another version knows."""
     module = MODULES.get(dialect)
     return cast("Reader", import_module(f"{__name__}.{module}")) if module else None
+
+
+def read_intent(intent: Intent) -> RequestFacts:
+    """Say what the request of a call asks, as its dialect reads it."""
+    dialect = reader(intent.dialect)
+    if dialect is None:
+        return NO_REQUEST_FACTS
+    return dialect.read_request(
+        intent.request,
+        operation=intent.operation,
+        content_type=intent.content_type,
+        **_more(intent.dialect, intent.headers),
+    )
+
+
+def read_outcome(intent: Intent, outcome: Outcome) -> ResponseFacts:
+    """Say what the response of a call says, as its dialect reads it."""
+    dialect = reader(intent.dialect)
+    if dialect is None:
+        return NO_RESPONSE_FACTS
+    return dialect.read_response(
+        outcome.response,
+        operation=intent.operation,
+        status=outcome.status,
+        content_type=outcome.content_type,
+        content_encoding=outcome.content_encoding,
+        **_more(intent.dialect, outcome.headers),
+    )
+
+
+def _more(dialect: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    return {"headers": headers} if dialect in _BY_HEADERS else {}
