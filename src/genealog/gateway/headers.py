@@ -74,6 +74,11 @@ def kept(headers: Headers) -> Kept:
     return tuple([pair for pair in headers if pair[0] in _KEPT])
 
 
+def claims(headers: Headers) -> Kept:
+    """Return what `who` reads, and nothing else: equal for calls of one client, so a key."""
+    return tuple([pair for pair in headers if pair[0] in _WHO])
+
+
 def on_record(headers: Kept) -> dict[str, str]:
     """Return the request headers that are recorded, cut to 256 characters."""
     return {name.decode(): _text(value[:_LONGEST]) for name, value in headers if name in _RECORDED}

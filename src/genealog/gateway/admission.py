@@ -1,0 +1,122 @@
+"""Who calls, and whether they may: the one place where the plane asks, and where it says what was used.
+
+    authenticate(request)          at the end of a request's head, before any byte of its body is read
+    admit(who, deployment)         once the name is known, before anything goes upstream; `settle` ends what it began
+    charge(who, used)              once for each attempt that went upstream, after its outcome is on record
+
+None of them may wait: they run between two bytes of somebody else's call. `Claimed` believes the `Genealog-…` headers,
+which is right where only a proxy that authenticates reaches the gateway; `gateway.principals` knows better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from genealog.errors import GenealogError
+from genealog.gateway import headers as rules
+
+
+class Head(Protocol):
+    """What is known of a request before its body: the fields of `http1.Request` that speak of its sender."""
+
+    @property
+    def method(self) -> str:
+        """As sent."""
+
+    @property
+    def path(self) -> str:
+        """Before the question mark, as sent."""
+
+    @property
+    def query(self) -> bytes:
+        """Behind it."""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Names in lower case."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
+
+    @property
+    def certificate(self) -> Any:
+        """`http1.PeerCertificate` of a client in mTLS, else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Somebody who calls. `facts` goes on record as it is: principal, department, project, tenant, subject, how, key.
+
+    `withheld` names the headers (lower case) that held the gateway's own credentials: they never go upstream. `key` is
+    whatever admission knows the caller by; the plane only hands it back.
+    """
+
+    facts: Mapping[str, str]
+    withheld: frozenset[bytes] = frozenset()
+    key: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What one attempt was: its bodies as far as they are held, in the order in which they came."""
+
+    call: str
+    deployment: str
+    dialect: str
+    operation: str
+    status: int | None
+    content_type: str | None
+    content_encoding: str | None
+    response: Sequence[bytes]  # the last pieces of it where it was too big to hold
+    seller: str | None = None
+    models: tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Admission(Protocol):
+    """What the plane asks of whoever knows principals."""
+
+    def authenticate(self, request: Head) -> Who | GenealogError:
+        """Say who calls, or why they may not: PolicyDenied, with `http_status` 401 or 403 by `gateway.refusal`."""
+
+    def admit(self, who: Who, deployment: str) -> GenealogError | None:
+        """Say why this call must not be made now, or begin it; where it was begun, `settle` is called once."""
+
+    def settle(self, who: Who, deployment: str) -> None:
+        """The call that `admit` let in has ended, however it did."""
+
+    def charge(self, who: Who, used: Used) -> None:
+        """Take an attempt into account."""
+
+
+class Claimed:
+    """Believes what the headers claim, and limits nothing."""
+
+    def __init__(self) -> None:
+        self._known: dict[rules.Kept, Who] = {}
+
+    def authenticate(self, request: Head) -> Who | GenealogError:
+        """Read the `Genealog-…` headers."""
+        kept = rules.claims(request.headers)
+        known = self._known.get(kept)
+        if known is None:
+            facts = rules.who(kept)
+            if facts:
+                facts["how"] = "claimed"
+            if len(self._known) > 1_024:
+                self._known.clear()
+            known = self._known[kept] = Who(facts)
+        return known
+
+    def admit(self, _who: Who, _deployment: str) -> GenealogError | None:
+        """Let everybody in."""
+        return None
+
+    def settle(self, _who: Who, _deployment: str) -> None:
+        """Nothing was begun."""
+
+    def charge(self, _who: Who, _used: Used) -> None:
+        """Nothing is counted."""
