@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from genealog.errors import UsageError
 
 ASSURANCE = ("A0", "A1", "A2", "A3", "A4")
-DURABILITY = ("D1", "D2")
+DURABILITY = ("D1", "D1+", "D2", "D3")
 
 
 def check_name(name: str) -> None:
