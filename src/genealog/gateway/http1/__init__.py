@@ -1,0 +1,20 @@
+"""HTTP/1.1 on bare asyncio protocols, both sides: for a gateway whose calls cost microseconds.
+
+    client ── server.Server ── Application: (Request, Reply) → Handler
+    Pool.take or Pool.open → Connection.ask(head, body, sink) ── upstream
+
+`head` holds the values and the rules. Nothing here knows what Genealog is, but for its errors.
+"""
+
+from genealog.gateway.http1.head import (
+    Headers,
+    Limits,
+    Origin,
+    PeerCertificate,
+    RefusedError,
+    Request,
+    Response,
+    write_request,
+)  # fmt: skip
+
+__all__ = ["Headers", "Limits", "Origin", "PeerCertificate", "RefusedError", "Request", "Response", "write_request"]
