@@ -39,7 +39,7 @@ Hop = tuple[int, str, str, str, str | None, Item | None]  # depth, role, what, s
 STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "contradicted"]  # from strong to weak
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
-    "claimed": "not-measured outside-origin run-failed run-open",
+    "claimed": "not-measured version-drifted outside-origin run-failed run-open",
     "unchecked": "attestation-unchecked engine-sealed key-compromise-unclear no-trust-policy output-not-included"
                  " request-sealed response-sealed signature-unsupported unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen events-not-in-bundle no-lineage"
@@ -212,7 +212,7 @@ MAKING = ("execution-end", "execution-events")  # statements of what went in and
 
 SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each kind is about, as its body tells
     "artifact": lambda body: [body["weights"]["id"]] if "weights" in body else [],  # after its own ID: `parse_entry`
-    "finding": lambda said: [said["execution"], said["artifact"]],
+    "finding": lambda said: [said["execution"], said["artifact"]], "drift": lambda said: [said["version"]],
     "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
     "key": lambda body: ["sha256:" + body["keyid"]],
     "ref": lambda said: [said["to"]], "signature": lambda said: [said["artifact"]], "approval": lambda a: [a["spec"]],
@@ -417,8 +417,7 @@ class Walk:
 
     def call(self, item: Item, call: Json) -> None:
         """Open the groups, compare the answer and the prompt with them, and go on to what answered."""
-        groups: dict[str, Json] = {}
-        problem: str | None = None
+        groups, problem = dict[str, Json](), ""
         for name, (salt, body) in sorted(self.evidence["groups"].items()):
             problem = self.open_group(call, name, salt, body, groups) or problem
         self.add(0, "output", call["finish"], "proven", None, fault(self.check_output, call, groups.get("response")))
@@ -428,10 +427,11 @@ class Walk:
             return
         spec = self.first("serving-spec", call.get("spec"))
         if not spec:
-            gap = "spec-not-in-bundle" if "spec" in call else "spec-not-recorded"
-            self.add(2, "serving spec", call.get("spec", "none"), "stated", None, gap)
+            self.add(2, "serving spec", call.get("spec", "none"), "stated", None,
+                     "spec-not-in-bundle" if "spec" in call else "spec-not-recorded")
             return
-        pins = [spec.body["model"], *spec.body.get("adapters", [])]
+        targets = [[each["model"], *each.get("adapters", [])] for each in (spec.body, *spec.body.get("others", []))]
+        pins = next((pins for pins in targets if [p["artifact"] for p in pins] == call.get("models", [])), targets[0])
         self.pins = {pin["artifact"]: pin for pin in pins}
         others = [pin["artifact"] for pin in pins] != call.get("models", [])
         self.add(2, "serving spec", spec.name, "stated", spec, others and "models-not-spec")
@@ -459,9 +459,10 @@ class Walk:
 
     def check_engine(self, call: Json, groups: dict[str, Json], pins: list[Json], load: Any) -> None:
         """Check the engine's signature over this very exchange, and that it loaded what the serving spec pins."""
-        need(call["assurance"] >= "A3", "not-measured")
+        engine, models = groups.get("engine", {}), call.get("models", [])
+        same = engine.get("version") in (None, *models)
+        need(call["assurance"] >= "A3", "not-measured" if same else "version-drifted")
         need("engine" in groups, "engine-sealed")
-        engine = groups["engine"]
         need({"load", "envelope"} <= engine.keys(), "assurance-unfounded")
         need(load, "load-not-in-bundle")
         need(load.key, load.code)
@@ -476,9 +477,8 @@ class Walk:
         revoked = self.keys.get(("revoke", self.registry, keyid))
         ended = min(revoked.body["at"], getattr(revoked, "since", "~")) if revoked else "~"
         need(ended > call["called_at"], "engine-key-revoked")
-        loaded = load.body["loaded"]
-        need([part["artifact"] for part in loaded] == call.get("models", []), "load-not-spec")
-        for pin, part in zip(pins, loaded, strict=False):
+        need([part["artifact"] for part in load.body["loaded"]] == models, "load-not-spec")
+        for pin, part in zip(pins, load.body["loaded"], strict=False):
             need(pin.get("weights") in (None, part["weights"]), "load-not-spec")
         need(call["assurance"] == "A3", "attestation-unchecked")
 

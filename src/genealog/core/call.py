@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,8 +22,8 @@ from msgspec import Meta, convert
 
 from genealog.core.canonical import MAX_INTEGER, Record, encode, timestamp
 from genealog.core.frames import SALT, Assurance, Capture, Durability, Finish, Intent, Outcome
-from genealog.core.ids import seal, sha256_hex
-from genealog.core.records import EngineReport
+from genealog.core.ids import record_id, seal, sha256_hex
+from genealog.core.records import EngineReport, ExternalModel
 
 GROUPS = ("engine", "request", "response", "retrieval", "usage", "who")
 _CALL_LOG = re.compile(r"calls(?:-[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)?(?:_[1-9][0-9]{0,5})?")
@@ -194,6 +194,9 @@ class UsageGroup(Record):
     source: Literal["provider", "partial", "engine"] | None = None
 
 
+Pricing = Callable[[Intent, Outcome | None, str | None, UsageGroup], UsageGroup]
+
+
 class EngineGroup(Record):
     """What is known of the engine. `bound` is the assurance at dispatch; the final level stands in the leaf."""
 
@@ -277,18 +280,25 @@ def seal_call(
     asked: RequestFacts,
     answered: ResponseFacts,
     report: EngineReport | None,
+    price: Pricing | None = None,
 ) -> SealedCall:
     """Join what is known of a call into its leaf and groups. Without an outcome the call ends as `unknown`.
+
+    `price` fills the cost into its usage (`core.pricing`), for the model that was reported, else asked for.
 
     The same arguments give the same bytes: a call that is sealed twice because of a crash is the same call.
     """
     texts = intent.capture != "none"
+    usage = _usage(outcome, answered, report)
+    if price is not None:
+        named = asked.parameters.get("model")
+        usage = price(intent, outcome, answered.model or (named if isinstance(named, str) else None), usage)
     groups = {
         "engine": _engine(intent, outcome, answered, report),
         "request": _request(intent, asked, report, texts=texts),
         "response": _response(outcome, answered, report, texts=texts) if outcome else ResponseGroup(),
         "retrieval": RetrievalGroup(),
-        "usage": _usage(outcome, answered, report),
+        "usage": usage,
         "who": convert({name: value for name, value in intent.who.items() if name != "subject"}, WhoGroup),
     }
     opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], encode(groups[name])) for at, name in enumerate(GROUPS)}
@@ -366,6 +376,14 @@ def _usage(outcome: Outcome | None, answered: ResponseFacts, report: EngineRepor
     return UsageGroup()
 
 
+def _reported(intent: Intent, answered: ResponseFacts) -> str | None:
+    """Return the external model that an answer says it is from, where an external one was asked."""
+    external = bool(intent.models) and intent.models[0].startswith("glr1:")
+    if not external or intent.seller is None or answered.model is None:
+        return None
+    return record_id(ExternalModel(vendor=intent.seller, model=answered.model, fingerprint=answered.fingerprint))
+
+
 def _engine(
     intent: Intent, outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None
 ) -> EngineGroup:
@@ -381,5 +399,6 @@ def _engine(
         report=sha256_hex(evidence.report) if evidence else None,
         seller=intent.seller,
         target=intent.target or None,
+        version=_reported(intent, answered),
         signature=sha256_hex(evidence.signature) if evidence else None,
     )

@@ -262,21 +262,28 @@ class _Walk:
         if spec is None:
             self.add(2, "serving spec", "serving spec", (State.MISSING, "spec-not-in-bundle"), id=identifier)
             return
-        same = spec.models == call.models
-        verdict: Verdict = (State.STATED, None) if same else (State.CONTRADICTED, "models-not-spec")
+        answered = next((target for target in spec.targets if target.models == call.models), None)
+        verdict: Verdict = (State.STATED, None) if answered else (State.CONTRADICTED, "models-not-spec")
+        target = answered or spec.targets[0]
         self.add(
             2, "serving spec", _name(item), verdict, item, id=identifier, detail=f"at least {spec.minimum_assurance}"
         )
-        self._load(call, spec, groups)
-        self.pins = {pinned.artifact: pinned for pinned in (spec.model, *spec.adapters)}
-        for number, pinned in enumerate((spec.model, *spec.adapters)):  # the stack turns it round: the model comes last
+        self._load(call, target, groups)
+        self.pins = {pinned.artifact: pinned for pinned in (target.model, *target.adapters)}
+        for number, pinned in enumerate(
+            (target.model, *target.adapters)
+        ):  # the stack turns it round: the model comes last
             self.todo.append(partial(self._artifact, 4, "adapter" if number else "model", pinned.artifact))
 
-    def _load(self, call: CallLeaf, spec: records.ServingSpec, groups: Groups) -> None:
+    def _load(self, call: CallLeaf, target: records.Target, groups: Groups) -> None:
         engine = groups.engine
         if call.assurance < "A3":
+            drifted = engine is not None and engine.version not in (None, *call.models)
+            verdict: Verdict = State.CLAIMED, "version-drifted" if drifted else "not-measured"
             detail = "nobody measured the weights that answered"
-            self.add(3, "load", f"assurance {call.assurance}", (State.CLAIMED, "not-measured"), detail=detail)
+            if engine is not None and engine.model is not None:
+                detail += f"; the upstream calls itself {engine.model}, {engine.fingerprint or 'without a fingerprint'}"
+            self.add(3, "load", f"assurance {call.assurance}", verdict, detail=detail)
         elif engine is None:
             self.add(3, "load", "engine", (State.UNCHECKED, "engine-sealed"), detail="the engine group is sealed here")
         elif engine.load is None or engine.envelope is None:
@@ -287,10 +294,10 @@ class _Walk:
             if item is None or load is None:
                 self.add(3, "load", "engine", (State.MISSING, "load-not-in-bundle"), id=engine.load)
                 return
-            verdict: Verdict = item.state, item.code
+            verdict = item.state, item.code
             if item.key is not None:
                 revoked = self.exhibits.revocations.get((self.registry, item.key.keyid))
-                verdict = judge_engine(call, groups, item.leaf, load, spec, item.key, revoked)
+                verdict = judge_engine(call, groups, item.leaf, load, target, item.key, revoked)
             detail = f"hashed what it loaded at {load.loaded_at}" + ("" if verdict[1] else ", and signed this answer")
             self.add(3, "load", load.engine, verdict, item, id=item.leaf, detail=detail)
 

@@ -94,7 +94,7 @@ def judge_prompt(request: RequestGroup | None, body: bytes) -> Verdict:
 
 
 def judge_engine(
-    call: CallLeaf, groups: Groups, leaf: str, load: records.Load, spec: records.ServingSpec,
+    call: CallLeaf, groups: Groups, leaf: str, load: records.Load, target: records.Target,
     key: records.Key, revoked: records.Key | None,
 ) -> Verdict:  # fmt: skip
     """Check the signature of `key` over this exchange under the load statement `leaf`, and what was loaded.
@@ -118,7 +118,7 @@ def judge_engine(
         return State.CONTRADICTED, "engine-signature-mismatch"
     if late:
         return State.CONTRADICTED, "engine-key-revoked"
-    pairs = zip((spec.model, *spec.adapters), load.loaded, strict=False)
+    pairs = zip((target.model, *target.adapters), load.loaded, strict=False)
     if load.models != call.models or any(pin.weights not in (None, loaded.weights) for pin, loaded in pairs):
         return State.CONTRADICTED, "load-not-spec"
     return (State.UNCHECKED, "attestation-unchecked") if call.assurance > "A3" else (State.STATED, None)

@@ -183,6 +183,33 @@ class Incident(Record):
     until: str | None = None
 
 
+class ExternalModel(Record, tag_field="kind", tag="external-model"):
+    """A model that its vendor serves and nobody else has: all that is known of it is what the vendor says.
+
+    The body of an artifact without files; its ID is the hash of this. A model that somebody registered says what is
+    expected; one that an answer reported says what came, and is a version of its own.
+    """
+
+    vendor: str
+    model: str
+    snapshot: str | None = None
+    fingerprint: str | None = None
+    region: str | None = None
+
+
+class Drift(Record):
+    """`drift/v1`: a target of a deployment answers as another version than before, by what its answers report."""
+
+    version: str  # ID of the external model that it says it is
+    body: ExternalModel
+    deployment: str
+    spec: str
+    call: str  # the first that showed it
+    at: str
+    target: int = 0
+    previous: str | None = None  # what it said before; None: nobody had looked
+
+
 class Context(Record):
     """`context/v1`: a group (project, department, experiment, tenant, session, incident case)."""
 
@@ -442,6 +469,7 @@ PREDICATES: dict[str, type[Record]] = {
     "urn:genealog:signature:v1": Signature,
     "urn:genealog:approval:v1": Approval,
     "urn:genealog:incident:v1": Incident,
+    "urn:genealog:drift:v1": Drift,
     "urn:genealog:context:v1": Context,
     "urn:genealog:ref:v1": Ref,
     "urn:genealog:serving-spec:v1": ServingSpec,

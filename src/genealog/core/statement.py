@@ -24,6 +24,17 @@ from genealog.errors import MalformedError, VerificationError
 STATEMENT = "https://in-toto.io/Statement/v1"
 _ARTIFACT = ("glf1", "glr1")
 _WEIGHTS = ("glw1",)
+_RECORD = ("glr1",)
+_ABOUT: dict[type[Record], str] = {  # the field that names what a statement is about
+    records.Signature: "artifact", records.Approval: "spec", records.Ref: "to", records.Drift: "version",
+}  # fmt: skip
+_FIELDS: dict[type[Record], tuple[tuple[str, tuple[str, ...]], ...]] = {  # fields that hold one ID, and its kinds
+    records.Execution: (("code", _ARTIFACT), ("environment", _ARTIFACT)),
+    records.Finding: (("execution", _RECORD), ("artifact", _ARTIFACT)),
+    records.Signature: (("artifact", _ARTIFACT),),
+    records.Approval: (("spec", _RECORD),),
+    records.Drift: (("version", _RECORD), ("spec", _RECORD), ("previous", _RECORD)),
+}
 
 
 class Subject(Record):
@@ -62,19 +73,13 @@ def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[S
             return (Subject(name=name, digest=digest),)
         case records.Execution() | records.ServingSpec() | records.Context():
             return (Subject(name=name, digest=digest_set(record_id(body))),)
-        case records.ExecutionEnd():
-            return (Subject(name=name, digest=digest_set(body.execution)), *_came_out(body.events))
-        case records.ExecutionEvents():
+        case records.ExecutionEnd() | records.ExecutionEvents():
             return (Subject(name=name, digest=digest_set(body.execution)), *_came_out(body.events))
         case records.Finding():
             digest = digest_set(body.execution)
             return (Subject(name=name, digest=digest), Subject(name=body.role, digest=digest_set(body.artifact)))
-        case records.Signature():
-            return (Subject(name=name, digest=digest_set(body.artifact)),)
-        case records.Approval():
-            return (Subject(name=name, digest=digest_set(body.spec)),)
-        case records.Ref():
-            return (Subject(name=name, digest=digest_set(body.to)),)
+        case records.Signature() | records.Approval() | records.Ref() | records.Drift():
+            return (Subject(name=name, digest=digest_set(getattr(body, _ABOUT[type(body)]))),)
         case records.Load():
             return tuple(
                 Subject(name=i.role, digest=digest_set(i.artifact) | digest_set(i.weights)) for i in body.loaded
@@ -172,32 +177,28 @@ def _check_body(body: Record, artifact: str | None) -> None:
             raise MalformedError("key-mismatch", "a key ID is the SHA-256 of its public key", got=body.keyid)
         case records.Key(since=str() as since):
             parse_timestamp(since)
+        case records.Drift() if body.version != record_id(body.body):
+            raise MalformedError("subject-mismatch", "an external model's ID is the hash of its body", got=body.version)
 
 
 def _ids(body: Record) -> Iterator[tuple[str | None, tuple[str, ...]]]:
     """Yield every ID in a body, and the kinds that it may have there."""
+    yield from ((getattr(body, name), kinds) for name, kinds in _FIELDS.get(type(body), ()))
     match body:
         case records.Artifact():
             yield body.weights.id if body.weights else None, _WEIGHTS
             yield body.records.root if body.records else None, ("gld1",)
-        case records.Execution():
-            yield from ((body.code, _ARTIFACT), (body.environment, _ARTIFACT))
         case records.ExecutionEnd() | records.ExecutionEvents():
-            yield body.execution, ("glr1",)
+            yield body.execution, _RECORD
             for event in body.events:
                 yield from ((event.artifact, _ARTIFACT), (event.weights, _WEIGHTS))
-        case records.Finding():
-            yield from ((body.execution, ("glr1",)), (body.artifact, _ARTIFACT))
-        case records.Signature():
-            yield body.artifact, _ARTIFACT
-        case records.Approval():
-            yield body.spec, ("glr1",)
         case records.Incident():
-            yield from ((spec, ("glr1",)) for spec in body.specs)
+            yield from ((spec, _RECORD) for spec in body.specs)
             yield from ((artifact, _ARTIFACT) for artifact in body.artifacts)
         case records.ServingSpec():
-            for pinned in (body.model, *body.adapters):
-                yield from ((pinned.artifact, _ARTIFACT), (pinned.weights, _WEIGHTS))
+            for target in body.targets:
+                for pinned in (target.model, *target.adapters):
+                    yield from ((pinned.artifact, _ARTIFACT), (pinned.weights, _WEIGHTS))
         case records.Load():
             for item in body.loaded:
                 yield from ((item.artifact, _ARTIFACT), (item.weights, _WEIGHTS))
