@@ -26,6 +26,7 @@ from genealog.core.standing import COMPROMISED
 from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.kept_heads import check_anchors, check_cosigned
+from genealog.price_list import PriceList
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import schema
 from genealog.store.call_logs import name_of
@@ -36,7 +37,7 @@ from genealog.store.spool_reader import SpoolReader
 from genealog.store.vault.erase import Eraser
 from genealog.tombstones import check_tombstones
 
-REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in ("call", "progress"))
+REGISTRY_TABLES = tuple(name for name in schema.metadata.tables if name not in schema.OF_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class Ledger:
 
     def sequencer(self) -> Sequencer:
         """Return a sequencer over the spools and call logs of this store."""
-        return Sequencer(self.home.spool_dir, self.home.calls, self.home.vault)
+        tables = PriceList(self.home, lambda: self.index(REGISTRY))
+        return Sequencer(self.home.spool_dir, self.home.calls, self.home.vault, tables.now)
 
     def state_losses(self) -> int:
         """State in the registry log what the spools lost and it does not say yet; return how many there were.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from genealog.capture.dialects import read_intent, read_outcome
-from genealog.core.call import NO_RESPONSE_FACTS, CallLeaf, seal_call
+from genealog.core.call import NO_RESPONSE_FACTS, CallLeaf, Pricing, seal_call
 from genealog.core.canonical import decode, encode
 from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
@@ -65,8 +65,10 @@ class Target(Protocol):
 class Sequencer:
     """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was."""
 
-    def __init__(self, spool_dir: Path, log: Target, vault: Vault) -> None:
+    def __init__(self, spool_dir: Path, log: Target, vault: Vault, prices: Callable[[], Pricing] | None = None) -> None:
         self._reader = SpoolReader(spool_dir)
+        self._prices = prices
+        self._price: Pricing | None = None
         self._log = log
         self._vault = vault
         self._boots: dict[str, _Boot] = {}
@@ -81,6 +83,7 @@ class Sequencer:
         gaps: list[Gap] = []
         try:
             ends = self._ends()
+            self._price = self._prices() if self._prices and ends else None  # all tables that a call up to there saw
             more = bool(ends)
             while more:
                 batch, more = self._step(ends)
@@ -135,6 +138,7 @@ class Sequencer:
         boot = self._boots.get(emitter)
         if boot is None or boot.name != names[0] or boot.mark != mark:  # new, or another process was here meanwhile
             boot = self._boots[emitter] = _Boot(self._reader, emitter, names[0], mark)
+        boot.price = self._price
         boot.read(end, batch, over=not live or len(names) > 1)
 
     def _check_successor(self, emitter: str, mark: Mark, names: list[str], batch: _Batch, *, live: bool) -> None:
@@ -180,6 +184,7 @@ class _Boot:
         self.name = name
         self.mark = mark
         self.done = False
+        self.price: Pricing | None = None
         self._reader = reader
         self._emitter = emitter
         self._high_water = mark.high_water if mark is not None and mark.boot == name else 0
@@ -254,6 +259,7 @@ class _Boot:
             emitter=self._emitter,
             boot=self.name,
             prev=self._leaf if self._leaf != NO_LEAF else None,
+            price=self.price,
         )
         self._leaf = leaf_hash(entry)
         batch.entries.append(entry)
@@ -317,57 +323,6 @@ class _Boot:
             call=call,
         )
         batch.note(self._reader, gap)
-
-
-def seal_frames(
-    intent: Intent, outcome: Outcome | None, *, emitter: str, boot: str, prev: bytes | None
-) -> tuple[bytes, VaultCall]:
-    """Return the log entry of a call, and what the vault keeps of it as its capture mode says.
-
-    encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither.
-    """
-    asked = read_intent(intent)
-    answered = read_outcome(intent, outcome) if outcome is not None else NO_RESPONSE_FACTS
-    sealed = seal_call(
-        intent,
-        outcome,
-        emitter=emitter,
-        boot=boot,
-        prev=prev,
-        asked=asked,
-        answered=answered,
-        report=_report(outcome),
-    )
-    bodies = {"request": intent.request}
-    texts: list[tuple[Which, bytes]] = [("request", text.encode()) for text in asked.last_texts]
-    if outcome is not None:
-        bodies["response"] = outcome.response
-        texts += [("response", text.encode()) for text in answered.texts]
-        texts += [("response", outcome.response)] if outcome.response else []
-        if outcome.engine is not None:
-            bodies["report"] = outcome.engine.report
-    return encode(sealed.leaf), VaultCall(
-        call=intent.call,
-        source=f"{emitter}/{boot}/{intent.seq}",
-        tenant=intent.who.get("tenant", ""),
-        groups=sealed.groups,
-        bodies=bodies if intent.capture == "encrypted" else {},
-        texts=tuple(texts) if intent.capture != "none" else (),
-        subject=intent.who.get("subject") or asked.subject,
-        ended_at=sealed.leaf.ended_at or sealed.leaf.called_at,
-    )
-
-
-def _report(outcome: Outcome | None) -> EngineReport | None:
-    """Return the engine's report where it is one. Its bytes are sealed by digest in any case."""
-    if outcome is None or outcome.engine is None:
-        return None
-    try:
-        report = decode(outcome.engine.report, EngineReport)
-    except MalformedError:
-        return None
-    whole = report.prompt_tokens >= 0 and all(0 <= token < 2**32 for token in report.tokens)
-    return report if whole else None
 
 
 def check_sealed(

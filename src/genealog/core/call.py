@@ -83,10 +83,10 @@ class Digest(Record):
 
 
 class Prefix(Record):
-    """The first `size` bytes of a body."""
+    """The first `size` bytes of a body; no digest where the body is not kept, and nobody digested that far."""
 
-    sha256: Hex
     size: Count
+    sha256: Hex | None = None
 
 
 class Part(Record):
@@ -138,7 +138,7 @@ class RequestGroup(Record):
 
 
 class ResponseGroup(Record):
-    """What came back. Empty for a call whose end nobody saw.
+    """What came back. Of a call whose end nobody saw no more than `size` and `wire` of what came before, if it did.
 
     `wire` is over the body as it came, content encoding untouched; `content` over the canonical message, so that stream
     and non-stream agree; `text` over each text part. `delivered` stands here when the client got less than all.
@@ -281,8 +281,10 @@ def seal_call(
     answered: ResponseFacts,
     report: EngineReport | None,
     price: Pricing | None = None,
+    seen: bytes = b"",
 ) -> SealedCall:
-    """Join what is known of a call into its leaf and groups. Without an outcome the call ends as `unknown`.
+    """Join what is known of a call into its leaf and groups. Without an outcome the call ends as `unknown`, and `seen`
+    is what came from upstream until then. A body stands in its frame as a whole, or the outcome says what it was.
 
     `price` fills the cost into its usage (`core.pricing`), for the model that was reported, else asked for.
 
@@ -295,8 +297,8 @@ def seal_call(
         usage = price(intent, outcome, answered.model or (named if isinstance(named, str) else None), usage)
     groups = {
         "engine": _engine(intent, outcome, answered, report),
-        "request": _request(intent, asked, report, texts=texts),
-        "response": _response(outcome, answered, report, texts=texts) if outcome else ResponseGroup(),
+        "request": _request(intent, outcome, asked, report, texts=texts),
+        "response": _response(outcome, answered, report, texts=texts) if outcome else _broken_off(seen),
         "retrieval": RetrievalGroup(),
         "usage": usage,
         "who": convert({name: value for name, value in intent.who.items() if name != "subject"}, WhoGroup),
@@ -320,16 +322,19 @@ def seal_call(
     return SealedCall(leaf, opened)
 
 
-def _request(intent: Intent, asked: RequestFacts, report: EngineReport | None, *, texts: bool) -> RequestGroup:
+def _request(
+    intent: Intent, outcome: Outcome | None, asked: RequestFacts, report: EngineReport | None, *, texts: bool
+) -> RequestGroup:
     parameters = asked.parameters
+    whole = outcome.request if outcome else None
     if not texts:  # a parameter behind a digest may be text, and a digest of a short text can be guessed
         parameters = {name: value for name, value in parameters.items() if not isinstance(value, Digest)}
     return RequestGroup(
         deployment=intent.deployment,
         dialect=intent.dialect,
         operation=intent.operation,
-        size=len(intent.request),
-        wire=sha256_hex(intent.request),
+        size=whole.size if whole else len(intent.request),
+        wire=whole.sha256 if whole else sha256_hex(intent.request),
         capture=intent.capture,
         headers=intent.headers,
         malformed=asked.malformed,
@@ -344,27 +349,32 @@ def _request(intent: Intent, asked: RequestFacts, report: EngineReport | None, *
 
 
 def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | None, *, texts: bool) -> ResponseGroup:
-    body = outcome.response
-    cut = outcome.delivered < len(body)
+    body, whole, delivered = outcome.response, outcome.whole, outcome.delivered
+    size = whole.size if whole else len(body)
+    digest = sha256_hex(body[:delivered]) if delivered <= len(body) else None
     tokens = struct.pack(f"<{len(report.tokens)}I", *report.tokens) if report and texts else None
     return ResponseGroup(
         content=sha256_hex(answered.content) if answered.content is not None and texts else None,
         content_encoding=outcome.content_encoding,
         content_type=outcome.content_type,
-        delivered=Prefix(sha256=sha256_hex(body[: outcome.delivered]), size=outcome.delivered) if cut else None,
+        delivered=Prefix(sha256=digest, size=delivered) if delivered < size else None,
         error=outcome.error or answered.error,
         finish_reason=answered.finish_reason,
         first_byte_at=timestamp(outcome.first_byte_at) if outcome.first_byte_at else None,
         headers=outcome.headers,
         malformed=answered.malformed,
         parts=answered.parts if texts else (),
-        size=len(body),
+        size=size,
         status=outcome.status,
         text=tuple(sha256_hex(text.encode()) for text in answered.texts) if texts else (),
         token_ids=sha256_hex(tokens) if tokens is not None else None,
         tokens=len(report.tokens) if report else None,
-        wire=sha256_hex(body),
+        wire=whole.sha256 if whole else sha256_hex(body),
     )
+
+
+def _broken_off(seen: bytes) -> ResponseGroup:
+    return ResponseGroup(size=len(seen), wire=sha256_hex(seen)) if seen else ResponseGroup()
 
 
 def _usage(outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None) -> UsageGroup:

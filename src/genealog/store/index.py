@@ -157,6 +157,16 @@ class Index:
                 connection.rollback()
 
     @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection that writes alone: for rows that no entry alone gives (`genealog.cost.projection`).
+
+        Raises: StoreError `index-unusable`, `index-of-other-code`.
+        """
+        with self._writing() as connection:
+            self._check_version(connection)
+            yield connection
+
+    @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._errors(), self._engine.begin() as connection:
             if self._shared:  # given back with the commit, or with the connection

@@ -66,7 +66,7 @@ def newly_barred(connection: Connection, before: Mapping[str, Since]) -> dict[in
 def forget_registry(connection: Connection) -> None:
     """Delete every row that entries of the registry log gave."""
     for table in reversed(schema.metadata.sorted_tables):
-        if table not in (schema.call, schema.progress, schema.about):
+        if table.name not in schema.OF_CALLS and table is not schema.about:
             connection.execute(delete(table))
 
 
@@ -206,6 +206,15 @@ def _(body: records.Incident, batch: Batch, index: int, _read: Read) -> None:
     values = {name: getattr(body, name) for name in ("name", "action", "deployment", "reason", "since", "until", "at")}
     lists = {"specs": "\n".join(body.specs), "artifacts": "\n".join(body.artifacts)}
     batch.insert(schema.incident, id=index, **values, **lists)
+
+
+@_project.register
+def _(body: records.Drift, batch: Batch, index: int, _read: Read) -> None:
+    values = {
+        name: getattr(body, name) for name in ("deployment", "spec", "target", "version", "previous", "call", "at")
+    }
+    said = {name: getattr(body.body, name) for name in ("vendor", "model", "fingerprint", "region")}
+    batch.insert(schema.drift, id=index, **values, **said)
 
 
 @_project.register

@@ -169,6 +169,22 @@ incident = _table(
     _text("at", nullable=False),
 )
 
+drift = _table(  # a target of a deployment that reported another version than before
+    "drift",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("deployment", nullable=False, index=True),
+    _text("spec", nullable=False, index=True),
+    Column("target", Integer, nullable=False),
+    _text("version", nullable=False),
+    _text("vendor", nullable=False),
+    _text("model", nullable=False),
+    _text("fingerprint"),
+    _text("region"),
+    _text("previous"),
+    _text("call", nullable=False),
+    _text("at", nullable=False),
+)
+
 ref = _table(
     "ref",
     Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
@@ -306,6 +322,47 @@ call = _table(
     _text("ended_at"),
 )
 Index("call_served", call.c.spec, call.c.called_at)  # what a spec answered, and when
+
+
+account = _table(  # what calls have in common that somebody pays for: `genealog.cost.projection` says what a state is
+    "account",
+    Column("id", Integer, primary_key=True, autoincrement=False),  # made of the texts, so that no order matters
+    *(
+        _text(name)
+        for name in (
+            "department", "project", "principal", "tenant", "deployment", "model", "seller", "tier", "currency",
+            "price", "state", "reason",
+        )
+    ),
+)  # fmt: skip
+
+COUNTS = (
+    "prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+    "reasoning_tokens", "audio_prompt_tokens", "audio_completion_tokens", "image_prompt_tokens",
+    "image_completion_tokens", "images", "audio_ms", "characters", "searches",
+)  # fmt: skip
+SUMS = ("calls", "cost", "prompt_tokens", "completion_tokens", "cached_tokens")
+
+cost = _table(  # what a call used, and what it cost, in millionths; NULL: not known
+    "cost",
+    _text("log", primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),  # the index in that log
+    Column("account", Integer, nullable=False),
+    Column("at", Integer, nullable=False),  # when it began, ms of Unix time
+    Column("hour", Integer, nullable=False, index=True),
+    Column("ms", Integer),  # how long it took
+    Column("cost", Integer),
+    *(Column(name, Integer) for name in COUNTS),
+)
+
+spend = _table(  # the sums of an account in an hour of Unix time: what is asked for all day is added up once
+    "spend",
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("account", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, Integer, nullable=False) for name in SUMS),
+)
+
+OF_CALLS = frozenset(("call", "progress", "account", "cost", "spend"))  # what no entry of the registry log gives
 
 
 reached = Table(  # what a walk has come to; each connection has one of its own, and it is empty between answers

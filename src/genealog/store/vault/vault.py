@@ -41,7 +41,7 @@ from genealog.store.vault.sql import open_sql
 
 Keys = Callable[[], Sequence[bytes]]
 
-_SALT = 32
+SALT = 32
 _CACHED = 10_000  # subjects whose keys stay in memory between batches
 _AT_ONCE = 16  # objects that are put outside at the same time
 _MANY = 500  # values in one IN (…)
@@ -53,7 +53,7 @@ _PUT = (
     "WHERE call.source = excluded.source"
 )
 _PUT_TEXT = "INSERT INTO text(mac, call, which) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_KEY_OF = (
+KEY_OF = (
     "SELECT tenant.name, tenant.key, subject.name, subject.key FROM subject "
     "JOIN tenant ON tenant.id = subject.tenant WHERE subject.id = ?"
 )
@@ -126,7 +126,7 @@ class Vault:
         opened = {
             name: _opened(key, call, f"group_{name}", value) for name, value in zip(GROUPS, row, strict=True) if value
         }
-        return {name: (value[:_SALT], value[_SALT:]) for name, value in opened.items()}
+        return {name: (value[:SALT], value[SALT:]) for name, value in opened.items()}
 
     def get_body(self, call: str, name: str) -> bytes:
         """Return a body, one of `BODIES`, as it came.
@@ -344,7 +344,7 @@ class Vault:
             if not rows or self._decided(call, "groups"):
                 raise self._gone(call)
             subject, share, notes, *values = rows[0]
-            keys = self.db.run(_KEY_OF, (subject,))
+            keys = self.db.run(KEY_OF, (subject,))
             if not keys:
                 raise self._gone(call)
             tenant, tenant_wrapped, masked, wrapped = keys[0]
