@@ -6,6 +6,7 @@
 `head` holds the values and the rules. Nothing here knows what Genealog is, but for its errors.
 """
 
+from genealog.gateway.http1.client import Connection, Sink, UpstreamLostError
 from genealog.gateway.http1.head import (
     Headers,
     Limits,
@@ -15,6 +16,12 @@ from genealog.gateway.http1.head import (
     Request,
     Response,
     write_request,
-)  # fmt: skip
+)
+from genealog.gateway.http1.link import Application, Handler, Reply
+from genealog.gateway.http1.pool import Pool
+from genealog.gateway.http1.server import Server
 
-__all__ = ["Headers", "Limits", "Origin", "PeerCertificate", "RefusedError", "Request", "Response", "write_request"]
+__all__ = [
+    "Application", "Connection", "Handler", "Headers", "Limits", "Origin", "PeerCertificate", "Pool", "RefusedError",
+    "Reply", "Request", "Response", "Server", "Sink", "UpstreamLostError", "write_request",
+]  # fmt: skip

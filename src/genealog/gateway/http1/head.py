@@ -126,13 +126,14 @@ class Request:
 class Response:
     """The head of a final answer that keeps all rules."""
 
-    __slots__ = ("headers", "keep", "length", "names", "reason", "status", "until_close")
+    __slots__ = ("declared", "headers", "keep", "length", "names", "reason", "status", "until_close")
 
     status: int
     reason: bytes
     headers: Headers  # names as they came, values without white space around
     names: list[bytes]  # of `headers`, in their order, in lower case
     length: int | None  # of the body; None: chunked, or until the connection is closed
+    declared: int | None  # what Content-Length says, also where no body follows: HEAD, 304
     until_close: bool
     keep: bool  # the connection can be used again
 
@@ -293,7 +294,7 @@ def read_response(head: bytes, limits: Limits, *, to_head: bool = False) -> Resp
         raise RefusedError("Transfer-Encoding and Content-Length")
     if coded and version == b"HTTP/1.0":
         raise RefusedError("Transfer-Encoding in HTTP/1.0")
-    size = None if length is None else _size(length)
+    response.declared = size = None if length is None else _size(length)
     if to_head or response.status < 200 or response.status in (204, 304):
         response.length = 0
     elif coded:
