@@ -19,16 +19,16 @@ CHAT_TEMPLATE = (
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def build_base(folder: Path, *, seed: int = 0, tied: bool = True, shards: bool = False) -> Path:
-    """Write a model into `folder`: Llama of 2 layers, width 32, context 256, 259 tokens, safetensors."""
+def build_base(folder: Path, *, seed: int = 0, tied: bool = True, shards: bool = False, width: int = 32) -> Path:
+    """Write a model into `folder`: Llama of 2 layers, four heads, context 256, 259 tokens, safetensors."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=256 + len(SPECIAL), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied, initializer_range=0.3,
-        bos_token_id=None, eos_token_id=2 + 256, pad_token_id=256,
+        vocab_size=256 + len(SPECIAL), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
+        initializer_range=0.3, bos_token_id=None, eos_token_id=2 + 256, pad_token_id=256,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder, max_shard_size="40KB" if shards else "1GB")
