@@ -27,7 +27,8 @@ from genealog.errors import GenealogError, MalformedError, StoreError
 COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
     "Start here": {"demo": "demo:demo"},
     "Keep": {
-        "init": "keep:init", "add": "keep:add", "run": "run:run", "sign": "signatures:sign", "show": "keep:show",
+        "init": "keep:init", "add": "keep:add", "add-external": "external:add_external", "run": "run:run",
+        "sign": "signatures:sign", "show": "keep:show",
         "ls": "keep:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
     },
     "Serve": {

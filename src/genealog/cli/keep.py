@@ -17,7 +17,7 @@ from sqlalchemy import select
 from genealog import custody
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
-from genealog.cli.past import moves_json, print_moves
+from genealog.cli.past import moves_json, print_moves, print_targets
 from genealog.cli.shown import print_body, show_run
 from genealog.cli.signed import line_of
 from genealog.core.canonical import Record
@@ -297,7 +297,10 @@ def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None
         })  # fmt: skip
         return
     out.print(f"[bold]{name}[/bold] → {live.spec}")
-    out.print(f"  serves {', '.join(short(model) for model in spec.models)} from {spec.upstream}")
+    if spec.others:
+        print_targets(spec)
+    else:
+        out.print(f"  serves {', '.join(short(model) for model in spec.models)} from {spec.upstream}")
     out.print(f"  minimum assurance {spec.minimum_assurance}, durability {spec.durability}, bodies {spec.body_capture}")
     if taint:
         out.print(f"  [yellow]tainted[/yellow] {escape(f'{short(taint.artifact)} {taint}')}")

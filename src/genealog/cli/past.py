@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from genealog.cli.options import Json, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
+from genealog.core.records import ServingSpec
 from genealog.deploy import Deployments, Move, Past
 from genealog.deploy import what_was_live as look_back
 from genealog.deploy.moves import stack
@@ -94,12 +95,14 @@ def _print_past(deployments: Deployments, past: Past) -> None:
         return
     spec = deployments.spec(move.spec)
     out.print(f"[bold]{past.name}[/bold] served {move.spec}")
-    for role, pinned in (("model", spec.model), *(("adapter", adapter) for adapter in spec.adapters)):
-        version = deployments.registry.resolve(pinned.artifact)
-        note = f"  [bold red]revoked[/bold red]: {escape(version.revoked)}" if version.revoked else ""
-        out.print(f"  {role:>9}  {escape(version.name)}  {pinned.artifact}{note}")
-        out.print(f"    lineage  {pinned.lineage}")
-    out.print(f"   upstream  {spec.upstream}", markup=False)
+    for target in spec.targets:
+        for role, pinned in (("model", target.model), *(("adapter", adapter) for adapter in target.adapters)):
+            version = deployments.registry.resolve(pinned.artifact)
+            note = f"  [bold red]revoked[/bold red]: {escape(version.revoked)}" if version.revoked else ""
+            out.print(f"  {role:>9}  {escape(version.name)}  {pinned.artifact}{note}")
+            out.print(f"    lineage  {pinned.lineage}")
+        share = f", weight {target.weight}" if spec.others else ""
+        out.print(f"   upstream  {target.upstream}{share}", markup=False)
     out.print(f"   moved by  {move.signer} ({move.action}) at entry {move.position}", markup=False)
     out.print(f"       from  {move.at}, {_known(move.at, past.bound)}", markup=False)
     if past.until is not None:
@@ -112,6 +115,21 @@ def _print_past(deployments: Deployments, past: Past) -> None:
             f"[yellow]clocks disagree[/yellow]: entry {other.position} came before and says {other.at}; "
             "the log knows the order, not the time: ask with --at-entry"
         )
+
+
+def print_targets(spec: ServingSpec) -> None:
+    """Print a line for each place that can answer for a serving spec."""
+    for target in spec.targets:
+        share = f"weight {target.weight}  " if spec.others else ""
+        more = ", ".join(filter(None, (
+            target.served_as and f"as {target.served_as}", target.seller and f"paid to {target.seller}",
+            "bound to its key" if target.endpoint else None,
+            target.credentials and f"with [upstreams.{target.credentials}]",
+        )))  # fmt: skip
+        models = ", ".join(map(short, target.models))
+        out.print(f"  {share}{models} at {target.upstream}{'  (' + more + ')' if more else ''}", markup=False)
+    if spec.others and spec.attempts > 1:
+        out.print(f"  a call is tried on up to {spec.attempts} of them")
 
 
 def _known(at: str, bound: Bound | None) -> str:

@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from genealog.cli.options import As, Expect, Json, Reason, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
-from genealog.deploy import Approvals, Deployments, Given, Status
+from genealog.cli.past import print_targets
+from genealog.deploy import Approvals, Deployments, Given, Status, read_wanted
 from genealog.errors import UsageError
 from genealog.incidents import Case, Incidents
 from genealog.registry import Registry
@@ -30,15 +31,38 @@ AllowTainted = Annotated[
 def deploy(
     name: Annotated[str, typer.Argument(help="The name that apps send as `model`.")],
     model: Annotated[str, typer.Option(help="A registered model, by name or ID.")],
-    upstream: Annotated[str, typer.Option(help="Base URL of the engine, without /v1.")],
+    upstream: Annotated[str, typer.Option(help="Base URL of the engine or the vendor, without /v1.")],
     adapter: Annotated[
         list[str] | None, typer.Option(help="A registered adapter of that model; may be given again.")
     ] = None,
+    weight: Annotated[int, typer.Option(help="Its share of new calls, where there are other targets.")] = 1,
+    served_as: Annotated[
+        str | None, typer.Option(help="What the upstream calls the model, if not NAME: requests are rewritten.")
+    ] = None,
+    seller: Annotated[
+        str | None, typer.Option(help="Whom calls are paid to. Default: the vendor of an external model.")
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="SHA-256 of the public key that the upstream shows in TLS (A2); may be given again."),
+    ] = None,
+    credentials: Annotated[
+        str | None, typer.Option(help="LABEL of [upstreams.LABEL] in genealog.toml: how to log in there.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Another target, `model=REF,upstream=URL,weight=N,…`; may be given again.", metavar="PAIRS"),
+    ] = None,
+    attempts: Annotated[int, typer.Option(help="How many targets one call may be tried on.")] = 1,
     min_assurance: Annotated[
-        str, typer.Option(help="Refuse to serve below this level, A0 to A4. This version reaches A0, A1 and A3.")
+        str, typer.Option(help="Refuse to serve below this level, A0 to A4. This version reaches A0 to A3.")
     ] = "A0",
     durability: Annotated[
-        str, typer.Option(help="What the record of a call survives. D1: a crash of the gateway; D2: a power cut too.")
+        str,
+        typer.Option(
+            help="What the record of a call survives. D1: a crash of the gateway; D1+: a power cut, but for 50 ms; "
+            "D2: a power cut; D3: the loss of the machine."
+        ),
     ] = "D1",
     bodies: Annotated[
         str, typer.Option(help="What to keep of prompts and answers: encrypted (bodies), hashes (no bodies) or none.")
@@ -52,20 +76,28 @@ def deploy(
 ) -> None:
     """Point a name at a model behind an engine. Gateways follow at once.
 
-    Where genealog.toml asks for approvals, they have to be there first, as for `promote`.
+    Where genealog.toml asks for approvals, they have to be there first, as for `promote`. Further targets share the
+    calls by weight: for a canary, `--weight 95 --target model=v2,upstream=URL,weight=5`. One of weight 0 is only asked
+    when others failed and --attempts allows it.
 
     Example: [bold]genealog deploy support-bot --model smol --adapter facts-lora --upstream http://127.0.0.1:8001[/bold]
     """
     deployments = Deployments(Home.find(store))
     live = deployments.deploy(
-        name, model=model, upstream=upstream, adapters=adapter or (), minimum_assurance=min_assurance,
+        name, model=model, upstream=upstream, adapters=adapter or (), weight=weight, served_as=served_as,
+        seller=seller, endpoint=endpoint or (), credentials=credentials,
+        others=[read_wanted(each) for each in target or ()], attempts=attempts, minimum_assurance=min_assurance,
         durability=durability, body_capture=bodies, reason=reason, allow_tainted=allow_tainted, expect=expect,
         signer=deployments.registry.signer(as_),
     )  # fmt: skip
     if json:
         print_json({"deployment": name, "spec": live.spec, "models": live.body.models, "tainted": live.tainted})
         return
-    out.print(f"[bold]{name}[/bold] → {short(live.spec)}: {', '.join(map(short, live.body.models))} at {upstream}")
+    if live.body.others:
+        out.print(f"[bold]{name}[/bold] → {short(live.spec)}")
+        print_targets(live.body)
+    else:
+        out.print(f"[bold]{name}[/bold] → {short(live.spec)}: {', '.join(map(short, live.body.models))} at {upstream}")
     _say_tainted(live.tainted)
 
 

@@ -6,5 +6,18 @@ from genealog.deploy.approvals import Approvals, Given, Status
 from genealog.deploy.moves import Move
 from genealog.deploy.past import Past, what_was_live
 from genealog.deploy.service import Deployments, Live, Snapshot
+from genealog.deploy.targets import Wanted, read_wanted
 
-__all__ = ["Approvals", "Deployments", "Given", "Live", "Move", "Past", "Snapshot", "Status", "what_was_live"]
+__all__ = [
+    "Approvals",
+    "Deployments",
+    "Given",
+    "Live",
+    "Move",
+    "Past",
+    "Snapshot",
+    "Status",
+    "Wanted",
+    "read_wanted",
+    "what_was_live",
+]

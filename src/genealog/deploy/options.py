@@ -9,6 +9,8 @@ from genealog.errors import UsageError
 ASSURANCE = ("A0", "A1", "A2", "A3", "A4")
 DURABILITY = ("D1", "D1+", "D2", "D3")
 
+MOST_ATTEMPTS = 10
+
 
 def check_name(name: str) -> None:
     """Refuse what apps could not send as a model's name. Raises: UsageError `bad-option`."""
@@ -16,9 +18,8 @@ def check_name(name: str) -> None:
         raise UsageError("bad-option", "a deployment's name has no spaces", got=repr(name))
 
 
-def check_options(name: str, upstream: str, assurance: str, durability: str, capture: str) -> None:
-    """Refuse what no serving spec can say. Raises: UsageError `bad-option`, `bad-upstream`."""
-    check_name(name)
+def check_upstream(upstream: str) -> None:
+    """Refuse what is not the base URL of an engine. Raises: UsageError `bad-upstream`."""
     if "@" in upstream:  # first of all: the errors below quote the URL
         raise UsageError("bad-upstream", "an upstream URL is public: leave user and password out of it")
     try:
@@ -36,6 +37,13 @@ def check_options(name: str, upstream: str, assurance: str, durability: str, cap
             got=upstream,
             expected=upstream.rstrip("/").removesuffix("/v1"),
         )
+
+
+def check_options(name: str, assurance: str, durability: str, capture: str, attempts: int) -> None:
+    """Refuse what no serving spec can say. Raises: UsageError `bad-option`."""
+    check_name(name)
+    if not 1 <= attempts <= MOST_ATTEMPTS:
+        raise UsageError("bad-option", "no call is tried so often", got=attempts, expected=f"1 to {MOST_ATTEMPTS}")
     for value, known, what in (
         (assurance, ASSURANCE, "assurance level"),
         (durability, DURABILITY, "durability class"),

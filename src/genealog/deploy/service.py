@@ -24,9 +24,10 @@ from genealog.deploy.approvals import Approvals, choose_spec
 from genealog.deploy.moves import Move, counting, judged, stack
 from genealog.deploy.options import check_name, check_options
 from genealog.deploy.taint import Taint, revocations, taints_of
-from genealog.errors import MissingError, PolicyDenied
+from genealog.deploy.targets import Wanted, pin
+from genealog.errors import MissingError, PolicyDenied, UsageError
 from genealog.ledger import Position
-from genealog.registry import Registry, Version
+from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 
@@ -87,6 +88,13 @@ class Deployments:
         minimum_assurance: str = "A0",
         durability: str = "D1",
         body_capture: Any = "encrypted",
+        weight: int = 1,
+        served_as: str | None = None,
+        seller: str | None = None,
+        endpoint: Sequence[str] = (),
+        credentials: str | None = None,
+        others: Sequence[Wanted] = (),
+        attempts: int = 1,
         reason: str | None = None,
         allow_tainted: str | None = None,
         expect: str | None = None,
@@ -94,29 +102,23 @@ class Deployments:
     ) -> Live:
         """Point `name` at a new serving spec.
 
-        `model` and `adapters` are registry refs; `upstream` is the base URL of the engine, without `/v1`. `expect` is
-        the start of the spec that it must serve now; `allow_tainted` says why a descendant of a revoked version may be
-        served all the same.
-        Raises: MissingError `unknown-artifact`; PolicyDenied `model-revoked`, `model-tainted`, `wrong-base`,
-        `base-unknown`, `approvals-missing` or `deployment-moved`; UsageError `bad-upstream` or `bad-option`.
+        `model` and `adapters` are registry refs; `upstream` is the base URL of the engine, without `/v1`. `others` are
+        further targets, `attempts` how many of them one call may be tried on. `expect` is the start of the spec that it
+        must serve now; `allow_tainted` says why a descendant of a revoked version may be served all the same.
+        Raises: as `targets.pin`; PolicyDenied `model-tainted`, `approvals-missing` or `deployment-moved`; UsageError
+        `bad-option`.
         """
-        check_options(name, upstream, minimum_assurance, durability, body_capture)
-        served = [self._servable(ref) for ref in (model, *adapters)]
-        for adapter in served[1:]:
-            base = self.registry.base_of(adapter.id)
-            if base is None:
-                raise PolicyDenied("base-unknown", f"no registered run says what {adapter.name} was trained on")
-            if base.artifact != served[0].id:
-                raise PolicyDenied(
-                    "wrong-base",
-                    f"{adapter.name} was trained on another base",
-                    got=served[0].id,
-                    expected=base.artifact,
-                )
-        pinned = [records.Pinned(artifact=v.id, lineage=v.lineage, weights=v.weights) for v in served]
+        check_options(name, minimum_assurance, durability, body_capture, attempts)
+        wanted = Wanted(
+            model=model, upstream=upstream, adapters=adapters, weight=weight, served_as=served_as, seller=seller,
+            endpoint=endpoint, credentials=credentials,
+        )  # fmt: skip
+        first, *rest = (pin(self.registry, each) for each in (wanted, *others))
+        if not any(target.weight for target in (first, *rest)):
+            raise UsageError("bad-option", "no target takes calls", got="weight 0 everywhere", expected="one above 0")
         spec = records.ServingSpec(
-            model=pinned[0], adapters=tuple(pinned[1:]), upstream=upstream.rstrip("/"),
-            minimum_assurance=minimum_assurance, durability=durability, body_capture=body_capture,
+            **{field: getattr(first, field) for field in first.__struct_fields__}, others=tuple(rest),
+            attempts=attempts, minimum_assurance=minimum_assurance, durability=durability, body_capture=body_capture,
         )  # fmt: skip
         signer = signer or self.registry.signer()
         return self._forward(name, spec, "set", reason, allow_tainted, signer, self._seen_by(name, expect)).live
@@ -330,12 +332,6 @@ class Deployments:
         if name is not None:
             query = query.where(table.c.name == name)
         return [(row["name"], _move(row)) for row in self._index().rows(query)]
-
-    def _servable(self, ref: str) -> Version:
-        version = self.registry.resolve(ref)
-        if version.revoked is not None:
-            raise PolicyDenied("model-revoked", f"{version.name} was revoked: {version.revoked}", got=version.id)
-        return version
 
     @staticmethod
     def _revoked(body: records.ServingSpec, revoked: Mapping[str, str]) -> str | None:
