@@ -19,25 +19,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from genealog.capture.dialects import read_intent, read_outcome
-from genealog.core.call import NO_RESPONSE_FACTS, CallLeaf, Pricing, seal_call
-from genealog.core.canonical import decode, encode
+from genealog.core.call import CallLeaf, Pricing
+from genealog.core.canonical import decode
 from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
 from genealog.core.merkle import leaf_hash
-from genealog.core.records import EngineReport
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
+from genealog.sealing import Gathered, gather, seal_gathered
 from genealog.store.log import Mark
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import End, Found, Gap, SpoolReader, Torn
-from genealog.store.vault import Vault, VaultCall, Which
+from genealog.store.vault import Vault, VaultCall
 
 BOOT_CLOSED = 2**64 - 1
 NO_LEAF = bytes(32)
 _BATCH_CALLS = 1024
 _BATCH_BYTES = 32 * 1024 * 1024  # of bodies; one call more may pass it
+_F = TypeVar("_F", Intent, Piece)
+_HELD = 8 * 1024 * 1024  # of intents of open calls that one boot keeps in memory; others are read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,21 @@ class _Batch:
             self.gaps.append(gap)
 
 
+class _Open:
+    """A call without outcome: where its intent and its pieces are, and the intent itself while there is room."""
+
+    __slots__ = ("intent", "pieces", "place", "size")
+
+    def __init__(self, place: tuple[int, int], intent: Intent | None, size: int) -> None:
+        self.place = place
+        self.intent = intent
+        self.size = size
+        self.pieces: list[tuple[int, int]] = []
+
+
 class _Boot:
     """One boot of one emitter while it is read. `mark` is the emitter's mark in the log; `open` has the calls without
-    outcome, in order, and where their intents are: bodies are read again when they are needed.
+    outcome, in order: bodies that are many or big are read again when they are needed.
     """
 
     def __init__(self, reader: SpoolReader, emitter: str, name: str, mark: Mark | None) -> None:
@@ -192,7 +205,8 @@ class _Boot:
         self._segment = 0
         self._offset = 0
         self._last: int | None = None  # the number of the last frame read
-        self._open: dict[str, tuple[int, int]] = {}
+        self._open: dict[str, _Open] = {}
+        self._held = 0  # bytes of intents in memory
         self._deleted_before = 0
 
     def read(self, end: End, batch: _Batch, *, over: bool) -> None:
@@ -217,7 +231,7 @@ class _Boot:
         if self.done:
             self._reader.delete(self._emitter, self.name)
             return
-        needed = min([self._segment, *(segment for segment, _ in self._open.values())])
+        needed = min([self._segment, *(call.place[0] for call in self._open.values())])
         if needed > self._deleted_before:
             self._reader.delete(self._emitter, self.name, before=needed)
             self._deleted_before = needed
@@ -225,37 +239,44 @@ class _Boot:
     def _take(self, item: Found, batch: _Batch) -> None:
         frame = self._decoded(item.payload, item.segment, item.offset)
         self._check_number(frame.n, item, batch)
+        place = (item.segment, item.offset)
         if isinstance(frame, Intent):
-            self._open[frame.call] = (item.segment, item.offset)
+            size = len(item.payload) if self._held + len(item.payload) <= _HELD else 0
+            self._held += size
+            self._open[frame.call] = _Open(place, frame if size else None, size)
             return
         if isinstance(frame, Piece):
-            return  # read when its call ends
-        place = self._open.pop(frame.call, None)
+            if (owner := self._open.get(frame.call)) is not None:
+                owner.pieces.append(place)
+            return
+        call = self._open.pop(frame.call, None)
+        if call is not None:
+            self._held -= call.size
         if frame.n <= self._high_water:
             return
-        if place is None:
+        if call is None:
             self._note(batch, item, "no-intent", call=frame.call)
             return
-        self._append(self._intent(*place), frame, frame.n, batch)
+        self._append(call, frame, frame.n, batch)
 
     def _close(self, batch: _Batch) -> None:
         number = self._last or 0
-        for call, place in list(self._open.items()):
+        for name, call in list(self._open.items()):
             if batch.full:
                 return
             number += 1
             if number > self._high_water:
-                self._append(self._intent(*place), None, number, batch)
+                self._append(call, None, number, batch)
                 batch.unknown += 1
             self._last = number
-            del self._open[call]
+            del self._open[name]
         batch.marks[self._emitter] = Mark(self.name, BOOT_CLOSED, self._leaf)
         self.done = True
 
-    def _append(self, intent: Intent, outcome: Outcome | None, number: int, batch: _Batch) -> None:
-        entry, kept = seal_frames(
-            intent,
-            outcome,
+    def _append(self, call: _Open, outcome: Outcome | None, number: int, batch: _Batch) -> None:
+        gathered = self._gathered(call, outcome)
+        entry, kept = seal_gathered(
+            gathered,
             emitter=self._emitter,
             boot=self.name,
             prev=self._leaf if self._leaf != NO_LEAF else None,
@@ -265,11 +286,17 @@ class _Boot:
         batch.entries.append(entry)
         batch.kept.append(kept)
         batch.marks[self._emitter] = Mark(self.name, number, self._leaf)
-        batch.size += len(intent.request) + (len(outcome.response) if outcome else 0)
+        batch.size += gathered.size
 
-    def _intent(self, segment: int, offset: int) -> Intent:
-        frame = self._decoded(self._reader.payload(self._emitter, self.name, segment, offset), segment, offset)
-        if not isinstance(frame, Intent):
+    def _gathered(self, call: _Open, outcome: Outcome | None) -> Gathered:
+        intent = call.intent or self._again(call.place, Intent)
+        if not call.pieces and not intent.more and (outcome is None or outcome.whole is None):
+            return Gathered(intent, outcome)
+        return gather(intent, outcome, (self._again(place, Piece) for place in call.pieces))
+
+    def _again(self, place: tuple[int, int], kind: type[_F]) -> _F:
+        frame = self._decoded(self._reader.payload(self._emitter, self.name, *place), *place)
+        if not isinstance(frame, kind):
             raise StoreError("spool-changed", f"a frame of {self._emitter} is not the one that was there before")
         return frame
 

@@ -222,6 +222,7 @@ class RequestFacts:
     sampler: Mapping[str, str]
     parts: tuple[Part, ...] = ()
     last_texts: tuple[str, ...] = ()  # text parts of the last message
+    characters: int | None = None  # of a text to speak
     subject: str | None = None  # the person whom the client says that it asks for
     malformed: str | None = None
 
@@ -291,7 +292,7 @@ def seal_call(
     The same arguments give the same bytes: a call that is sealed twice because of a crash is the same call.
     """
     texts = intent.capture != "none"
-    usage = _usage(outcome, answered, report)
+    usage = _usage(asked, outcome, answered, report)
     if price is not None:
         named = asked.parameters.get("model")
         usage = price(intent, outcome, answered.model or (named if isinstance(named, str) else None), usage)
@@ -351,13 +352,13 @@ def _request(
 def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | None, *, texts: bool) -> ResponseGroup:
     body, whole, delivered = outcome.response, outcome.whole, outcome.delivered
     size = whole.size if whole else len(body)
-    digest = sha256_hex(body[:delivered]) if delivered <= len(body) else None
+    reached = sha256_hex(body[:delivered]) if delivered < size and delivered <= len(body) else None
     tokens = struct.pack(f"<{len(report.tokens)}I", *report.tokens) if report and texts else None
     return ResponseGroup(
         content=sha256_hex(answered.content) if answered.content is not None and texts else None,
         content_encoding=outcome.content_encoding,
         content_type=outcome.content_type,
-        delivered=Prefix(sha256=digest, size=delivered) if delivered < size else None,
+        delivered=Prefix(sha256=reached, size=delivered) if delivered < size else None,
         error=outcome.error or answered.error,
         finish_reason=answered.finish_reason,
         first_byte_at=timestamp(outcome.first_byte_at) if outcome.first_byte_at else None,
@@ -377,10 +378,14 @@ def _broken_off(seen: bytes) -> ResponseGroup:
     return ResponseGroup(size=len(seen), wire=sha256_hex(seen)) if seen else ResponseGroup()
 
 
-def _usage(outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None) -> UsageGroup:
-    if answered.usage and outcome:
+def _usage(
+    asked: RequestFacts, outcome: Outcome | None, answered: ResponseFacts, report: EngineReport | None
+) -> UsageGroup:
+    spoken = {} if asked.characters is None or answered.content is None else {"characters": asked.characters}
+    if outcome and (answered.usage or spoken):
         source: Literal["provider", "partial"] = "provider" if outcome.finish == "complete" else "partial"
-        return convert({**answered.usage, "tier": answered.tier, "source": source}, UsageGroup)
+        counts = {**(answered.usage or {}), **spoken, "tier": answered.tier, "source": source}
+        return convert(counts, UsageGroup)
     if report:
         return UsageGroup(prompt_tokens=report.prompt_tokens, completion_tokens=len(report.tokens), source="engine")
     return UsageGroup()
