@@ -16,9 +16,24 @@ from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, RequestFacts
 from genealog.core.frames import Intent, Outcome
 
 MODULES = {
+    "anthropic-messages": "anthropic_messages",
+    "bedrock": "bedrock",
+    "google-embed": "google_embed",
+    "google-generate": "google_generate",
+    "ollama": "ollama",
+    "kserve-grpc": "kserve_grpc",
+    "kserve-http": "kserve_http",
+    "openai-audio": "openai_audio",
     "openai-chat": "openai_chat",
+    "openai-completions": "openai_completions",
+    "openai-embeddings": "openai_embeddings",
+    "openai-images": "openai_images",
+    "openai-responses": "openai_responses",
+    "triton-generate": "triton_generate",
 }
-_BY_HEADERS = frozenset(("kserve-http",))  # whose readers take `headers` too: those on record, names in lower case
+_BY_HEADERS = frozenset(
+    ("bedrock", "kserve-http")
+)  # whose readers take `headers` too: those on record, names in lower case
 
 
 class Reader(Protocol):
