@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from genealog.core.frames import MAX_BODY
 
 LONGEST = 256  # characters of a value that is spelled out
+_MEMBERS = 64  # of a gzip body: one may follow another
 _DIGITS = 15  # so that a count fits 53 bits
 
 
@@ -62,14 +63,19 @@ def decoded(body: bytes, encoding: str) -> bytes:
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Unreadable("content-encoding-unknown")
-    inflate = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, as the header says
-    try:
-        data = inflate.decompress(body, MAX_BODY)
-    except zlib.error:
-        raise Unreadable("content-encoding-broken") from None
-    if inflate.unconsumed_tail:
-        raise Unreadable("decoded-body-too-big")
-    return data
+    data = b""
+    for _ in range(_MEMBERS):
+        inflate = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, as the header says
+        try:
+            data += inflate.decompress(body, MAX_BODY - len(data) + 1)
+        except zlib.error:
+            raise Unreadable("content-encoding-broken") from None
+        if len(data) > MAX_BODY:
+            raise Unreadable("decoded-body-too-big")
+        body = inflate.unused_data
+        if not body:
+            return data
+    raise Unreadable("content-encoding-broken")
 
 
 def spelled(value: object) -> bytes:
