@@ -39,7 +39,7 @@ Hop = tuple[int, str, str, str, str | None, Item | None]  # depth, role, what, s
 STATES = ["proven", "stated", "inferred", "claimed", "unchecked", "missing", "contradicted"]  # from strong to weak
 EXIT = {"unchecked": 3, "missing": 3, "contradicted": 1}
 MEANING = {None: "proven"} | {f"edge-{state}": state for state in STATES} | {code: state for state, codes in {
-    "claimed": "not-measured version-drifted outside-origin run-failed run-open",
+    "claimed": "not-measured outside-origin run-failed run-open",
     "unchecked": "attestation-unchecked engine-sealed key-compromise-unclear no-trust-policy output-not-included"
                  " request-sealed response-sealed signature-unsupported unknown-log unknown-log-kind",
     "missing": "artifact-not-in-bundle base-unknown call-not-in-bundle end-not-seen events-not-in-bundle no-lineage"
@@ -460,8 +460,7 @@ class Walk:
     def check_engine(self, call: Json, groups: dict[str, Json], pins: list[Json], load: Any) -> None:
         """Check the engine's signature over this very exchange, and that it loaded what the serving spec pins."""
         engine, models = groups.get("engine", {}), call.get("models", [])
-        same = engine.get("version") in (None, *models)
-        need(call["assurance"] >= "A3", "not-measured" if same else "version-drifted")
+        need(call["assurance"] >= "A3", "not-measured")
         need("engine" in groups, "engine-sealed")
         need({"load", "envelope"} <= engine.keys(), "assurance-unfounded")
         need(load, "load-not-in-bundle")

@@ -278,12 +278,10 @@ class _Walk:
     def _load(self, call: CallLeaf, target: records.Target, groups: Groups) -> None:
         engine = groups.engine
         if call.assurance < "A3":
-            drifted = engine is not None and engine.version not in (None, *call.models)
-            verdict: Verdict = State.CLAIMED, "version-drifted" if drifted else "not-measured"
             detail = "nobody measured the weights that answered"
             if engine is not None and engine.model is not None:
                 detail += f"; the upstream calls itself {engine.model}, {engine.fingerprint or 'without a fingerprint'}"
-            self.add(3, "load", f"assurance {call.assurance}", verdict, detail=detail)
+            self.add(3, "load", f"assurance {call.assurance}", (State.CLAIMED, "not-measured"), detail=detail)
         elif engine is None:
             self.add(3, "load", "engine", (State.UNCHECKED, "engine-sealed"), detail="the engine group is sealed here")
         elif engine.load is None or engine.envelope is None:
@@ -294,7 +292,7 @@ class _Walk:
             if item is None or load is None:
                 self.add(3, "load", "engine", (State.MISSING, "load-not-in-bundle"), id=engine.load)
                 return
-            verdict = item.state, item.code
+            verdict: Verdict = item.state, item.code
             if item.key is not None:
                 revoked = self.exhibits.revocations.get((self.registry, item.key.keyid))
                 verdict = judge_engine(call, groups, item.leaf, load, target, item.key, revoked)
