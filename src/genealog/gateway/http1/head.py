@@ -309,9 +309,9 @@ def read_response(head: bytes, limits: Limits, *, to_head: bool = False) -> Resp
 
 def check_trailers(section: bytes, limits: Limits) -> None:
     """Refuse what is no list of header lines, given with the CR LF after each. Raises: RefusedError."""
-    lines = section[:-2].split(b"\r\n")
-    _check_lines(section[:-2], lines, limits)
-    for line in lines:
+    lines = section.split(b"\r\n")  # the last one is empty
+    _check_lines(section, lines, limits)
+    for line in lines[:-1]:
         name, colon, _ = line.partition(b":")
         if name not in _NAMES or not colon:
             _new_name(name, colon)

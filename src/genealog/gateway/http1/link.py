@@ -261,10 +261,7 @@ class Link(asyncio.Protocol):
         ahead = self._ahead
         stop = ahead.find(END, max(0, self._scanned - 3))
         if stop >= 0:
-            data = bytes(ahead)
-            ahead.clear()
-            self._scanned = 0
-            self._read(data, 0)
+            self._read(self._take_ahead(), 0)
             return
         since = max(0, self._scanned - 1)
         if ahead.count(b"\n", since) != ahead.count(b"\r\n", since) + (since > 0 and ahead[since] == 10):
@@ -294,7 +291,7 @@ class Link(asyncio.Protocol):
                 self._loop.call_soon(self._next)
 
     def _begin(self, head: bytes) -> bool:
-        """Make the handler of a request; say whether its body is to be read."""
+        """Make the handler of a request; say whether what follows the head is to be looked at."""
         try:
             request = read_request(head, self._limits, self._peer, self._certificate)
         except RefusedError as error:
@@ -321,7 +318,7 @@ class Link(asyncio.Protocol):
                 self._left = length
         handler = server.application(request, reply)
         if reply.ended:
-            return self._state == _HEAD
+            return self._state < _LAST
         self._handler = handler
         if length == 0:
             handler.body_end()
@@ -378,14 +375,17 @@ class Link(asyncio.Protocol):
     def _next(self) -> None:
         """Read the request that came before the one before it was answered."""
         if self._state == _HEAD and self._ahead:
-            data = bytes(self._ahead)
-            self._ahead.clear()
-            self._scanned = 0
-            if self._stopped:
-                self._stopped = False
-                self._resume_reading()
             self.deadline = self.server.now + self._limits.head_time
-            self._read(data, 0)
+            self._read(self._take_ahead(), 0)
+
+    def _take_ahead(self) -> bytes:
+        data = bytes(self._ahead)
+        self._ahead.clear()
+        self._scanned = 0
+        if self._stopped:
+            self._stopped = False
+            self._resume_reading()
+        return data
 
     # Writing
 
