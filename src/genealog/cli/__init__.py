@@ -29,16 +29,17 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
     "Keep": {
         "init": "keep:init", "add": "keep:add", "add-external": "external:add_external", "run": "run:run",
         "sign": "signatures:sign", "show": "keep:show",
-        "ls": "keep:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
+        "ls": "listing:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
     },
     "Serve": {
         "gateway": "gateway:gateway", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
-        "incident": "incident:app",
+        "incident": "incident:app", "principal": "principal:app",
     },
     "Ask": {
         "why": "ask:why", "lineage": "lineage:lineage", "diff": "diff:diff", "contains": "contains:contains",
         "reproduce": "reproduce:reproduce", "what-was-live": "past:what_was_live", "blast": "blast:blast",
+        "cost": "cost:app",
     },
     "Forget": {
         "erase": "erase:erase", "hold": "erase:hold_app", "retention": "erase:retention_app",
@@ -116,11 +117,18 @@ def _flow(group: typer.Typer) -> None:
     """
     for command in group.registered_commands:
         text = inspect.cleandoc(command.help or inspect.getdoc(command.callback) or "")
-        paragraphs = re.split(r"\n\n|\n(?=Example: )", text)
-        command.help = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+        command.help = _flowing(text)
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
+            callback = inner.typer_instance.registered_callback
+            if callback is not None and callback.callback is not None and callback.callback.__doc__:
+                callback.help = _flowing(inspect.getdoc(callback.callback) or "")
             _flow(inner.typer_instance)
+
+
+def _flowing(text: str) -> str:
+    paragraphs = re.split(r"\n\n|\n(?=Example: )", text)
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
 
 def _version(asked: bool) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+from msgspec import to_builtins
 from rich.markup import escape
-from sqlalchemy import select
 
 from genealog import custody
 from genealog.cli.options import As, Json, Store
@@ -24,26 +23,15 @@ from genealog.core.canonical import Record
 from genealog.core.manifest import few
 from genealog.core.pickles import is_library_class
 from genealog.core.records import Artifact
-from genealog.custody.contradictions import contradicted
-from genealog.deploy import Deployments, Live
+from genealog.deploy import Deployments
 from genealog.deploy.taint import revocations, tainted, taints_of
+from genealog.drift import seen
 from genealog.errors import MissingError, UsageError
 from genealog.registry import Registry, Version
 from genealog.signing.listing import Signature, signatures_of
-from genealog.store import schema
 from genealog.store.home import NAME, REGISTRY, Home, as_place
 
 Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
-
-
-class Listing(StrEnum):
-    """What `ls` can list."""
-
-    artifacts = "artifacts"
-    calls = "calls"
-    deployments = "deployments"
-    decisions = "decisions"
-    runs = "runs"
 
 
 def init(
@@ -190,25 +178,6 @@ def show(
         raise
 
 
-def ls(
-    what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.artifacts,
-    limit: Annotated[int, typer.Option(help="At most so many rows, the newest.", min=1)] = 50,
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """List artifacts, runs, deployments, calls or decisions.
-
-    Example: [bold]genealog ls calls --limit 5[/bold]
-    """
-    home = Home.find(store)
-    columns, rows = _LISTINGS[what](home, limit)
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        shown = [[short(str(c)) if c else c for c in row] for row in rows]
-        print_table(columns, shown, empty=f"no {what.value} yet", spare=("weights",))
-
-
 def _packing(format_: str | None, tensors: int, tied: Mapping[str, str]) -> str:
     """Say in words how weights were read."""
     names = f", of them {few(sorted(tied), 3)} tied to another" if tied else ""
@@ -290,10 +259,12 @@ def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None
     live = deployments.history(name)[-1]
     spec = deployments.spec(live.spec)
     taint = deployments.taint(spec)
+    reported = seen(deployments.registry.ledger, name)
     if json:
         print_json({
             "deployment": name, "spec": live.spec, "models": spec.models, "upstream": spec.upstream,
             "tainted": str(taint) if taint else None, "history": moves_json(deployments, name),
+            "drift": [to_builtins(each) for each in reported],
         })  # fmt: skip
         return
     out.print(f"[bold]{name}[/bold] → {live.spec}")
@@ -304,6 +275,10 @@ def _show_deployment(deployments: Deployments, name: str, *, json: bool) -> None
     out.print(f"  minimum assurance {spec.minimum_assurance}, durability {spec.durability}, bodies {spec.body_capture}")
     if taint:
         out.print(f"  [yellow]tainted[/yellow] {escape(f'{short(taint.artifact)} {taint}')}")
+    for each in reported:
+        said = f"{each.body.vendor}/{each.body.model} {each.body.fingerprint or ''}".rstrip()
+        word = "calls itself" if each.previous is None else "[yellow]drifted[/yellow] to"
+        out.print(f"  target {each.target} {word} {escape(said)} since {each.at} (entry registry:{each.entry})")
     print_moves(deployments, name)
 
 
@@ -319,62 +294,3 @@ def _facts(body: Record) -> dict[str, object]:
 
 def _plain(value: Version | Signature) -> dict[str, object]:
     return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _artifacts(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    versions = Registry(home).versions(limit=limit)
-    false = {digest: f"contradicted: {code}" for digest, code in contradicted(home.index).items()}
-    flags = dict.fromkeys(tainted(home.index), "tainted") | false | {v.id: "revoked" for v in versions if v.revoked}
-    rows = [(v.name, v.kind, v.id, v.weights, f"registry:{v.index}", flags.get(v.id)) for v in versions]
-    return ("name", "kind", "id", "weights", "entry", "note"), list(rows)
-
-
-def _deployments(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    live = list(Deployments(home).snapshot().live.values())[:limit]
-    rows = [(d.name, d.spec, ", ".join(map(short, d.body.models)), d.body.upstream, _flag(d)) for d in live]
-    return ("name", "spec", "models", "upstream", "note"), list(rows)
-
-
-def _flag(live: Live) -> str | None:
-    return f"revoked: {live.revoked}" if live.revoked else f"tainted: {live.tainted}" if live.tainted else None
-
-
-def _calls(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    registry = Registry(home)
-    registry.ledger.drain()
-    columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
-    table, index = schema.call, registry.ledger.index()
-    rows: list[dict[str, Any]] = []
-    for log in reversed(home.calls.names()):  # the newest first, until there are enough
-        if len(rows) < limit:
-            newest = select(table).where(table.c.log == log).order_by(table.c.id.desc())
-            rows += index.rows(newest.limit(limit - len(rows)))
-    return columns, [
-        (r["call"], r["called_at"], r["finish"], r["assurance"], r["spec"], f"{r['log']}:{r['id']}")
-        for r in reversed(rows)
-    ]
-
-
-def _decisions(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    table = schema.decision
-    rows = Registry(home).ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
-    columns = ("at", "point", "outcome", "code", "subject", "message")
-    return columns, [tuple(row[name] for name in columns) for row in reversed(rows)]
-
-
-def _runs(home: Home, limit: int) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    table = schema.execution
-    rows = Registry(home).ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
-    columns = ("digest", "kind", "name", "started_at", "exit")
-    return ("id", "kind", "name", "started_at", "exit"), [
-        tuple(row[name] if name != "exit" else row[name] or "open" for name in columns) for row in reversed(rows)
-    ]
-
-
-_LISTINGS = {
-    Listing.artifacts: _artifacts,
-    Listing.calls: _calls,
-    Listing.deployments: _deployments,
-    Listing.decisions: _decisions,
-    Listing.runs: _runs,
-}
