@@ -31,6 +31,7 @@ _SAME = (  # what differs between two runs, and what stands for it
     (re.compile(r"[│├└─\s]+"), " "),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "TIME"),
     (re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b"), "CALL"),
+    (re.compile(r"\bgl_[0-9a-z]{12}_[A-Za-z0-9_-]{43}"), "KEY"),
     (re.compile(r"\b[0-9a-f]{12,64}\b(…?)"), r"HASH"),
     (re.compile(r"\b\d{8}-[0-9a-f]{8}\b"), "BOOT"),
     (re.compile(r"\b127\.0\.0\.1:\d+"), "ADDRESS"),

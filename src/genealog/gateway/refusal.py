@@ -15,7 +15,7 @@ import msgspec
 from genealog.errors import GenealogError
 
 _STATUS = {"body-too-large": 413, "method-not-allowed": 405}
-_RETRY = {"spool-unwritable": b"1", "registry-stale": b"1"}
+_RETRY = {"spool-unwritable": b"1", "registry-stale": b"1", "gateway-busy": b"1", "gateway-behind": b"5"}
 
 
 def status_of(error: GenealogError) -> int:
@@ -30,6 +30,7 @@ def refusal(error: GenealogError) -> tuple[int, list[tuple[bytes, bytes]], bytes
     headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
     if error.code in _RETRY:
         headers.append((b"retry-after", _RETRY[error.code]))
+    headers += getattr(error, "headers", ())  # how to authenticate, when to try again
     return status, headers, body
 
 
@@ -45,6 +46,12 @@ def problem(error: GenealogError) -> dict[str, Any]:
 
 def _openai_type(status: int) -> str:
     """Return the word that OpenAI's own servers use for such a status."""
+    if status == 401:
+        return "authentication_error"
+    if status == 429:
+        return "rate_limit_error"
+    if status == 402:
+        return "insufficient_quota"
     if status == 403:
         return "permission_error"
     if status == 404:

@@ -6,6 +6,7 @@ Records only, as in `store.config`, which reads the file. No section holds a sec
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -15,6 +16,21 @@ from genealog.store.units import Bytes, Seconds
 
 Source = Annotated[str, Meta(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)\Z")]  # where a secret comes from
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Moment = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")]
+_SECRET = re.compile(
+    r"authori[sz]ation|authentic|(^|[-_])auth([-_]|$)|cookie|(api|access|subscription|account|private)[-_]?key|token|"
+    r"secret|passw|credential|signature|jwt|assertion"
+)
+_COUNTS = re.compile(r"(ratelimit|rate-limit|usage|count).*tokens|tokens.*(count|limit|used|remaining)")
+
+
+def holds_secret(header: str, *, answer: bool = False) -> bool:
+    """Say whether a header may hold what opens a door: such a one is never on record, whatever the settings say.
+
+    Of an answer, headers that count tokens are let through: they say how many, not which.
+    """
+    name = header.lower()
+    return _SECRET.search(_COUNTS.sub("", name) if answer else name) is not None
 
 
 class Tls(Record):
@@ -48,6 +64,15 @@ class Gateway(Record):
     record_response_headers: tuple[str, ...] = ()
     log: Literal["text", "json"] = "text"
 
+    def __post_init__(self) -> None:
+        """Refuse headers that may hold secrets. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        for name in self.record_headers:
+            if holds_secret(name):
+                raise ValueError(f"`record_headers` has {name!r}, which may hold a secret: it is never on record")
+        for name in self.record_response_headers:
+            if holds_secret(name, answer=True):
+                raise ValueError(f"`record_response_headers` has {name!r}, which may hold a secret: never on record")
+
 
 class Limits(Record):
     """What a principal may use. Money is in millionths of `currency`; budgets begin again with the UTC day or month."""
@@ -64,15 +89,16 @@ class ApiKey(Record):
 
     id: str
     sha256: Sha256
-    expires: str | None = None  # RFC 3339
+    expires: Moment | None = None
 
 
 class Principal(Record):
-    """`[principals.NAME]`: somebody who calls."""
+    """`[principals.NAME]`: somebody who calls. NAME is on record; it is no secret."""
 
     department: str | None = None
     project: str | None = None
     tenant: str | None = None
+    tenants: tuple[str, ...] = ()  # patterns of others that its calls may name (`Genealog-Tenant`)
     keys: tuple[ApiKey, ...] = ()
     spiffe: str | None = None  # the URI in the client certificate, or its common name
     deployments: tuple[str, ...] = ("*",)  # patterns of what it may ask for
@@ -89,6 +115,7 @@ class Issuer(Record):
     department: str | None = None
     project: str | None = None
     tenant: str | None = None
+    tenants: tuple[str, ...] = ()  # as of a principal
     limits: Limits = Limits()
     deployments: tuple[str, ...] = ("*",)
 
