@@ -207,10 +207,12 @@ class Registry:
 
     def add_record(
         self, body: Mapping[str, Any], *, kind: str, name: str, signer: Signer | None = None,
-        kept: records.RecordSet | None = None,
+        kept: records.RecordSet | None = None, claims: Mapping[str, str] | None = None,
     ) -> Added:  # fmt: skip
         """Register an artifact without files: its ID is the hash of `body` (an environment, an external model)."""
-        artifact = records.Artifact(kind=kind, registered_at=_now(), body=dict(body), records=kept)
+        artifact = records.Artifact(
+            kind=kind, registered_at=_now(), body=dict(body), records=kept, claims=dict(claims or {})
+        )
         return self._register(record_id(body), artifact, name=name, signer=signer or self.signer())
 
     def _register(

@@ -78,7 +78,8 @@ class OwnEngine(Record):
 
 
 class Entry(Record):
-    """The prices of some models. The first entry of a table with a pattern that fits is the one that counts.
+    """The prices of some models. The first entry of a table with a pattern that fits is the one that counts; one with
+    neither rates nor tiers nor an engine says that their price is not known.
 
     A pattern is a name with `*` and `?`, or a regular expression between two slashes; case does not matter.
     """
@@ -159,6 +160,8 @@ def lines_of(entry: Entry, usage: UsageGroup, milliseconds: int | None) -> tuple
         if milliseconds is None:
             return "usage-missing"
         return (Line("gpu_ms", milliseconds * own.gpus, own.gpu_hour, 3_600_000 * own.slots),)
+    if entry.rates is None and not entry.tiers:
+        return "no-rate"
     tier = (usage.tier or "").lower()
     if tier in STANDARD and entry.rates is not None:
         rates, steps = entry.rates, entry.steps
@@ -282,8 +285,12 @@ def _check_entry(number: int, entry: Entry) -> None:
             _compiled(pattern)
         except re.error as error:
             raise _bad(f"entry {number} has a pattern that is none: {error}", pattern) from None
-    if (entry.engine is None) == (entry.rates is None and not entry.tiers):
+    if entry.engine is not None and (entry.rates is not None or entry.tiers or entry.steps):
         raise _bad(f"entry {number} has either rates or an engine", entry.models[0])
+    given = [entry.rates, *(tier.rates for tier in entry.tiers.values())]
+    given += [step.rates for steps in (entry.steps, *(t.steps for t in entry.tiers.values())) for step in steps]
+    if Rates() in given or (entry.steps and entry.rates is None):
+        raise _bad(f"entry {number} has rates without a price; one that is nothing is 0", entry.models[0])
     tariffs: Mapping[str, tuple[Step, ...]] = {"": entry.steps} | {n: t.steps for n, t in entry.tiers.items()}
     for name, steps in tariffs.items():
         if name != name.lower() or (name and name in STANDARD):

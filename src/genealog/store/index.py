@@ -271,7 +271,8 @@ def _begin(connection: Connection) -> None:
 def _configure(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's begin event starts the transaction, not the driver
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+    pragmas = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000", "secure_delete=ON")
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     for statement in _scratch("INTEGER"):
         cursor.execute(statement)
