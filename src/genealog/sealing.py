@@ -13,7 +13,7 @@ from msgspec.structs import replace as with_fields
 
 from genealog.capture.dialects import read_intent, read_outcome
 from genealog.core.call import NO_RESPONSE_FACTS, Part, Pricing, RequestFacts, ResponseFacts, seal_call
-from genealog.core.canonical import decode, encode
+from genealog.core.canonical import decode, encode_typed
 from genealog.core.frames import MAX_BODY, Intent, Outcome, Piece, StreamedPart, Whole
 from genealog.core.ids import sha256_hex
 from genealog.core.records import EngineReport
@@ -130,7 +130,7 @@ def seal_gathered(
     elif call.seen:
         bodies["response"] = call.seen
         texts += [("response", call.seen)]
-    return encode(sealed.leaf), VaultCall(
+    return encode_typed(sealed.leaf), VaultCall(
         call=intent.call,
         source=f"{emitter}/{boot}/{intent.seq}",
         tenant=intent.who.get("tenant", ""),

@@ -11,7 +11,18 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genealog.core.canonical import MAX_DEPTH, MAX_INTEGER, Record, decimal, decode, encode, parse_timestamp, timestamp
+from genealog.core import canonical
+from genealog.core.canonical import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    Record,
+    decimal,
+    decode,
+    encode,
+    encode_typed,
+    parse_timestamp,
+    timestamp,
+)
 from genealog.errors import MalformedError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -218,3 +229,42 @@ def test_no_other_time_is_read(text: str) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_decimal_reads_back_as_the_same_float(value: float) -> None:
     assert float(decimal(value)) == value
+
+
+class _Typed(Record):
+    name: str
+    keys: dict[str, str] = {}  # noqa: RUF012
+    count: int = 0
+    more: tuple[str, ...] = ()
+
+
+@given(
+    name=st.text(),
+    keys=st.dictionaries(st.text(st.characters(max_codepoint=300)), st.text(st.characters(exclude_categories=()))),
+    count=st.integers(-MAX_INTEGER, MAX_INTEGER),
+    more=st.lists(st.text()).map(tuple),
+)
+def test_the_quick_spelling_is_the_careful_one(
+    name: str, keys: dict[str, str], count: int, more: tuple[str, ...]
+) -> None:
+    value = _Typed(name=name, keys=keys, count=count, more=more)
+    try:
+        careful: bytes | str = encode(value)
+    except MalformedError as error:
+        careful = error.code
+    try:
+        quick: bytes | str = encode_typed(value)
+    except MalformedError as error:
+        quick = error.code
+    assert quick == careful
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3)),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=2), inner, max_size=3)),
+    )
+)
+def test_what_looks_sound_is_sound(value: object) -> None:
+    if canonical._sound(value, canonical.MAX_DEPTH):
+        canonical._check(value, ())

@@ -16,11 +16,12 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from msgspec import Meta, convert
 
-from genealog.core.canonical import MAX_INTEGER, Record, encode, timestamp
+from genealog.core.canonical import MAX_INTEGER, Record, encode, encode_typed, timestamp
 from genealog.core.frames import SALT, Assurance, Capture, Durability, Finish, Intent, Outcome
 from genealog.core.ids import record_id, seal, sha256_hex
 from genealog.core.records import EngineReport, ExternalModel
@@ -214,6 +215,9 @@ class EngineGroup(Record):
     version: Spec | None = None  # the external model that the answer reports to be from
 
 
+_NOTHING = encode(RetrievalGroup())
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
     """What a dialect read in a request. Texts are in clear; they reach a group only as digests."""
@@ -300,11 +304,14 @@ def seal_call(
         "engine": _engine(intent, outcome, answered, report),
         "request": _request(intent, outcome, asked, report, texts=texts),
         "response": _response(outcome, answered, report, texts=texts) if outcome else _broken_off(seen),
-        "retrieval": RetrievalGroup(),
         "usage": usage,
-        "who": convert({name: value for name, value in intent.who.items() if name != "subject"}, WhoGroup),
     }
-    opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], encode(groups[name])) for at, name in enumerate(GROUPS)}
+    numbers = (intent.seq, intent.attempt, intent.target, outcome.status or 0 if outcome else 0)
+    spell = encode_typed if min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER else encode
+    bodies = {name: spell(group) for name, group in groups.items()}
+    bodies["retrieval"] = _NOTHING
+    bodies["who"] = _who(tuple(sorted(intent.who.items())))
+    opened = {name: (intent.salts[at * SALT : (at + 1) * SALT], bodies[name]) for at, name in enumerate(GROUPS)}
     leaf = CallLeaf(
         call=intent.call,
         emitter=emitter,
@@ -321,6 +328,12 @@ def seal_call(
         models=intent.models,
     )
     return SealedCall(leaf, opened)
+
+
+@lru_cache(maxsize=1024)
+def _who(items: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the canonical group; few callers make many calls."""
+    return encode(convert({name: value for name, value in items if name != "subject"}, WhoGroup))
 
 
 def _request(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
+from typing import Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -131,6 +132,13 @@ class TextKey:
     def __init__(self, key: bytes) -> None:
         self.raw = key
         self._key = key
+
+    def digests(self, text: bytes) -> dict[Literal["exact", "normalised"], bytes]:
+        """Return what a text is found by."""
+        found: dict[Literal["exact", "normalised"], bytes] = {"exact": self.exact(text)}
+        if (digest := self.normalised(text)) is not None:
+            found["normalised"] = digest
+        return found
 
     def exact(self, text: bytes) -> bytes:
         """Return the digest of a text as it is."""

@@ -107,12 +107,13 @@ class Vault:
                     kept += rows[-1][4]
                     before[item.call] = (source, rows[-1][4], rows[-1][6])
                     texts += [
-                        (mac, item.call, which) for which, text in item.texts for mac in self._macs(text).values()
+                        (digest, item.call, which)
+                        for which, text in item.texts
+                        for digest in self._texts.digests(text).values()
                     ]
             self._put_outside()  # durable before the rows that name them
             self.db.many(_PUT, rows)
-            texts.sort()  # neighbours in the index are written together
-            self.db.many(_PUT_TEXT, texts)
+            self.db.many(_PUT_TEXT, self._masked(texts))
             self.set_number("kept", kept)
         self.remove(left)
 
@@ -163,7 +164,8 @@ class Vault:
         """
         found: dict[tuple[str, str], Match] = {}
         with self.reading():
-            for how, mac in self._macs(text.encode("utf-8", "surrogatepass")).items():
+            for how, digest in self._texts.digests(text.encode("utf-8", "surrogatepass")).items():
+                mac = self.key.mask(digest)
                 query = "SELECT call, which FROM text WHERE mac = ? ORDER BY call, which"
                 for call, which in self.db.run(query, (mac,)):
                     if not self._decided(call, "texts"):
@@ -366,11 +368,12 @@ class Vault:
             return MissingError("call-erased", f"the contents of call {call} are gone: {self.told(rows[0][0])}")
         return MissingError("call-not-in-vault", "the vault has no such call", got=call)
 
-    def _macs(self, text: bytes) -> dict[Match, bytes]:
-        macs: dict[Match, bytes] = {"exact": self.key.mask(self._texts.exact(text))}
-        if (digest := self._texts.normalised(text)) is not None:
-            macs["normalised"] = self.key.mask(digest)
-        return macs
+    def _masked(self, texts: Sequence[tuple[bytes, str, str]]) -> list[tuple[bytes, str, str]]:
+        """Mask the digests of texts, all at once; neighbours in the index are written together."""
+        masked = self.key.mask(b"".join(digest for digest, _, _ in texts))
+        rows = [(masked[at * KEY : (at + 1) * KEY], call, which) for at, (_, call, which) in enumerate(texts)]
+        rows.sort()
+        return rows
 
 
 def _opened(key: CallKey, call: str, column: str, value: bytes) -> bytes:
