@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -158,8 +159,8 @@ class Client:
     @property
     def status(self) -> int | None:
         """The status of the last answer."""
-        heads = self.transport.bytes.split(b"HTTP/1.1 ")
-        return int(heads[-1][:3]) if len(heads) > 1 else None
+        found = re.findall(rb"HTTP/1\.1 (\d{3}) ", self.transport.bytes)
+        return int(found[-1]) if found else None
 
 
 @dataclass(frozen=True)
