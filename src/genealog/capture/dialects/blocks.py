@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from genealog.capture.dialects import media
+from genealog.capture.dialects import media, openai_embeddings
 from genealog.capture.dialects.foreign import (
     LONGEST,
     Number,
@@ -123,7 +123,11 @@ class Answer:
 
     def _content(self, said: list[Said]) -> bytes | None:
         if self.vectors:
-            return encode({"embeddings": [sha256_hex(spelled(item)) for item in self.vectors], "t": CONTENT})
+            spelled_out = spelled({"data": [{"embedding": vector} for vector in self.vectors]})
+            read = openai_embeddings.read_response(spelled_out)  # so that a vector has one digest, whoever made it
+            if read.malformed is not None:
+                raise Unreadable(read.malformed)
+            return read.content
         return encode({"messages": [one.message() for one in said], "t": CONTENT}) if said else None
 
 

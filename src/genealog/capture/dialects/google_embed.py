@@ -1,6 +1,6 @@
 """Google's embeddings: `embedContent` and `batchEmbedContents` of the Gemini API, `predict` of Vertex.
 
-`content` has the digest of each vector, its numbers as they came.
+`content` has the digest of each vector, as that of OpenAI's embeddings has.
 
 Source: ai.google.dev/api/embeddings,
 docs.cloud.google.com/vertex-ai/generative-ai/docs/model-reference/text-embeddings-api.
