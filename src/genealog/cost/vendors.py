@@ -14,8 +14,6 @@ from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from msgspec import structs
-
 from genealog.core.canonical import MAX_INTEGER
 from genealog.core.prices import PICO, Entry, PriceTable, Rates, Step, Tier
 from genealog.errors import MissingError, UsageError, not_installed
@@ -132,7 +130,7 @@ def _tariff(prices: Mapping[str, Any]) -> tuple[Rates, tuple[Step, ...]]:
         raise _CannotError("it has two prices for an hour of audio")
     starts = sorted({tier.start for value in prices.values() for tier in getattr(value, "tiers", ())})
     made = [_rates(prices, start) for start in (0, *starts)]
-    if not structs.asdict(made[0]):
+    if made[0] == Rates():
         raise _CannotError("it has no price")
     return made[0], tuple(Step(above=start, rates=rates) for start, rates in zip(starts, made[1:], strict=True))
 
