@@ -17,9 +17,10 @@ from typing import Annotated
 import typer
 
 from genealog.cli.options import Store
-from genealog.cli.output import out
+from genealog.cli.output import out, print_json
 from genealog.errors import MissingError
 from genealog.store.home import Home
+from genealog.store.settings_schema import settings_schema
 
 
 class File(StrEnum):
@@ -63,6 +64,15 @@ def edit(file: FileName = File.settings, store: Store = None) -> None:
         return
     home.change(file.value, before, after)
     out.print(f"{file} is changed")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of genealog.toml: editors complete and check by it, and so may whatever writes the file.
+
+    Example: [bold]genealog config schema > genealog.schema.json[/bold]
+    """
+    print_json(settings_schema())
 
 
 def _open_editor(draft: Path) -> None:

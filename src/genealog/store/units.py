@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+DURATION = "([1-9][0-9]{0,8})([smhd])"
+_DURATION = re.compile(DURATION)
 _LONGEST = 36_525 * 86_400  # seconds: what is added to a moment has to stay in the calendar
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
-_SIZE = re.compile(r"(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
+SIZE = "(0|[1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)"
+_SIZE = re.compile(SIZE)
 
 
 class Seconds(int):
