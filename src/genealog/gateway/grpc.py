@@ -1,0 +1,322 @@
+"""KServe v2 over gRPC, through the gateway: messages pass as they are, and every inference is a recorded call.
+
+    ModelInfer        one message each way: one call
+    ModelStreamInfer  any number each way, in any order (decoupled models): one stream is one call, of one deployment
+    ModelReady, ModelMetadata, ModelConfig, ModelStatistics    pass to the deployment that they name, unrecorded
+    ServerLive, ServerReady    the gateway's own answer: whether it could record a call
+    ServerMetadata    passes to `[gateway] default`
+    anything else     UNIMPLEMENTED: it would change what the server serves, or put tensors where no record sees them
+
+No generated code: requests and answers are bytes, of which only the model's name is read. The body on record is every
+message of one direction in order, each behind gRPC's own prefix: a zero (not compressed) and four bytes of length,
+big-endian. As over HTTP the intent is on record before the first byte goes upstream, and the outcome before the client
+sees the end, which is the status. `status` on record is gRPC's: 0 is success. Metadata are headers: what the rules of
+`headers` let through goes on, deadlines and cancellation too. `genealog-call` is in the initial metadata of an answer,
+and in the trailing metadata where there are no others.
+
+Source: KServe `grpc_predict_v2.proto`; github.com/grpc, PROTOCOL-HTTP2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+import grpc
+from grpc import aio
+
+from genealog.core.frames import Durability
+from genealog.deploy import Live
+from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, UpstreamError
+from genealog.gateway import headers as rules
+from genealog.gateway.admission import Used, Who
+from genealog.gateway.aims import Aim
+from genealog.gateway.grpc_call import Exchange, Metadata, framed, renamed, settled, status_of, text_field
+from genealog.gateway.grpc_ways import OPTIONS, Ways, certificate, server_credentials, to_client
+from genealog.gateway.http1 import PeerCertificate
+from genealog.gateway.parts import Parts
+from genealog.gateway.record import Context, Name
+from genealog.gateway.refusal import status_of as http_status_of
+from genealog.store.gateway_settings import Tls
+
+SERVICE = "/inference.GRPCInferenceService/"
+DIALECT = "kserve-grpc"
+INFER, STREAM = f"{SERVICE}ModelInfer", f"{SERVICE}ModelStreamInfer"
+_READS = frozenset(f"{SERVICE}{name}" for name in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"))
+_OWN = frozenset((f"{SERVICE}ServerLive", f"{SERVICE}ServerReady"))
+_OF_DEFAULT = f"{SERVICE}ServerMetadata"
+_YES = b"\x08\x01"  # field 1, true
+_SERVER = (*OPTIONS, ("grpc.so_reuseport", 1))  # workers share the port
+
+log = logging.getLogger("genealog.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A call's metadata as `admission.Head`."""
+
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    peer: str
+    certificate: PeerCertificate | None
+    method: str = "POST"
+    query: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Who asks for what."""
+
+    head: _Head
+    who: Who
+    name: str
+
+
+class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The service, over what the worker has anyway."""
+
+    def __init__(self, parts: Parts, tls: Tls | None = None) -> None:
+        self._parts = parts
+        self._tls = tls
+        self._ways = Ways(parts)
+        self._server: aio.Server | None = None
+
+    async def start(self, address: str) -> int:
+        """Listen at HOST:PORT and return the port. Raises: StoreError `cannot-listen`."""
+        server = aio.server(options=_SERVER, maximum_concurrent_rpcs=self._parts.settings.max_calls)
+        server.add_generic_rpc_handlers((self,))
+        try:
+            port = (
+                server.add_insecure_port(address)
+                if self._tls is None
+                else server.add_secure_port(address, server_credentials(self._tls, self._parts.root))
+            )
+        except RuntimeError:
+            raise StoreError(
+                "cannot-listen", "another server may be there already", got=address, hint="choose another grpc_port"
+            ) from None
+        await server.start()
+        self._server = server
+        return int(port)
+
+    async def stop(self, patience: float) -> None:
+        """Take no new calls; give those that run so many seconds."""
+        if self._server is not None:
+            await self._server.stop(patience)
+        await self._ways.close()
+
+    def service(self, details: Any) -> Any:
+        """As `grpc.GenericRpcHandler`: how one RPC is handled."""
+        method: str = details.method
+        if method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        if method == INFER:
+            return grpc.unary_unary_rpc_method_handler(self._infer)
+
+        async def other(message: bytes, context: Any) -> bytes:
+            return await self._other(method, message, context)
+
+        return grpc.unary_unary_rpc_method_handler(other)
+
+    async def _infer(self, message: bytes, context: Any) -> bytes:
+        answer = await self._call(INFER, message, context)
+        return cast("bytes", answer)
+
+    async def _stream(self, _messages: Any, context: Any) -> None:
+        message = await context.read()
+        if message is not aio.EOF:  # a stream in which nothing was asked is no call
+            await self._call(STREAM, message, context)
+
+    async def _call(self, method: str, message: bytes, context: Any) -> bytes | None:
+        """Make one recorded call."""
+        head = _head(method, context)
+        who = self._parts.admission.authenticate(head)
+        if isinstance(who, GenealogError):
+            await self._refuse(context, message, self._context(_Asked(head, Who({}), "")), who)
+        try:
+            asked = _Asked(head, who, text_field(message, 1) or self._unnamed(head))
+        except MalformedError as error:
+            await self._refuse(context, message, self._context(_Asked(head, who, "")), error)
+        found = self._parts.directory.look(asked.name) or await self._parts.directory.find(asked.name)
+        live = found.live
+        if found.refusal is not None or live is None:
+            refused = found.refusal or MissingError("unknown-deployment", "no deployment has this name")
+            await self._refuse(context, message, self._context(asked, live), refused)
+        name = self._parts.recording.draw()
+        try:
+            self._check(head, live)
+            aim = self._ways.aim(live, name)
+        except GenealogError as error:
+            await self._refuse(context, message, self._context(asked, live), error)
+        if (denied := self._parts.admission.admit(who, asked.name)) is not None:
+            await self._refuse(context, message, self._context(asked, live), denied)
+        try:
+            return await self._pass(method, message, context, asked, live, aim, name)
+        finally:
+            self._parts.admission.settle(who, asked.name)
+
+    async def _pass(
+        self, method: str, message: bytes, context: Any, asked: _Asked, live: Live, aim: Aim, name: Name
+    ) -> bytes | None:
+        rename = aim.target.served_as if aim.target.served_as not in (None, asked.name) else None
+        streams = method == STREAM
+        forwarded = None
+        if rename is not None and not streams:
+            forwarded = hashlib.sha256(framed(renamed(message, rename))).hexdigest()
+        try:
+            metadata = self._ways.metadata(asked.head.headers, asked.who.withheld, aim, name.call)
+            entry = self._parts.recording.open(
+                framed(message),
+                self._context(asked, live, aim),
+                hold=self._parts.settings.hold,
+                name=name,
+                more=streams,
+                changed=("model",) if rename is not None else (),
+                forwarded=forwarded,
+            )
+            await settled(entry)
+        except GenealogError as error:
+            await _abort(context, error)
+        exchange = Exchange(
+            entry,
+            context,
+            method=method,
+            asked=asked.name,
+            ours=(("genealog-call", name.call), ("genealog-model", ",".join(aim.models))),
+            to_client=to_client,
+            rename=rename,
+        )
+        channel = self._ways.channel(aim)
+        try:
+            if streams:
+                await exchange.stream(channel.stream_stream(STREAM), message, metadata)
+                return None
+            return await exchange.unary(channel.unary_unary(INFER), message, metadata)
+        finally:
+            self._charge(asked, live, aim, exchange)
+
+    def _charge(self, asked: _Asked, live: Live, aim: Aim, exchange: Exchange) -> None:
+        self._parts.admission.charge(
+            asked.who,
+            Used(
+                call=exchange.entry.call.id, deployment=live.name, dialect=DIALECT, operation=asked.head.path,
+                status=exchange.status, content_type=None, content_encoding=None, response=exchange.entry.call.held,
+                seller=aim.target.seller, models=aim.models,
+            ),
+        )  # fmt: skip
+
+    async def _other(self, method: str, message: bytes, context: Any) -> bytes:
+        """Answer or pass what is no inference. Nothing of it is on record."""
+        head = _head(method, context)
+        who = self._parts.admission.authenticate(head)
+        if isinstance(who, GenealogError):
+            await _abort(context, who)
+        try:
+            if method in _OWN:
+                self._parts.recording.check()
+                return _YES
+            if method not in _READS and method != _OF_DEFAULT:
+                raise _not_passed(method)
+            asked = _Asked(head, who, (text_field(message, 1) if method in _READS else "") or self._unnamed(head))
+            found = self._parts.directory.look(asked.name) or await self._parts.directory.find(asked.name)
+            if found.refusal is not None or found.live is None:
+                raise found.refusal or MissingError("unknown-deployment", "no deployment has this name")
+            aim = self._ways.aim(found.live, name := self._parts.recording.draw())
+            if (denied := self._parts.admission.admit(who, asked.name)) is not None:
+                raise denied
+            self._parts.admission.settle(who, asked.name)
+            rename = aim.target.served_as if method in _READS else None
+            metadata = self._ways.metadata(asked.head.headers, who.withheld, aim, name.call)
+        except GenealogError as error:
+            await _abort(context, error)
+        ask = self._ways.channel(aim).unary_unary(method)
+        try:
+            answer: bytes = await ask(
+                message if rename is None else renamed(message, rename),
+                metadata=metadata,
+                timeout=context.time_remaining(),
+            )
+        except aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "", to_client(error.trailing_metadata() or ()))
+        return answer
+
+    def _unnamed(self, head: _Head) -> str:
+        """Return the deployment of a message that names none. Raises: MalformedError `grpc-message-malformed`."""
+        stated = next((value for name, value in head.headers if name == b"genealog-deployment"), b"")
+        name = rules.text(stated) or self._parts.settings.default
+        if not name:
+            raise MalformedError(
+                "grpc-message-malformed", "the message names no model", expected="model_name",
+                hint="or the metadata genealog-deployment, or `default` in [gateway]",
+            )  # fmt: skip
+        return name
+
+    def _check(self, head: _Head, live: Live) -> None:
+        """Refuse a call that must not be made. Raises: GenealogError."""
+        if self._parts.mark in rules.via(head.headers):
+            raise UpstreamError(
+                "upstream-loop", f"the upstream of {live.name} leads back to this gateway", got=live.body.upstream,
+                hint="deploy it again with the address of its engine",
+            )  # fmt: skip
+        if live.body.minimum_assurance > "A1":
+            raise PolicyDenied(
+                "assurance-too-low", f"{live.name} demands more than a call over gRPC can have",
+                got="A0", expected=live.body.minimum_assurance, hint="engines sign calls over HTTP only",
+            )  # fmt: skip
+        if self._parts.behind > self._parts.settings.max_behind:
+            raise StoreError("gateway-behind", "calls come faster than they get into the log", hint="try again")
+
+    def _context(self, asked: _Asked, live: Live | None = None, aim: Aim | None = None) -> Context:
+        known: dict[str, Any] = {}
+        if live is not None:
+            known = {
+                "spec": live.spec,
+                "models": aim.models if aim is not None else live.body.models,
+                "durability": cast("Durability", live.body.durability),
+                "capture": live.body.body_capture,
+            }
+        if aim is not None:
+            known |= {"target": aim.index, "seller": aim.target.seller}
+        return Context(
+            deployment=asked.name,
+            operation=asked.head.path,
+            dialect=DIALECT,
+            who=asked.who.facts,
+            headers=rules.on_record(rules.kept(asked.head.headers, self._parts.recorded)),
+            content_type="application/grpc",
+            **known,
+        )
+
+    async def _refuse(self, context: Any, message: bytes, about: Context, error: GenealogError) -> NoReturn:
+        """Put a call that is not made on record, and say why."""
+        try:
+            entry = self._parts.recording.open(framed(message), about)
+            entry.call.close(finish="refused", assurance="A0", error=error.code)
+            await settled(entry)
+        except StoreError as unwritable:
+            await _abort(context, unwritable)
+        await _abort(context, error, (("genealog-call", entry.call.id),))
+
+
+def _head(method: str, context: Any) -> _Head:
+    headers = [
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in context.invocation_metadata() or ()
+    ]
+    return _Head(method, headers, context.peer(), certificate(context.auth_context()))
+
+
+async def _abort(context: Any, error: GenealogError, more: Metadata = ()) -> NoReturn:
+    """End an RPC with an error of ours."""
+    details = str(error) if error.hint is None else f"{error}; {error.hint}"
+    await context.abort(status_of(error, http_status_of(error)), details, (*more, ("genealog-error", error.code)))
+    raise AssertionError
+
+
+def _not_passed(method: str) -> GenealogError:
+    return MissingError(
+        "rpc-not-passed", "the gateway passes inference and reads only", got=method[:200],
+        hint="load models and share memory at the server itself",
+    )  # fmt: skip
