@@ -24,7 +24,12 @@ def check_upstream(upstream: str) -> None:
         raise UsageError("bad-upstream", "an upstream URL is public: leave user and password out of it")
     try:
         parts = urlsplit(upstream)
-        fine = parts.scheme in ("http", "https", "grpc", "grpcs") and parts.hostname and not parts.query and not parts.fragment
+        fine = (
+            parts.scheme in ("http", "https", "grpc", "grpcs")
+            and parts.hostname
+            and not parts.query
+            and not parts.fragment
+        )
         fine = fine and parts.port != 0 and upstream.isascii() and upstream.isprintable() and " " not in upstream
     except ValueError:
         fine = None
