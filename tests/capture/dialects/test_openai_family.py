@@ -147,7 +147,7 @@ FIELDS = ("messages", "role", "content", "type", "text", "choices", "delta", "me
           "segments", "input_audio", "file_data", "arguments", "annotation", "part", "duration")  # fmt: skip
 TYPES = sorted({event["type"] for event in samples.response_events()} | {
          "message", "reasoning", "image_url", "input_audio", "file", "output_text", "image_generation_call", "refusal",
-         "transcript.text.delta", "speech.audio.delta", "image_generation.completed", "image_generation.partial_image"})  # fmt: skip
+         "transcript.text.delta", "speech.audio.delta", "image_generation.completed"})  # fmt: skip
 leaves = st.none() | st.booleans() | st.integers(-2, 1 << 70) | st.floats() | st.text(max_size=9) | st.sampled_from(
     [*TYPES, "AAAA", "data:image/png;base64,AAAA", "data:,x", "\ud800", "https://x/"])  # fmt: skip
 values = st.recursive(

@@ -1,4 +1,7 @@
-"""Images, audio and files on OpenAI's wire, in requests and in answers; requests of each operation."""
+"""Images, audio and files on OpenAI's wire, in requests and in answers; requests of each operation.
+
+Long because six operations have their shapes here, and each shape is a test.
+"""
 
 from __future__ import annotations
 
