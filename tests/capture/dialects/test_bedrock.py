@@ -202,6 +202,9 @@ def test_an_error_leaves_no_message(operation: str) -> None:
     body = b'{"message":"Malformed input request: secret"}'
     facts = read_response(body, operation=operation, status=400, content_type=JSON)
     assert (facts.error, facts.content, facts.malformed) == ("upstream-error", None, None)
+    headers = {"x-amzn-errortype": "ValidationException:http://internal.amazon.com/coral/"}
+    facts = read_response(body, operation=operation, status=400, content_type=JSON, headers=headers)
+    assert facts.error == "ValidationException"
     named = b'{"__type":"ValidationException","message":"secret"}'
     assert read_response(named, operation=operation, status=400).error == "ValidationException"
 

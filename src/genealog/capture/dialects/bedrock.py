@@ -24,6 +24,7 @@ from genealog.capture.dialects.blocks import (
     asked,
     collect,
     counts,
+    error_code,
     known,
     parameters,
     sampler,
@@ -60,6 +61,7 @@ _HEADERS = {
     "cached_tokens": "x-amzn-bedrock-cache-read-input-token-count",
     "cache_write_tokens": "x-amzn-bedrock-cache-write-input-token-count",
 }
+_ERROR = "x-amzn-errortype"
 
 
 def read_request(
@@ -110,7 +112,7 @@ def read_response(
     content_encoding: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ResponseFacts:
-    """As `dialects.Reader`. `headers`, names in lower case: where some models of `invoke` say what they used."""
+    """As `dialects.Reader`. `headers` names an error, and some models of `invoke` say there what they used."""
     answer = _Answer(status, Converse if "/converse" in operation[operation.rfind("/") :] else None)
 
     def feed(data: bytes) -> None:
@@ -121,6 +123,9 @@ def read_response(
             answer.whole(data)
 
     facts = collect(answer, body, content_encoding, feed)
+    named = (headers or {}).get(_ERROR, "").partition(":")[0]
+    if answer.failed and named:
+        facts = replace(facts, error=error_code({"type": named}))
     return facts if facts.usage else replace(facts, usage=_in_headers(headers or {}) or None)
 
 
@@ -133,7 +138,7 @@ class _Answer(Answer):
 
     def __init__(self, status: int | None, kind: type[Converse] | None) -> None:
         super().__init__(status)
-        self._failed = self.error is not None
+        self.failed = self.error is not None
         self._reader: Answer | None = kind() if kind is not None else None
         self._chat: list[bytes] = []
         self._in_frames = False
@@ -154,7 +159,7 @@ class _Answer(Answer):
     def whole(self, data: bytes) -> None:
         """Add the object of a response without frames."""
         item = read_object(data)
-        if self._failed:
+        if self.failed:
             self.fail(item)
         elif isinstance(self._reader, Converse):
             self._reader.take(item)
