@@ -53,9 +53,7 @@ class Ways:
 
     def aim(self, live: Live, name: Name) -> Aim:
         """Choose the target of a call. Raises: StoreError `credentials-missing`; PolicyDenied `pins-over-grpc`."""
-        aims = self._parts.aims(live)
-        own = [aim for aim in aims if aim.origin.scheme.startswith("grpc")] or aims
-        aim = order(own, name.lot, self._parts.health)[0]
+        aim = order(self._parts.aims(live, over_grpc=True), name.lot, self._parts.health)[0]
         if aim.target.endpoint:
             raise PolicyDenied(
                 "pins-over-grpc", "an upstream over gRPC cannot be held to its TLS key", got=aim.target.upstream,
