@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,14 +24,18 @@ from genealog.core.records import Load, Loaded, Pinned, ServingSpec
 from genealog.core.statement import Read, make_statement, read_statement
 from genealog.deploy import Live, Snapshot
 from genealog.errors import GenealogError, MissingError
-from genealog.gateway.app import Gateway
+from genealog.gateway.admission import Admission
 from genealog.gateway.directory import Directory
-from genealog.gateway.exchange import open_session
 from genealog.gateway.handshake import Handshakes
+from genealog.gateway.http1 import Limits, Pool
+from genealog.gateway.parts import Parts, Settings
+from genealog.gateway.plane import Plane
 from genealog.gateway.record import utc_now
 from genealog.gateway.recording import Recording
+from genealog.gateway.upstreams import Upstreams
 from genealog.gateway.worker import serve
 from genealog.registry import KeyRow
+from genealog.store.gateway_settings import Upstream
 from genealog.store.spool_reader import Found, SpoolReader
 
 MODEL, ADAPTER = "glf1:" + "a" * 64, "glf1:" + "b" * 64
@@ -130,6 +135,7 @@ class Running:
     recording: Recording
     directory: Directory
     handshakes: Handshakes
+    plane: Plane
     client: aiohttp.ClientSession
 
     async def ask(self, body: bytes, **headers: str) -> tuple[int, Mapping[str, str], bytes]:
@@ -172,7 +178,15 @@ def spooled(directory: Path) -> list[Frame]:
 
 @contextlib.asynccontextmanager
 async def running(
-    spool: Path, source: FakeSource, *, max_body: int = 2**25, drain: float = 5.0
+    spool: Path,
+    source: FakeSource,
+    *,
+    drain: float = 5.0,
+    limits: Limits | None = None,
+    admission: Admission | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+    root: Path = Path(),
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve on a free port, as a worker does."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -183,26 +197,22 @@ async def running(
     recording = Recording(spool)
     directory = Directory(lambda: source)
     await directory.start()
-    async with (
-        open_session() as session,
-        aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as client,
-    ):
-        handshakes = Handshakes(session, directory)
-        app = Gateway(
-            recording=recording,
-            directory=directory,
-            handshakes=handshakes,
-            session=session,
-            max_body=max_body,
-        )
-        serving = asyncio.create_task(serve(app, listener, theirs, drain=drain))
+    pool = Pool()
+    parts = Parts(
+        recording=recording, directory=directory, pool=pool, mark=secrets.token_hex(8), settings=Settings(**settings),
+        admission=admission, upstreams=Upstreams(upstreams or {}, root), root=root,
+    )  # fmt: skip
+    plane = Plane(parts)
+    async with aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as client:
+        serving = asyncio.create_task(serve(plane, listener, theirs, drain=drain, limits=limits))
         assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"r"
         try:
-            yield Running(url, spool, source, recording, directory, handshakes, client)
+            yield Running(url, spool, source, recording, directory, parts.handshakes, plane, client)
         finally:
             await client.close()
             ours.close()
             await serving
             theirs.close()
+            await pool.close()
             await directory.stop()
             recording.close()

@@ -37,7 +37,7 @@ async def test_whole_answer_passes_verbatim_and_is_on_record(tmp_path: Path) -> 
     assert upstream.asked[0].header("Genealog-Call") == intent.call
     assert upstream.asked[0].header("Genealog-Tenant") is None
     assert (intent.deployment, intent.models, intent.bound) == (NAME, (MODEL, ADAPTER), "A0")
-    assert intent.who == {"tenant": "acme"}
+    assert intent.who == {"tenant": "acme", "how": "claimed"}
     assert (outcome.finish, outcome.status, outcome.response) == ("complete", 200, answer)
     assert (outcome.delivered, outcome.assurance, outcome.error) == (len(answer), "A0", None)
 

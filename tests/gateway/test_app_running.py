@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 
 from gateway.fake_upstream import Asked, FakeUpstream, Wire, completion, events, stream, whole
-from gateway.kit import ADAPTER, MODEL, NAME, FakeSource, chat, running, spec, until
+from gateway.kit import ADAPTER, MODEL, NAME, FakeSource, chat, running, spec, spooled, until
+from genealog.core.frames import Piece, Whole
+from genealog.core.ids import sha256_hex
 from genealog.errors import StoreError
-from genealog.gateway import wire
+from genealog.gateway.http1 import Limits
 
 
 async def test_clients_choose_no_ids_and_upstreams_speak_for_nobody(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ async def test_models_health_and_unknown_routes(tmp_path: Path) -> None:
             listing = await response.json()
         async with gateway.client.get(gateway.url + "/healthz") as response:
             assert (await response.json())["emitter"] == "gateway-0"
-        async with gateway.client.get(gateway.url + "/v1/embeddings") as response:
+        async with gateway.client.get(gateway.url + "/v1/threads") as response:
             assert (response.status, response.content_type) == (404, "application/problem+json")
         async with gateway.client.get(gateway.url + "/v1/chat/completions") as response:
             assert response.status == 405
@@ -147,19 +148,20 @@ async def test_drain_cuts_what_takes_too_long(tmp_path: Path) -> None:
     assert (outcome.finish, outcome.error, outcome.delivered) == ("unknown", "gateway-stopped", 7)
 
 
-async def test_an_answer_too_big_to_record_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_too_big_to_hold_passes_in_pieces(tmp_path: Path) -> None:
     source = FakeSource()
-    async with (
-        FakeUpstream(stream([b": " + b"x" * 600 + b"\n\n"] * 3)) as upstream,
-        running(tmp_path, source) as gateway,
-    ):
+    chunks = [b": " + b"x" * 600 + b"\n\n"] * 3
+    async with FakeUpstream(stream(chunks)) as upstream, running(tmp_path, source, hold=1_000) as gateway:
         source.deploy(NAME, spec(upstream.url))
-        monkeypatch.setattr("genealog.gateway.record.MAX_BODY", 1500)
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await gateway.ask(chat(stream=True))
-        _, outcome = gateway.last()
-    assert (outcome.finish, outcome.error) == ("upstream_error", "answer-too-big")
-    assert len(outcome.response) <= 1500
+        _, _, body = await gateway.ask(chat(stream=True))
+        intent, outcome = gateway.last()
+        kept = [frame for frame in spooled(tmp_path) if isinstance(frame, Piece)]
+    assert body == b"".join(chunks)
+    assert outcome.whole == Whole(size=len(body), sha256=sha256_hex(body), kept=True)
+    assert b"".join(piece.data for piece in kept) + outcome.response == body
+    assert (outcome.finish, outcome.delivered, {piece.call for piece in kept}) == (
+        "complete", len(body), {intent.call}
+    )  # fmt: skip
 
 
 async def test_a_slow_client_slows_the_upstream(tmp_path: Path) -> None:
@@ -185,17 +187,16 @@ async def test_a_slow_client_slows_the_upstream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nX"])
-async def test_a_head_that_does_not_end_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes
-) -> None:
-    monkeypatch.setattr(wire, "HEAD_S", 0.2)
+async def test_a_head_that_does_not_end_is_not_waited_for(tmp_path: Path, begin: bytes) -> None:
     source = FakeSource()
-    async with FakeUpstream(whole(completion())) as upstream, running(tmp_path, source) as gateway:
+    limits = Limits(head_time=0.2)
+    async with FakeUpstream(whole(completion())) as upstream, running(tmp_path, source, limits=limits) as gateway:
         source.deploy(NAME, spec(upstream.url))
         address = urlsplit(gateway.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(begin)
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+        said = await asyncio.wait_for(reader.read(), 20)
+        assert said.startswith(b"HTTP/1.1 408 ") if begin else said == b""
         writer.close()
         await writer.wait_closed()
         assert (await gateway.ask(chat()))[0] == 200

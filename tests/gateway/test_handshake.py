@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -89,9 +88,10 @@ async def test_handshakes_are_renewed_in_the_background(tmp_path: Path, monkeypa
     async with measured(tmp_path) as setting:
         await setting.gateway.ask(CHAT)
         monkeypatch.setattr(handshake, "AGAIN", 0.01)
-        shaking = handshake.Handshakes(setting.gateway.client, setting.gateway.directory)
-        live = setting.source.live[NAME]
-        await shaking.bind(live)
+        parts = setting.gateway.plane.parts
+        (aim,) = parts.aims(setting.source.live[NAME])
+        shaking = handshake.Handshakes(parts.pool, setting.gateway.directory, lambda: [aim])
+        await shaking.bind(aim)
         before = setting.engine.handshakes
         renewing = asyncio.create_task(shaking.renew_forever())
 
@@ -99,7 +99,7 @@ async def test_handshakes_are_renewed_in_the_background(tmp_path: Path, monkeypa
             return setting.engine.handshakes >= before + 3
 
         async def unbound() -> bool:
-            return (await shaking.bind(live)).level == "A0"
+            return (await shaking.bind(aim)).contradicted
 
         async def forgotten() -> bool:
             return not shaking._known
@@ -155,12 +155,15 @@ def replay_nonce(setting: Measured) -> None:
         (replay_nonce, "challenge-mismatch"),
     ],
 )
-async def test_a_handshake_that_does_not_verify_binds_nothing(tmp_path: Path, change: Change, reason: str) -> None:
-    async with measured(tmp_path, spec_changes={"minimum_assurance": "A3"}) as setting:
+@pytest.mark.parametrize("minimum", ["A0", "A3"])
+async def test_an_engine_that_does_not_verify_is_never_asked(
+    tmp_path: Path, change: Change, reason: str, minimum: str
+) -> None:
+    async with measured(tmp_path, spec_changes={"minimum_assurance": minimum}) as setting:
         change(setting)
         status, _, body = await setting.gateway.ask(CHAT)
         intent, outcome = setting.gateway.last()
-    assert (status, json.loads(body)["code"]) == (403, "assurance-too-low")
+    assert (status, json.loads(body)["code"]) == (403, "upstream-contradicted")
     assert reason in json.loads(body)["error"]["message"]
     assert (intent.bound, outcome.finish) == ("A0", "refused")
     assert setting.upstream.asked == []
@@ -181,10 +184,10 @@ BASE = Loaded(role="base", artifact=MODEL, weights=WEIGHTS)
 async def test_an_engine_with_other_models_is_not_bound(
     tmp_path: Path, loaded: tuple[Loaded, ...], reason: str
 ) -> None:
-    changes = {"minimum_assurance": "A3"}
-    async with measured(tmp_path, load={"loaded": loaded}, spec_changes=changes) as setting:
+    async with measured(tmp_path, load={"loaded": loaded}) as setting:
         status, _, body = await setting.gateway.ask(CHAT)
-    assert status == 403
+    assert (status, json.loads(body)["code"]) == (403, "upstream-contradicted")
+    assert setting.upstream.asked == []
     assert reason in json.loads(body)["error"]["message"]
 
 
@@ -201,13 +204,13 @@ async def test_an_ordinary_server_is_bound_at_a0_and_asked_once(tmp_path: Path) 
 async def test_a_busy_server_is_served_at_a0_and_asked_again_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handshake, "PATIENCE", aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr(handshake, "PATIENCE", 0.2)
     async with measured(tmp_path) as setting:
         setting.engine.patient.clear()
         _, headers, _ = await setting.gateway.ask(CHAT)
         assert headers["Genealog-Assurance"] == "A0"
         setting.engine.patient.set()
-        setting.gateway.handshakes.forget(setting.source.live[NAME])
+        setting.gateway.handshakes.forget(*setting.gateway.plane.parts.aims(setting.source.live[NAME]))
         _, headers, _ = await setting.gateway.ask(CHAT)
     assert headers["Genealog-Assurance"] == "A3"
 
@@ -255,7 +258,7 @@ async def test_no_signature_costs_the_level(tmp_path: Path) -> None:
 async def test_a_late_signature_costs_the_level_and_not_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handshake, "PATIENCE", aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr(handshake, "PATIENCE", 0.2)
     async with measured(tmp_path) as setting:
         await setting.gateway.ask(CHAT)
         setting.engine.patient.clear()

@@ -29,7 +29,7 @@ async def test_a_status_that_no_answer_ends_with_is_an_upstream_error(tmp_path: 
         status, _, body = await gateway.ask(chat())
         _, outcome = gateway.last()
     assert (status, json.loads(body)["code"]) == (502, outcome.error)
-    assert (outcome.finish, outcome.error) == ("upstream_error", "upstream-status")
+    assert (outcome.finish, outcome.error) == ("upstream_error", "upstream-malformed")
 
 
 async def test_not_modified_has_no_body_whatever_length_it_states(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_head_without_end_is_cut(tmp_path: Path) -> None:
                 writer.write(b"a" * 2**16)
                 await writer.drain()
         with contextlib.suppress(ConnectionError):
-            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
         writer.close()
         big = b"a" * 2**20  # a body has another limit, and comes after as many heads as one likes
         assert [(await gateway.ask(big))[0] for _ in range(3)] == [400] * 3

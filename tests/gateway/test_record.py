@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 import pytest
 
 from call_samples import BOOT, MODELS, SPEC, answer, context, record, recorder, request, stream
-from genealog.core.frames import MAX_BODY, EngineEvidence, Intent, Outcome, decode_frame
+from genealog.core.frames import MAX_BODY, EngineEvidence, Frame, Intent, Outcome, Piece, Whole, decode_frame
 from genealog.errors import MalformedError, StoreError
-from genealog.gateway.record import Recorder
+from genealog.gateway.record import PIECE, Recorder
 
 
 class Sink:
     """Keeps frames, and can be told to fail."""
 
     def __init__(self) -> None:
-        self.frames: list[Intent | Outcome] = []
+        self.frames: list[Frame] = []
         self.fails = False
 
     def __call__(self, payload: bytes) -> None:
@@ -123,13 +123,62 @@ def test_bodies_of_32_mib_are_recorded_and_no_bigger_ones() -> None:
     line = recorder(sink)
     call = line.open(bytes(MAX_BODY), context())
     call.chunk(bytes(MAX_BODY))
-    with pytest.raises(MalformedError, match="body-too-big"):
-        call.chunk(b"x")
-    call.close(finish="upstream_error", error="body-too-big")
+    call.close(finish="complete")
     assert isinstance(sink.frames[1], Outcome)
     assert len(sink.frames[1].response) == MAX_BODY
+    assert sink.frames[1].whole is None
     with pytest.raises(MalformedError, match="body-too-big"):
         line.open(bytes(MAX_BODY + 1), context())
+
+
+@pytest.mark.parametrize("size", [1_000, MAX_BODY, MAX_BODY + 1])
+def test_an_answer_too_big_to_hold_lies_in_pieces(size: int) -> None:
+    sink = Sink()
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+    call = recorder(sink).open(request(), context(), hold=600)
+    for start in range(0, size, 300_000):
+        call.chunk(body[start : start + 300_000])
+        assert len(b"".join(call.held)) <= PIECE
+    digest = call.response_sha256
+    call.close(finish="complete")
+    outcome = sink.frames[-1]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.delivered, outcome.whole) == (size, Whole(size=size, sha256=digest, kept=size <= MAX_BODY))
+    assert digest == hashlib.sha256(body).hexdigest()
+    pieces = [frame for frame in sink.frames if isinstance(frame, Piece)]
+    kept = b"".join([*(piece.data for piece in pieces), outcome.response])
+    assert kept == body[:MAX_BODY]
+    assert all(len(piece.data) <= PIECE and piece.side == "response" for piece in pieces)
+    assert [frame.n for frame in sink.frames] == list(range(1, len(sink.frames) + 1))
+
+
+@pytest.mark.parametrize("size", [0, 10, MAX_BODY])
+def test_a_request_that_goes_on_lies_in_pieces(size: int) -> None:
+    sink = Sink()
+    call = recorder(sink).open(b"start", context(), more=True)
+    for start in range(0, size, 700_000):
+        call.upload(bytes(min(700_000, size - start)))
+    digest = call.request_sha256
+    call.close(finish="complete")
+    intent, *pieces, outcome = sink.frames
+    assert isinstance(intent, Intent)
+    assert isinstance(outcome, Outcome)
+    assert (intent.more, intent.request) == (True, b"start")
+    assert digest == hashlib.sha256(b"start" + bytes(size)).hexdigest()
+    assert outcome.request == Whole(size=5 + size, sha256=digest, kept=5 + size <= MAX_BODY)
+    at = 5
+    for piece in pieces:
+        assert isinstance(piece, Piece)
+        assert (piece.side, piece.at) == ("request", at)
+        at += len(piece.data)
+    assert at == min(5 + size, MAX_BODY)
+
+
+def test_a_request_that_is_whole_takes_no_more() -> None:
+    call = recorder(Sink()).open(b"all", context())
+    with pytest.raises(StoreError, match="call-closed"):
+        call.upload(b"x")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from genealog.errors import not_installed
 
 EXTRAS = {
-    "gateway": ("aiohttp", "httptools", "uvicorn"),
+    "gateway": ("httptools",),
     "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),
     "scale": ("obstore", "psycopg"),

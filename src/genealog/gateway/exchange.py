@@ -1,274 +1,469 @@
-"""One call between its two frames: ask the upstream, pass bytes on as they come, keep the end until it is on record.
+"""One attempt between its two frames: ask a target, pass bytes on as they come, keep the end until it is on record.
 
-    intent on record → request → … chunks … → upstream's end → engine signature → outcome on record → last byte
+    intent on record → request → … data … → upstream's end → engine signature → outcome on record → last byte
 
 However it ends, it ends on record: complete, abandoned by the client, failed by the upstream. If the outcome cannot be
 put on record, the client does not see an end either: a broken connection is the honest answer then. Whatever is on its
-way in one direction is bounded by flow control in the other.
+way in one direction is bounded by flow control in the other. Callbacks only: a task is made where something has to be
+waited for that is not this call's own bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import socket
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import Any, TypedDict
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from genealog.core.frames import Assurance, EngineEvidence, Finish
-from genealog.deploy import Live
-from genealog.errors import GenealogError, MalformedError, StoreError, UpstreamError
-from genealog.gateway.handshake import Binding, Handshakes
-from genealog.gateway.hangup import ClientGone, Hangup
-from genealog.gateway.headers import to_client
+from genealog.core.frames import Assurance, EngineEvidence, Finish, StreamedPart
+from genealog.errors import GenealogError, StoreError, UpstreamError
+from genealog.gateway import headers as rules
+from genealog.gateway.admission import Claimed, Used, Who
+from genealog.gateway.aims import Aim
+from genealog.gateway.handshake import Binding
 from genealog.gateway.hold import Hold, Way
+from genealog.gateway.http1 import Connection, Reply, Response, UpstreamLostError
+from genealog.gateway.parts import Parts
 from genealog.gateway.recording import Entry
-from genealog.gateway.refusal import refusal
 from genealog.gateway.reported import reports_itself
-from genealog.gateway.wire import Line
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-CONNECT = 5.0  # seconds until a connection stands
-ALIVE = (60, 15, 4)  # seconds of silence before asking whether the peer is alive, then between asks, and how many
 _FINAL = range(200, 600)  # RFC 9110 §15: lower ones go before an answer, higher ones are none
-_LARGE = 2**20  # aiohttp writes larger bodies in pieces if it gets a file
+_AGAIN = frozenset((429, 502, 503, 504))  # another target may do better
+_LOST_ANSWER = 64 * 1024  # bytes kept of an answer that another attempt replaces
+_MOST_HELD = 32 * 1024 * 1024  # of an answer that has to wait whole
 
 log = logging.getLogger("genealog.gateway")
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return a client that changes nothing: no decompression, no cookies, no redirects followed, no own headers.
+class Owner(Protocol):
+    """The client's side of an attempt (`asking.Asking`)."""
 
-    It waits for an answer as long as somebody waits for it and the upstream's machine is there.
-    """
-    return aiohttp.ClientSession(
-        # An engine on uvicorn drops idle connections after 5 s: not to lose that race, we drop them before.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ttl_dns_cache=30, socket_factory=_socket),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-        max_line_size=64 * 1024,
-        max_field_size=64 * 1024,
-        trust_env=False,
-    )
+    plane: Parts
+    reply: Reply
+    who: Who
+    name: str
+    streams: bool
+    parts: tuple[StreamedPart, ...]
 
+    @property
+    def dialect(self) -> str:
+        """As the intent says it."""
 
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), ALIVE, strict=True):
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
+    @property
+    def operation(self) -> str:
+        """The path that was asked for."""
 
+    def may_retry(self) -> bool:
+        """Say whether another attempt may follow."""
 
-@lru_cache(maxsize=256)
-def target(upstream: str, path: str, query: bytes) -> URL:
-    """Return the URL to ask, path and query as they came."""
-    return URL(upstream + path + (f"?{query.decode('latin-1')}" if query else ""), encoded=True)
+    def retry(self, error: GenealogError | None) -> None:
+        """Make it: this one is on record."""
+
+    def fail(self, error: GenealogError, exchange: Exchange | None) -> None:
+        """Tell the client, which has got nothing yet, why there is no answer; the call is on record."""
+
+    def ours(self, call: str, aim: Aim, binding: Binding) -> list[tuple[bytes, bytes]]:
+        """Return the headers that the gateway puts on an answer."""
+
+    def over(self) -> None:
+        """Know that the reply has ended."""
 
 
 class Exchange:
-    """Runs one call whose intent is on record."""
+    """One attempt whose intent is on record: an `http1.Sink`."""
 
     __slots__ = (
-        "_asked", "_binding", "_delivered", "_entry", "_facts", "_handshakes", "_head", "_live", "_parts", "_send",
-        "_started",
+        "_began", "_body", "_dropped", "_encoding", "_first", "_head", "_headers", "_hold",
+        "_kind", "_more", "_owner", "_replaced", "_reported", "_response", "_retried", "_spki", "_status", "_task",
+        "_timer", "aim", "binding", "closed", "connection", "delivered", "entry", "last",
     )  # fmt: skip
 
     def __init__(
-        self, entry: Entry, live: Live, binding: Binding, handshakes: Handshakes, *, asked: str, send: Send
+        self, owner: Owner, entry: Entry, aim: Aim, binding: Binding, connection: Connection | None, began: float
     ) -> None:
-        self._entry = entry
-        self._live = live
-        self._binding = binding
-        self._handshakes = handshakes
-        self._asked = asked
-        self._send = send
-        self._parts: list[bytes] = []
-        self._facts: _Facts = {}
-        self._head: dict[str, Any] = {}
-        self._started = False
-        self._delivered = 0
+        self.entry = entry
+        self.aim = aim
+        self.binding = binding
+        self.connection = connection
+        self.delivered = 0
+        self.closed = False  # its outcome is on record, or cannot be
+        self.last = began  # when a byte came from upstream, about
+        self._owner = owner
+        self._began = began
+        self._head = self._body = b""
+        self._more = False
+        self._retried = False
+        self._replaced = False  # another attempt will answer
+        self._dropped = False  # the client is gone, and we read on to know what it cost
+        self._status: int | None = None
+        self._kind: str | None = None
+        self._encoding: str | None = None
+        self._headers: Mapping[str, str] | None = None
+        self._first: Any = None
+        self._response: Response | None = None
+        self._hold: Hold | None = None
+        self._reported: bool | None = None
+        self._spki = connection.spki if connection is not None else None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def run(
-        self, session: aiohttp.ClientSession, line: Line, url: URL, body: bytes, headers: CIMultiDict[str]
-    ) -> None:
-        """Make the call and answer the client. Raises nothing but a cancellation from outside."""
+    def ask(self, head: bytes, body: bytes, *, more: bool, chunked: bool) -> None:
+        """Send the request, or its beginning."""
+        self._head, self._body, self._more = head, body, more
+        connection = self.connection
+        if connection is not None:
+            connection.ask(head, body, self, more=more, chunked=chunked)
+
+    def upload(self, data: bytes) -> None:
+        """Put more of the request on record, and send it."""
+        if self.closed or self.connection is None:
+            return
         try:
-            async with Hangup(line):
-                rest = await self._relay(session, url, body, headers)
-            await self._entry.settle()
-        except ClientGone:
-            self._give_up("client_abandoned", "client-gone")
-        except UpstreamError as error:
-            self._handshakes.forget(self._live)
-            if self._give_up("upstream_error", error.code):
-                await self._refuse(error)
+            self.entry.call.upload(data)
         except StoreError as error:
-            log.error("call %s: its outcome could not be recorded: %s", self._entry.call.id, error.code)
-            await self._refuse(_withheld(error))
-        except asyncio.CancelledError:
-            self._give_up("unknown", "gateway-stopped")
-            raise
+            self._broken(error)
         else:
-            await self._start()
-            await self._send({"type": "http.response.body", "body": rest, "more_body": False})
+            self.connection.write(data)
 
-    async def _relay(self, session: aiohttp.ClientSession, url: URL, body: bytes, headers: CIMultiDict[str]) -> bytes:
-        """Pass the answer on but for its end, put the outcome on record, and return what is still to be sent."""
-        response = await _ask(session, url, body, headers)
+    def upload_end(self) -> None:
+        """Send the request's end."""
+        if not self.closed and self.connection is not None:
+            self.connection.end_body()
+
+    # From upstream
+
+    def head(self, response: Response) -> None:
+        """Take the head of the answer."""
+        status = response.status
+        plane = self._owner.plane
+        self.last = plane.now()
+        self._first = self.entry.call.now()
+        if status not in _FINAL:
+            self._abort()
+            self._lost(
+                UpstreamError(
+                    "upstream-status", "the upstream's status is none that an answer ends with", got=status,
+                    expected="200 to 599",
+                )
+            )  # fmt: skip
+            return
+        self._response = response
+        self._status = status
+        kind, encoding = response.first(b"content-type"), response.first(b"content-encoding")
+        self._kind = rules.text(kind) if kind is not None else None
+        self._encoding = rules.text(encoding) if encoding is not None else None
+        kept = [pair for pair in zip(response.names, (value for _, value in response.headers), strict=True)
+                if pair[0] in plane.answered]  # fmt: skip
+        self._headers = rules.on_record(tuple(kept)) if kept else None
+        if status in _AGAIN and self._owner.may_retry():
+            self._replaced = True
+            self._timer = plane.loop.call_later(2.0, self._enough)
+            return
+        if status < 500 and status != 429:
+            plane.health.worked(self.aim)
+        owner = self._owner
+        hold = self._hold = Hold.of(
+            self._kind, self._encoding, response.length, owner.dialect, streams=owner.streams
+        )  # fmt: skip
+        if hold.way is Way.MARKED and not hold.empty and not self._dropped:
+            self._start()
+
+    def data(self, data: bytes) -> None:
+        """Pass bytes on, but for what must wait."""
+        if self.closed:
+            return
+        entry, hold = self.entry, self._hold
+        plane = self._owner.plane
+        self.last = plane.now()
+        call = entry.call
+        if self._reported is None and call.received + len(data) > plane.settings.hold:
+            self._reported = self._reports((*call.held, data))
         try:
-            hold = Hold.of(response.headers)
-            self._facts = {
-                "status": response.status,
-                "content_type": response.headers.get("Content-Type"),
-                "content_encoding": response.headers.get("Content-Encoding"),
-            }
-            self._head = _head(response, self._entry.call.id, self._live, self._binding)
-            if hold.way is Way.EVENTS and not hold.empty:
-                await self._start()
-            await self._pump(response, hold)
-        finally:
-            if not response.content.is_eof():
-                response.close()  # stop reading, whatever the upstream still has to say
-        await self._end(response.status)
-        return hold.rest
+            call.chunk(data)
+        except StoreError as error:
+            self._broken(error)
+            return
+        if hold is None:
+            if self._replaced and call.received > _LOST_ANSWER:
+                self._enough()
+            return
+        free = hold.feed(data)
+        if free and not self._dropped:
+            reply = self._owner.reply
+            if not reply.started:
+                self._start()
+            reply.write(free)
+            self.delivered += len(free)
+        elif not free and hold.way is Way.WHOLE and call.received > _MOST_HELD:
+            self._abort()
+            self._lost(UpstreamError(
+                "answer-too-big", "the answer is too big to hold, and compressed, so that its end cannot be seen",
+                expected=f"≤ {_MOST_HELD} bytes",
+            ))  # fmt: skip
 
-    async def _pump(self, response: aiohttp.ClientResponse, hold: Hold) -> None:
-        call, content = self._entry.call, response.content
+    def end(self) -> None:
+        """Put the outcome of an answer that came to its end on record, and give the client the rest."""
+        self.connection = None
+        if self.closed:
+            return
+        status = self._status
+        if self._replaced:
+            self._replace()
+        elif self._dropped:
+            self._close("client_abandoned", error="client-gone")
+        elif self.binding.level == "A3" and status is not None and status < 500:
+            self._later(self._evidence())
+        else:
+            self._finish(None, None)
+
+    def failed(self, error: UpstreamError) -> None:
+        """Ask again on a new connection where an old one had been closed meanwhile; else put the failure on record."""
+        self.connection = None
+        if self.closed:
+            return
+        if isinstance(error, UpstreamLostError) and error.retriable and not self._retried and not self._more:
+            self._retried = True
+            self._later(self._ask_anew())
+        elif self._replaced:
+            self._replace()
+        else:
+            self._lost(error)
+
+    def pause(self) -> None:
+        """The upstream reads slower than the client writes."""
+        self._owner.reply.pause_body()
+
+    def resume(self) -> None:
+        """It caught up."""
+        self._owner.reply.resume_body()
+
+    # From the client's side
+
+    def client_gone(self) -> None:
+        """Stop the upstream, or read it to its end, as `on_hangup` says."""
+        if self.closed:
+            return
+        if self._owner.plane.settings.drains and self.connection is not None and self._head:
+            self._dropped = True
+            self.connection.resume()
+        else:
+            self._abort()
+            self._close("client_abandoned", error="client-gone")
+
+    def break_off(self, finish: Finish, code: str) -> None:
+        """End in the middle: this gateway cannot or must not go on."""
+        if not self.closed:
+            self._abort()
+            self._close(finish, error=code)
+
+    def silent(self, patience: float) -> None:
+        """End it: nothing came from upstream for so many seconds."""
+        if not self.closed and self.connection is not None:
+            self._abort()
+            self._lost(UpstreamError("upstream-silent", "the upstream fell silent", expected=f"a byte in {patience} s"))
+
+    # Inside
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._owner.plane.spawn(work)
+
+    async def _ask_anew(self) -> None:
+        plane = self._owner.plane
         try:
-            while data := await content.readany():
-                call.chunk(data)
-                self._parts.append(data)
-                if free := hold.feed(data):
-                    if not self._started:
-                        await self._start()
-                    await self._send({"type": "http.response.body", "body": free, "more_body": True})
-                    self._delivered += len(free)
-        except MalformedError as error:
-            raise UpstreamError("answer-too-big", "the answer is too big to record", expected=error.expected) from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamError(
-                "upstream-died", "the upstream broke off in the middle of its answer", got=type(error).__name__
-            ) from None
+            connection = await plane.pool.open(self.aim.origin)
+        except UpstreamError as error:
+            self._task = None
+            if not self.closed:
+                self._lost(error)
+            return
+        self._task = None
+        if self.closed:
+            connection.abort()
+            return
+        self.connection = connection
+        connection.ask(self._head, self._body, self)
 
-    async def _end(self, status: int) -> None:
-        """Put the outcome of an answer that came to its end on record. Raises: StoreError."""
+    async def _evidence(self) -> None:
         evidence: EngineEvidence | None = None
         lost: str | None = None
-        if self._binding.level == "A3" and status < 500:
-            try:
-                evidence = await self._handshakes.evidence(self._live, self._binding, self._entry.call)
-            except GenealogError as error:
-                lost = error.code
-                log.warning("call %s is not at A3: %s", self._entry.call.id, lost)
-        self._entry.call.close(
-            finish="upstream_error" if status >= 500 else "complete",
-            assurance="A3" if evidence else self._unsigned(),
-            engine=evidence,
+        try:
+            evidence = await self._owner.plane.handshakes.evidence(self.aim, self.binding, self.entry.call)
+        except GenealogError as error:
+            lost = error.code
+            log.warning("call %s is not at A3: %s", self.entry.call.id, lost)
+        self._task = None
+        if not self.closed:
+            self._finish(evidence, lost)
+
+    def _finish(self, evidence: EngineEvidence | None, lost: str | None) -> None:
+        status = self._status
+        self._close(
+            "upstream_error" if status is not None and status >= 500 else "complete",
+            evidence=evidence,
             error=lost,
-            **self._facts,
+            whole=True,
         )
 
-    def _give_up(self, finish: Finish, code: str) -> bool:
-        """Put on record how the call broke off; say whether that worked."""
+    def _close(
+        self,
+        finish: Finish,
+        *,
+        error: str | None = None,
+        evidence: EngineEvidence | None = None,
+        whole: bool = False,
+        then: GenealogError | None = None,
+    ) -> bool:
+        """Put the outcome on record, once. `whole`: then give the client the end; `then`: tell it that instead."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        owner, call = self._owner, self.entry.call
         try:
-            self._entry.call.close(
-                finish=finish, delivered=self._delivered, assurance=self._unsigned(), error=code, **self._facts
+            call.close(
+                finish=finish,
+                status=self._status,
+                content_type=self._kind,
+                content_encoding=self._encoding,
+                delivered=None if whole else self.delivered,
+                assurance="A3" if evidence is not None else self._unsigned(),
+                error=error,
+                engine=evidence,
+                parts=owner.parts,
+                headers=self._headers,
+                first_byte_at=self._first,
+                endpoint=self._spki,
             )
-        except StoreError as error:  # the sequencer will close the call as unknown
-            log.error("call %s: its outcome could not be recorded: %s", self._entry.call.id, error.code)
+        except StoreError as unwritable:
+            log.error("call %s: its outcome could not be recorded: %s", call.id, unwritable.code)
+            self._count("unknown")
+            if whole or then is not None:
+                self._withhold(unwritable)
             return False
+        self._count(finish)
+        if whole:
+            self.entry.settle(self._settled)
+        elif then is not None:
+            self.entry.settle(lambda failed: owner.fail(withheld(failed) if failed else then, self))
         return True
+
+    def _settled(self, failed: StoreError | None) -> None:
+        """Give the client the rest: the outcome is on record."""
+        owner = self._owner
+        if failed is not None:
+            log.error("call %s: its outcome could not be recorded: %s", self.entry.call.id, failed.code)
+            self._withhold(failed)
+            return
+        if not owner.reply.started:
+            self._start()
+        owner.reply.end(self._hold.rest if self._hold is not None else b"")
+        owner.over()
+
+    def _withhold(self, error: StoreError) -> None:
+        self._owner.fail(withheld(error), self)
+
+    def _broken(self, error: StoreError) -> None:
+        """End a call of which a piece could not be recorded. The sequencer closes it as unknown."""
+        log.error("call %s: a piece of it could not be recorded: %s", self.entry.call.id, error.code)
+        self._abort()
+        self.closed = True
+        self._count("unknown")
+        self._withhold(error)
+
+    def _lost(self, error: UpstreamError) -> None:
+        """Put on record that the upstream failed; then the next target, or the client is told."""
+        plane, owner = self._owner.plane, self._owner
+        plane.handshakes.forget(self.aim)
+        plane.health.failed(self.aim)
+        finish: Finish = "refused" if error.code == "upstream-key-mismatch" else "upstream_error"
+        if self._dropped:
+            finish, error_code = "client_abandoned", "client-gone"
+        else:
+            error_code = error.code
+        if not owner.reply.started and not self._dropped and finish == "upstream_error" and owner.may_retry():
+            if self._close(finish, error=error_code):
+                owner.retry(error)
+            else:
+                owner.fail(_unrecorded(), self)
+            return
+        self._close(finish, error=error_code, then=error)
+
+    def _enough(self) -> None:
+        """Read no more of an answer that is replaced."""
+        self._timer = None
+        self._abort()
+        if not self.closed:
+            self._replace()
+
+    def _replace(self) -> None:
+        status = self._status or 0
+        owner = self._owner
+        if status != 429:
+            owner.plane.health.failed(self.aim)
+        if self._close("upstream_error" if status >= 500 else "complete"):
+            owner.retry(None)
+        else:
+            owner.fail(_unrecorded(), self)
+
+    def _start(self) -> None:
+        response, owner = self._response, self._owner
+        if response is None:
+            return
+        headers = rules.to_client(response.headers, response.names)
+        headers += owner.ours(self.entry.call.id, self.aim, self.binding)
+        length = response.length
+        if self._head.startswith(b"HEAD ") and (stated := response.first(b"content-length")) is not None:
+            length = int(stated)
+        owner.reply.start(response.status, headers, length)
 
     def _unsigned(self) -> Assurance:
         """Return the level of an answer that no engine vouches for."""
-        own = reports_itself(
-            self._parts,
-            content_type=self._facts.get("content_type") or "",
-            content_encoding=self._facts.get("content_encoding") or "",
-            asked=self._asked,
-        )
+        if self.aim.origin.pins:
+            return "A2" if self._status is not None else "A0"
+        if self._status is None:
+            return "A0"
+        own = self._reported if self._reported is not None else self._reports(self.entry.call.held)
         return "A1" if own else "A0"
 
-    async def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            await self._send(self._head)
-
-    async def _refuse(self, error: GenealogError) -> None:
-        """Tell the client, if it has seen nothing yet. Otherwise leave the answer unfinished: the server cuts it."""
-        if not self._started:
-            await answer(self._send, refusal(error), ours(self._entry.call.id, self._live, self._binding))
-
-
-class _Facts(TypedDict, total=False):
-    status: int
-    content_type: str | None
-    content_encoding: str | None
-
-
-async def _ask(
-    session: aiohttp.ClientSession, url: URL, body: bytes, headers: CIMultiDict[str]
-) -> aiohttp.ClientResponse:
-    try:
-        data = body if len(body) < _LARGE else io.BytesIO(body)
-        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UpstreamError(
-            "upstream-unreachable",
-            "the upstream of this deployment did not answer",
-            got=type(error).__name__,
-            hint="is the engine running, and is the deployment's upstream its address?",
-        ) from None
-    if response.status not in _FINAL:
-        response.close()
-        raise UpstreamError(
-            "upstream-status", "the upstream's status is none that an answer ends with", got=response.status,
-            expected="200 to 599",
+    def _reports(self, held: Any) -> bool:
+        asked = self.aim.target.served_as or self._owner.name
+        return reports_itself(
+            held, content_type=self._kind or "", content_encoding=self._encoding or "", asked=asked
         )  # fmt: skip
-    return response
+
+    def _count(self, finish: Finish) -> None:
+        owner = self._owner
+        plane = owner.plane
+        call = self.entry.call
+        plane.counters.ended(finish, self._status, plane.now() - self._began)
+        plane.counters.add("response_bytes", call.received)
+        if type(plane.admission) is not Claimed:
+            plane.admission.charge(
+                owner.who,
+                Used(
+                    call=call.id, deployment=owner.name, dialect=owner.dialect, operation=owner.operation,
+                    status=self._status, content_type=self._kind, content_encoding=self._encoding,
+                    response=call.held, seller=self.aim.target.seller, models=self.aim.models,
+                ),
+            )  # fmt: skip
+
+    def _abort(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abort()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
 
-def ours(call: str, live: Live | None, binding: Binding | None) -> list[tuple[bytes, bytes]]:
-    """Return the headers that the gateway puts on every answer to a call."""
-    headers = [(b"genealog-call", call.encode())]
-    if live is not None:
-        headers.append((b"genealog-model", ",".join(live.body.models).encode()))
-    if binding is not None:
-        headers.append((b"genealog-assurance", binding.level.encode()))
-    return headers
-
-
-async def answer(
-    send: Send, content: tuple[int, list[tuple[bytes, bytes]], bytes], extra: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    """Send a whole answer of the gateway's own: status, headers, body."""
-    status, headers, body = content
-    await send({"type": "http.response.start", "status": status, "headers": headers + (extra or [])})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _head(response: aiohttp.ClientResponse, call: str, live: Live, binding: Binding) -> dict[str, Any]:
-    headers = to_client(response.raw_headers) + ours(call, live, binding)
-    if response.status in (204, 304):  # no body follows, whatever length a 304 speaks of (RFC 9110 §8.6)
-        headers = [pair for pair in headers if pair[0] != b"content-length"]
-    return {"type": "http.response.start", "status": response.status, "headers": headers}
-
-
-def _withheld(error: StoreError) -> StoreError:
+def withheld(error: StoreError) -> StoreError:
+    """Return what a client is told whose answer could not be recorded."""
     return StoreError(
         "spool-unwritable",
         "the answer came but could not be recorded, so it is withheld",
         got=error.code,
         hint="free disk space on the gateway, then try again",
     )
+
+
+def _unrecorded() -> StoreError:
+    return withheld(StoreError("spool-broken", "this spool takes no more frames"))

@@ -5,8 +5,10 @@
 
 A handshake that verifies binds the upstream at A3: its load statement stands in our registry, signed by a registered
 engine key that signed our nonce just now, and it loaded exactly the models of the serving spec. It is made on first
-use, again when the registry has changed, after a failure, and every 30 seconds. Anything else binds at A0: an upstream
-without the endpoint is an ordinary server, not an error. What an answer reports of itself can lift a call to A1.
+use, again when the registry has changed, after a failure, and every 30 seconds. An upstream without the endpoint is an
+ordinary server, not an error: it binds at A0, or at A2 where it showed a pinned key in TLS. What an answer reports of
+itself can lift a call to A1. An engine that answers and does not verify is contradicted: nothing goes there, whatever
+level the deployment demands.
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
 from genealog.core.canonical import decode
@@ -34,16 +35,19 @@ from genealog.core.records import (
     Load,
     LoadChallenge,
     ServingSpec,
+    Target,
 )
 from genealog.core.statement import Read
-from genealog.deploy import Live
-from genealog.errors import GenealogError, MalformedError, UpstreamError, VerificationError
+from genealog.errors import GenealogError, MalformedError, MissingError, UpstreamError, VerificationError
+from genealog.gateway.aims import Aim
 from genealog.gateway.directory import Directory, Source
+from genealog.gateway.fetch import fetch
+from genealog.gateway.http1 import Pool
 from genealog.gateway.record import Call
 from genealog.registry import KeyRow
 
 AGAIN = 30.0  # seconds between two handshakes with the same upstream
-PATIENCE = aiohttp.ClientTimeout(total=2.0)
+PATIENCE = 2.0  # seconds for one answer of an engine
 _MOST = 16 * 1024 * 1024  # bytes of one answer of an engine
 
 T = TypeVar("T")
@@ -52,13 +56,17 @@ log = logging.getLogger("genealog.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a handshake found. At A3 it has the load statement's leaf hash and the key that signs calls."""
+    """What a handshake found. At A3 it has the load statement's leaf hash and the key that signs calls.
+
+    `contradicted`: an engine is there, and what it says of itself is not so.
+    """
 
     level: Assurance
     load: str = ""
     keyid: str = ""
     public_der: bytes = b""
     reason: str | None = None  # the code of why it is not A3
+    contradicted: bool = False
 
 
 class _LoadAnswer(msgspec.Struct, frozen=True):
@@ -78,40 +86,44 @@ class _Known:
     at: float
 
 
+Serving = Callable[[], Iterable[Aim]]
+
+
 class Handshakes:
-    """The bindings of every (upstream, spec) in use."""
+    """The bindings of every target in use. `serving` returns those that may be asked now."""
 
-    def __init__(self, session: aiohttp.ClientSession, directory: Directory) -> None:
-        self._session = session
+    def __init__(self, pool: Pool, directory: Directory, serving: Serving) -> None:
+        self._pool = pool
         self._directory = directory
-        self._known: dict[tuple[str, str], _Known] = {}
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._serving = serving
+        self._known: dict[tuple[str, tuple[str, ...]], _Known] = {}
+        self._locks: dict[tuple[str, tuple[str, ...]], asyncio.Lock] = {}
 
-    def known(self, live: Live) -> Binding | None:
-        """Return how the upstream of `live` is bound, if a handshake has told since the registry last changed."""
-        known = self._known.get((live.body.upstream, live.spec))
+    def known(self, aim: Aim) -> Binding | None:
+        """Return how a target is bound, if a handshake has told since the registry last changed."""
+        known = self._known.get(aim.key)
         return known.binding if known is not None and known.epoch == self._directory.epoch else None
 
-    async def bind(self, live: Live) -> Binding:
-        """Return how the upstream of `live` is bound, asking it where nobody did.
+    async def bind(self, aim: Aim) -> Binding:
+        """Return how a target is bound, asking it where nobody did.
 
-        Raises: UpstreamError `upstream-unreachable`.
+        Raises: UpstreamError `upstream-unreachable`, `upstream-tls`, `upstream-key-mismatch`.
         """
-        async with self._locks.setdefault((live.body.upstream, live.spec), asyncio.Lock()):
-            return self.known(live) or await self._shake(live)
+        async with self._locks.setdefault(aim.key, asyncio.Lock()):
+            return self.known(aim) or await self._shake(aim)
 
-    def forget(self, live: Live) -> None:
+    def forget(self, aim: Aim) -> None:
         """Ask again before the next call: this one failed in a way that may mean another engine."""
-        self._known.pop((live.body.upstream, live.spec), None)
+        self._known.pop(aim.key, None)
 
-    async def evidence(self, live: Live, binding: Binding, call: Call) -> EngineEvidence:
+    async def evidence(self, aim: Aim, binding: Binding, call: Call) -> EngineEvidence:
         """Fetch and verify what the engine signed for `call`.
 
         An engine that was restarted since the handshake signs under a new load statement: that one is verified too.
         Raises: VerificationError or UpstreamError; the call is then no longer at A3.
         """
         try:
-            answer, why = await self._get(f"{live.body.upstream}/genealog/v1/signatures/{call.id}"), None
+            answer, why = await self._get(aim, f"/genealog/v1/signatures/{call.id}"), None
         except UpstreamError as error:
             answer, why = None, error.got
         if answer is None:
@@ -119,10 +131,10 @@ class Handshakes:
         try:
             return check_signature(answer, binding, call.id, call.request_sha256, call.response_sha256)
         except VerificationError as error:
-            self.forget(live)
+            self.forget(aim)
             if error.code not in ("another-load", "signer-unknown"):
                 raise
-        renewed = await self.bind(live)
+        renewed = await self.bind(aim)
         return check_signature(answer, renewed, call.id, call.request_sha256, call.response_sha256)
 
     async def renew_forever(self) -> None:
@@ -130,7 +142,7 @@ class Handshakes:
         while True:
             await asyncio.sleep(AGAIN / 10)
             due = time.monotonic() - AGAIN
-            serving = {(live.body.upstream, live.spec): live for live in self._directory.serving()}
+            serving = {aim.key: aim for aim in self._serving()}
             for key in list(self._known):
                 if key not in serving:
                     self._known.pop(key, None)
@@ -140,64 +152,54 @@ class Handshakes:
                         await self._shake(serving[key])
                     except GenealogError as error:
                         self._known.pop(key, None)
-                        log.warning("%s: no handshake: %s", serving[key].name, error.code)
+                        log.warning("%s: no handshake: %s", serving[key].target.upstream, error.code)
 
-    async def _shake(self, live: Live) -> Binding:
+    async def _shake(self, aim: Aim) -> Binding:
         epoch, now = self._directory.epoch, time.monotonic()
         nonce = secrets.token_hex(32)
         try:
-            answer = await self._get(f"{live.body.upstream}/genealog/v1/load?nonce={nonce}")
+            answer = await self._get(aim, f"/genealog/v1/load?nonce={nonce}")
         except UpstreamError as error:
-            if error.code == "upstream-unreachable":
+            if error.code not in ("upstream-silent", "upstream-malformed"):
                 raise
-            binding, now = Binding("A0", reason=error.code), now - AGAIN  # it may just be busy: due again at once
+            binding, now = _unbound(aim, error.code), now - AGAIN  # it may just be busy: due again at once
         else:
             if answer is None:
-                binding = Binding("A0", reason="not-an-engine")
+                binding = _unbound(aim, "not-an-engine")
             else:
                 found = answer
-                binding = await self._directory.ask(lambda source: _judge(found, nonce, live.body, source))
+                binding = await self._directory.ask(lambda source: _judge(found, nonce, aim, source))
         if binding.reason is not None:
-            log.info("%s is bound at %s: %s", live.name, binding.level, binding.reason)
-        self._known[live.body.upstream, live.spec] = _Known(binding, epoch, now)
+            say = log.warning if binding.contradicted else log.info
+            say("%s is bound at %s: %s", aim.target.upstream, binding.level, binding.reason)
+        self._known[aim.key] = _Known(binding, epoch, now)
         return binding
 
-    async def _get(self, url: str) -> bytes | None:
-        """Return the body of a 200, None for any other status.
-
-        Raises: UpstreamError `upstream-unreachable` where nobody listens, `upstream-silent` where nobody answers.
-        """
-        try:
-            async with self._session.get(url, timeout=PATIENCE, allow_redirects=False) as response:
-                if response.status != 200:
-                    return None
-                body = bytearray()
-                while data := await response.content.readany():
-                    body += data
-                    if len(body) > _MOST:
-                        return None
-                return bytes(body)
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamError(
-                "upstream-unreachable",
-                "the upstream of this deployment cannot be reached",
-                got=type(error).__name__,
-                hint="is the engine running, and is the deployment's upstream its address?",
-            ) from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamError("upstream-silent", "the engine did not answer", got=type(error).__name__) from None
+    async def _get(self, aim: Aim, path: str) -> bytes | None:
+        """Return the body of a 200, None for any other status. Raises: UpstreamError as `fetch`."""
+        return await fetch(self._pool, aim.origin, aim.host, aim.base + path.encode(), most=_MOST, patience=PATIENCE)
 
 
-def _judge(answer: bytes, nonce: str, spec: ServingSpec, source: Source) -> Binding:
+def _unbound(aim: Aim, reason: str, *, contradicted: bool = False) -> Binding:
+    level: Assurance = "A2" if aim.origin.pins and not contradicted else "A0"
+    return Binding(level, reason=reason, contradicted=contradicted)
+
+
+def _judge(answer: bytes, nonce: str, aim: Aim, source: Source) -> Binding:
     try:
         leaf = _parse(answer, _LoadAnswer).load
-        return check_load(answer, nonce, spec, source.statement(leaf), leaf, source.keys())
+    except MalformedError as error:  # something that answers whatever it is asked for
+        return _unbound(aim, error.code)
+    try:
+        return check_load(answer, nonce, aim.target, source.statement(leaf), leaf, source.keys())
+    except (VerificationError, MissingError, MalformedError) as error:
+        return _unbound(aim, error.code, contradicted=True)
     except GenealogError as error:
-        return Binding("A0", reason=error.code)
+        return _unbound(aim, error.code)
 
 
 def check_load(
-    answer: bytes, nonce: str, spec: ServingSpec, read: Read, leaf: str, keys: Mapping[str, KeyRow]
+    answer: bytes, nonce: str, spec: ServingSpec | Target, read: Read, leaf: str, keys: Mapping[str, KeyRow]
 ) -> Binding:
     """Judge the answer to a handshake. `read` is the registry statement with the hex leaf hash `leaf`.
 

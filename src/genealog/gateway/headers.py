@@ -2,14 +2,13 @@
 
 Hop-by-hop headers end here in both directions (RFC 9110 §7.6.1), and so does everything called `Genealog-…`: a client
 cannot choose the ID of its call, and an upstream cannot speak for the gateway. The client's `Authorization` goes on to
-the upstream and is never on record. The rest passes as it came.
+the upstream, unless the gateway shows the upstream who it is itself, and is never on record. The rest passes as it
+came. Names of requests are in lower case here, as `http1` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from multidict import CIMultiDict
+from collections.abc import Iterable, Sequence
 
 Headers = Iterable[tuple[bytes, bytes]]
 Kept = tuple[tuple[bytes, bytes], ...]
@@ -19,9 +18,20 @@ _HOP = frozenset(
      b"trailer", b"transfer-encoding", b"upgrade")
 )  # fmt: skip
 _NOT_UPSTREAM = _HOP | {b"host", b"content-length", b"expect"}  # ours to write
-_RECORDED = frozenset(
-    (b"content-type", b"openai-organization", b"openai-project", b"user-agent", b"x-stainless-retry-count")
-)
+RECORDED = frozenset(
+    (b"anthropic-beta", b"anthropic-version", b"content-type", b"inference-header-content-length",
+     b"openai-organization", b"openai-project", b"user-agent", b"x-stainless-retry-count")
+)  # fmt: skip
+ANSWERED = frozenset(
+    (b"inference-header-content-length", b"request-id", b"retry-after", b"x-amzn-bedrock-cache-read-input-token-count",
+     b"x-amzn-bedrock-cache-write-input-token-count", b"x-amzn-bedrock-input-token-count",
+     b"x-amzn-bedrock-output-token-count", b"x-amzn-errortype", b"x-amzn-requestid", b"x-request-id")
+)  # fmt: skip
+SECRET = frozenset(
+    (b"api-key", b"authorization", b"cookie", b"ocp-apim-subscription-key", b"proxy-authorization", b"set-cookie",
+     b"x-amz-security-token", b"x-api-key", b"x-goog-api-key")
+)  # fmt: skip
+CREDENTIALS = frozenset((b"api-key", b"authorization", b"x-api-key", b"x-goog-api-key", b"x-amz-security-token"))
 _WHO = {
     b"genealog-principal": "principal",
     b"genealog-department": "department",
@@ -29,7 +39,6 @@ _WHO = {
     b"genealog-tenant": "tenant",
     b"genealog-subject": "subject",
 }
-_KEPT = _RECORDED | frozenset(_WHO)
 _OURS = b"genealog-"
 _VIA = b"genealog-via"
 _LONGEST = 256
@@ -42,36 +51,46 @@ def via(headers: Headers) -> tuple[str, ...]:
     )
 
 
-def to_upstream(headers: Headers, call: str, mark: str, *, streaming: bool) -> CIMultiDict[str]:
-    """Return the headers of the upstream request. `mark` is this gateway's: it knows by it what it sent itself.
+def to_upstream(
+    headers: Sequence[tuple[bytes, bytes]], *, streaming: bool, without: frozenset[bytes] = frozenset()
+) -> list[tuple[bytes, bytes]]:
+    """Return the client's headers as the upstream gets them, but for those named in `without`.
 
     A stream is asked for without compression, so that its end can be seen in it.
     """
     named = _named_by_connection(headers)
-    result: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers:
-        if name in _NOT_UPSTREAM or name in named or name.startswith(_OURS):
-            continue
-        if streaming and name == b"accept-encoding":
-            continue
-        result.add(name.decode("latin-1"), _text(value))
+    result = [
+        pair
+        for pair in headers
+        if pair[0] not in _NOT_UPSTREAM
+        and pair[0] not in named
+        and pair[0] not in without
+        and not pair[0].startswith(_OURS)
+        and not (streaming and pair[0] == b"accept-encoding")
+    ]
     if streaming:
-        result.add("Accept-Encoding", "identity")
-    result.add("Genealog-Call", call)
-    result.add("Genealog-Via", ", ".join((*via(headers), mark)))
+        result.append((b"accept-encoding", b"identity"))
     return result
 
 
-def to_client(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers of the response, names in lower case."""
-    lower = [(name.lower(), value) for name, value in headers]
-    named = _named_by_connection(lower)
-    return [pair for pair in lower if pair[0] not in _HOP and pair[0] not in named and not pair[0].startswith(_OURS)]
+def marks(headers: Headers, call: str, mark: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Return what the gateway adds for every upstream. `mark` is its own: it knows by it what it sent itself."""
+    return (b"genealog-call", call.encode()), (_VIA, ", ".join((*via(headers), mark)).encode("latin-1"))
 
 
-def kept(headers: Headers) -> Kept:
-    """Return what `who` and `on_record` read, and nothing else: equal for calls of one client, so a key."""
-    return tuple([pair for pair in headers if pair[0] in _KEPT])
+def to_client(headers: Sequence[tuple[bytes, bytes]], names: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of the response, as they came. `names` are theirs in lower case."""
+    named = _named_by_connection(list(zip(names, (value for _, value in headers), strict=True)))
+    return [
+        pair
+        for name, pair in zip(names, headers, strict=True)
+        if name not in _HOP and name not in named and not name.startswith(_OURS)
+    ]
+
+
+def kept(headers: Headers, names: frozenset[bytes] = RECORDED) -> Kept:
+    """Return what `on_record` reads, and nothing else: equal for calls of one client, so a key."""
+    return tuple([pair for pair in headers if pair[0] in names])
 
 
 def claims(headers: Headers) -> Kept:
@@ -80,8 +99,14 @@ def claims(headers: Headers) -> Kept:
 
 
 def on_record(headers: Kept) -> dict[str, str]:
-    """Return the request headers that are recorded, cut to 256 characters."""
-    return {name.decode(): _text(value[:_LONGEST]) for name, value in headers if name in _RECORDED}
+    """Return the headers that are recorded, cut to 256 characters. Of what is written twice, the last counts."""
+    return {name.decode(): text(value[:_LONGEST]) for name, value in headers}
+
+
+def recordable(names: Iterable[str]) -> frozenset[bytes]:
+    """Return the names that somebody wants on record besides, without those that hold secrets."""
+    wanted = {name.strip().lower().encode("ascii", "ignore") for name in names}
+    return frozenset(wanted - SECRET - {b""})
 
 
 def who(headers: Kept) -> dict[str, str]:
@@ -92,14 +117,14 @@ def who(headers: Kept) -> dict[str, str]:
     by name must be found by the whole of it.
     """
     return {
-        _WHO[name]: _text(value if name == b"genealog-subject" else value[:_LONGEST])
+        _WHO[name]: text(value if name == b"genealog-subject" else value[:_LONGEST])
         for name, value in headers
         if name in _WHO
     }
 
 
-def _text(value: bytes) -> str:
-    """Read a header value so that the client library writes the same bytes again wherever they are UTF-8."""
+def text(value: bytes) -> str:
+    """Read a header value: UTF-8 where it is that, else Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -2,37 +2,55 @@
 
 Before a call is let in there is room for its frames, or it is refused. A spool that broke is left alone, and another
 boot is begun at most once a second; calls that run in the old one cannot end well any more, and their clients see that.
+
+    D0, D1   `settle` calls back at once: the kernel has the frames
+    D1+      the same, and the frames are on the disk soon after
+    D2       one thread syncs for all who wait, and calls back in the loop (`store.group_sync`)
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from genealog.core.frames import MAX_BODY
 from genealog.errors import StoreError
-from genealog.gateway.record import Call, Context, Recorder
+from genealog.gateway.record import Call, Context, Name, Recorder
+from genealog.store.group_sync import GroupSync
 from genealog.store.spool import SpoolWriter
 
 _AGAIN = 1.0  # seconds between two tries to begin another boot
 _LOOK = 0.05  # seconds between two looks at the free space; a call that finds none in between is refused as well
 
+Done = Callable[[StoreError | None], Any]
+
 
 class Entry:
     """A call on record, and the spool that its frames go to."""
 
-    __slots__ = ("_spool", "_sync", "call")
+    __slots__ = ("_durability", "_sync", "call")
 
-    def __init__(self, call: Call, spool: SpoolWriter, durability: str) -> None:
+    def __init__(self, call: Call, sync: GroupSync, durability: str) -> None:
         self.call = call
-        self._spool = spool
-        self._sync = durability != "D1"
+        self._sync = sync
+        self._durability = durability
 
-    async def settle(self) -> None:
-        """Return when the frames written so far are as durable as the call asks for. Raises: StoreError."""
-        if self._sync:
-            await asyncio.to_thread(self._spool.sync)
+    def settle(self, done: Done) -> None:
+        """Call `done` when the frames written so far are as durable as the call asks for: with None, or with why not.
+
+        It may be called before this returns.
+        """
+        if self._durability in ("D1", "D0"):
+            done(None)
+        elif self._durability == "D1+":
+            self._sync.behind()
+            done(None)
+        else:
+            self._sync.soon(done)
 
 
 class Recording:
@@ -47,8 +65,9 @@ class Recording:
         self._begin()
 
     def _begin(self) -> None:
-        self._spool = SpoolWriter(self._directory, self._kind)
-        self._recorder = Recorder(self._spool.emitter, self._spool.boot, self._spool.write)
+        self._spool = spool = SpoolWriter(self._directory, self._kind)
+        self._recorder = Recorder(spool.emitter, spool.boot, spool.write)
+        self._sync = GroupSync(lambda: spool.sync(), asyncio.get_running_loop().call_soon_threadsafe)  # noqa: PLW0108
 
     @property
     def emitter(self) -> str:
@@ -66,26 +85,43 @@ class Recording:
             self._spool.check_writable()
         except StoreError as error:
             if error.code == "spool-full" or self._clock() - self._tried < _AGAIN:
-                raise _unwritable(error) from None
+                raise unwritable(error) from None
             self._tried = self._clock()
+            self._sync.close()
             self._spool.close()
             try:
                 self._begin()
             except StoreError as again:
-                raise _unwritable(again) from None
+                raise unwritable(again) from None
 
-    async def open(self, request: bytes, context: Context) -> Entry:
-        """Put an intent on record. Raises: StoreError `spool-unwritable`; MalformedError as `Recorder.open`."""
-        if self._clock() - self._looked > _LOOK:
+    def draw(self) -> Name:
+        """Name a call that has not begun."""
+        return self._recorder.draw()
+
+    def open(self, request: bytes, context: Context, *, hold: int = MAX_BODY, **more: Any) -> Entry:
+        """Put an intent on record; `Entry.settle` says when it is durable. `more`: what `Recorder.open` takes besides.
+
+        Raises: StoreError `spool-unwritable`; MalformedError as `Recorder.open`.
+        """
+        now = self._clock()
+        if now - self._looked > _LOOK:
             self.check()
-            self._looked = self._clock()
-        spool = self._spool
+            self._looked = now
         try:
-            entry = Entry(self._recorder.open(request, context), spool, context.durability)
-            await entry.settle()
+            return Entry(self._recorder.open(request, context, hold=hold, **more), self._sync, context.durability)
         except StoreError as error:
-            raise _unwritable(error) from None
-        return entry
+            raise unwritable(error) from None
+
+    def behind(self) -> int:
+        """Return how many bytes lie in this worker's spool: those that are not in the call log, and some that are."""
+        size = 0
+        try:
+            with os.scandir(self._directory / self._spool.emitter) as found:
+                for each in found:
+                    size += each.stat().st_size
+        except OSError:  # a segment went while we looked: next time
+            return size
+        return size
 
     async def tidy_forever(self, every: float = 5.0) -> None:
         """Every so many seconds, let no body lie in clear longer than it must, also while no call comes."""
@@ -95,10 +131,12 @@ class Recording:
 
     def close(self) -> None:
         """Leave the spool: this boot is over."""
+        self._sync.close()
         self._spool.close()
 
 
-def _unwritable(error: StoreError) -> StoreError:
+def unwritable(error: StoreError) -> StoreError:
+    """Return what a client is told whose call cannot be recorded."""
     return StoreError(
         "spool-unwritable",
         "the call cannot be recorded, so it was not made",

@@ -16,9 +16,18 @@ _MOST = 8 * 1024 * 1024
 _DATA = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 
 
-class _Report(msgspec.Struct):
+class _Inner(msgspec.Struct):
     model: str | None = None
+
+
+class _Report(msgspec.Struct, rename={"model_version": "modelVersion"}):
+    """Where dialects name the model: at the top; Google's version; inside of the first event of a stream."""
+
+    model: str | None = None
+    model_version: str | None = None
     system_fingerprint: str | None = None
+    message: _Inner | None = None
+    response: _Inner | None = None
 
 
 _decoder = msgspec.json.Decoder(_Report)
@@ -36,4 +45,6 @@ def reports_itself(body: Iterable[bytes], *, content_type: str, content_encoding
         report = _decoder.decode(data)
     except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    return bool(report.system_fingerprint) or bool(report.model and report.model != asked)
+    inner = report.message or report.response
+    model = report.model or report.model_version or (inner.model if inner else None)
+    return bool(report.system_fingerprint) or bool(model and model != asked)

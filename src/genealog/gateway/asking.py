@@ -1,0 +1,710 @@
+"""One request of a client, from its head to the end of its reply: which deployment, which target, and what to try next.
+
+    head → who → body (or enough of it) → name → directory → target → binding → connection → intent → `Exchange`
+
+A step that has its answer at hand goes on at once, in the same callback; only what has to be waited for (a name that
+the snapshot does not have, a handshake, a new connection) makes a task. A request that is small, or that only its body
+names, is held until it is whole. One that is named before, by its path, a header or the start of a form, and is bigger
+than `[gateway] hold`, streams through: from its intent on, each piece is on record before it goes upstream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import msgspec
+
+from genealog.capture.dialects.multipart import Form
+from genealog.core.frames import Assurance, Durability, Finish, StreamedPart
+from genealog.deploy import Live
+from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, UpstreamError
+from genealog.gateway import headers as rules
+from genealog.gateway import rewrite
+from genealog.gateway.admission import Who
+from genealog.gateway.aims import Aim, order
+from genealog.gateway.directory import Found
+from genealog.gateway.exchange import Exchange
+from genealog.gateway.handshake import Binding
+from genealog.gateway.http1 import Connection, Reply, Request, write_request
+from genealog.gateway.parts import Parts
+from genealog.gateway.principals import upstream_query
+from genealog.gateway.record import Context, Name
+from genealog.gateway.recording import Entry, unwritable
+from genealog.gateway.refusal import refusal
+from genealog.gateway.routes import Route, streams_by_default
+
+_CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
+_DEPLOYMENT = b"genealog-deployment"
+_TRUE = frozenset(("true", "1"))
+
+log = logging.getLogger("genealog.gateway")
+
+
+class _Asked(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+class Asking:
+    """One request: a `http1.Handler`, and the `exchange.Owner` of its attempts."""
+
+    __slots__ = (
+        "_admitted",
+        "_aims",
+        "_attempt",
+        "_began",
+        "_body",
+        "_exchange",
+        "_form",
+        "_found",
+        "_given",
+        "_lot",
+        "_more",
+        "_over",
+        "_over_cb",
+        "_paused",
+        "_pieces",
+        "_route",
+        "_sent",
+        "_size",
+        "_stated",
+        "_task",
+        "_trace",
+        "_whole",
+        "name",
+        "parts",
+        "plane",
+        "reply",
+        "request",
+        "streams",
+        "who",
+    )  # fmt: skip
+
+    def __init__(
+        self, plane: Parts, request: Request, reply: Reply, route: Route, who: Who, over: Callable[[Asking], None]
+    ) -> None:
+        self.plane = plane
+        self.request = request
+        self.reply = reply
+        self.who = who
+        self.name = ""
+        self.streams = bool(route.streams)
+        self.parts: tuple[StreamedPart, ...] = ()
+        self._route = route
+        self._over_cb = over
+        self._given = _header(request, _DEPLOYMENT)  # the name, where a header says it
+        self._form = Form(_header(request, b"content-type")) if route.named_by == "multipart" else None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._body = b""
+        self._stated = request.length
+        self._whole = False  # all of the body is here
+        self._more = False  # it streams through
+        self._began = False
+        self._sent = False  # an attempt has the request, so that what comes next goes after it
+        self._paused = False
+        self._over = False
+        self._admitted = False
+        self._attempt = 0
+        self._trace: str | None = None
+        self._lot: Name | None = None
+        self._aims: tuple[Aim, ...] = ()
+        self._found: Found | None = None
+        self._exchange: Exchange | None = None
+        self._task: Any = None
+
+    @property
+    def dialect(self) -> str:
+        """As the intent says it."""
+        return self._route.dialect
+
+    @property
+    def operation(self) -> str:
+        """The path that was asked for."""
+        return self._route.operation
+
+    # From the client
+
+    def expect(self) -> None:
+        """Look at the length that the request states: what is too large is refused before it comes."""
+        settings = self.plane.settings
+        held = self._given is None and self._route.named_by == "json"
+        limit = settings.max_body if held else settings.max_upload
+        if self._stated is not None and self._stated > limit:
+            self._too_large(limit)
+
+    def body(self, data: bytes) -> None:
+        """Take more of the request."""
+        if self._over:
+            return
+        self._size += len(data)
+        if self._form is not None:
+            self._form.feed(data)
+        settings = self.plane.settings
+        if self._more:
+            if self._size > settings.max_upload:
+                self._too_large(settings.max_upload)
+            elif self._exchange is not None and self._sent:
+                self._exchange.upload(data)
+            else:
+                self._pieces.append(data)
+                self._hold_on()
+            return
+        self._pieces.append(data)
+        if not self._began:
+            if self._size > settings.hold and self._streamable():
+                self._begin(more=True)
+            elif self._size > settings.max_body:
+                self._too_large(settings.max_body)
+
+    def body_end(self) -> None:
+        """Know that the request is complete."""
+        if self._over:
+            return
+        self._whole = True
+        if self._form is not None:
+            self._form.end()
+            if self._more:
+                self.parts = tuple(part.streamed() for part in self._form.parts)
+        if not self._began:
+            self._begin(more=False)
+        elif self._exchange is not None and self._sent and self._more:
+            self._exchange.upload_end()
+
+    def lost(self) -> None:
+        """Know that the client is gone, or broke the rules in the middle of its request."""
+        if self._over:
+            return
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.client_gone()
+        elif self._began:
+            self._stop_waiting()
+            self._record("client_abandoned", "client-gone")
+        self.over()
+
+    def pause(self) -> None:
+        """Read no more from upstream: the client does not keep up."""
+        exchange = self._exchange
+        if exchange is not None and exchange.connection is not None:
+            exchange.connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        exchange = self._exchange
+        if exchange is not None and exchange.connection is not None:
+            exchange.connection.resume()
+
+    def stop(self) -> None:
+        """End now: the gateway stops."""
+        if self._exchange is not None:
+            self._exchange.break_off("unknown", "gateway-stopped")
+        self._stop_waiting()
+        self.reply.cut()
+        self.over()
+
+    def look_at_silence(self, now: float) -> None:
+        """Break off an attempt whose upstream has been silent for too long."""
+        exchange = self._exchange
+        if exchange is None or exchange.aim.credentials is None or not self._sent:
+            return
+        if (patience := exchange.aim.credentials.section.read_timeout) < now - exchange.last:
+            exchange.silent(patience)
+
+    # Of the attempts
+
+    def may_retry(self) -> bool:
+        """Say whether another attempt may follow."""
+        found = self._found
+        live = found.live if found is not None else None
+        return live is not None and self._attempt < live.body.attempts and not self._more and not self._over
+
+    def retry(self, error: GenealogError | None) -> None:
+        """Make the next attempt."""
+        log.info("call %s: attempt %d was not it: %s", self._trace, self._attempt, error.code if error else "status")
+        self._exchange = None
+        if not self._over:
+            self.plane.counters.add("retries")
+            self._next()
+
+    def fail(self, error: GenealogError, exchange: Exchange | None) -> None:
+        """Tell the client that there is no answer; leave one that has begun without an end."""
+        if self.reply.started:
+            self.reply.cut()
+        elif exchange is not None:
+            self._answer(error, self.ours(exchange.entry.call.id, exchange.aim, exchange.binding))
+        else:
+            self._answer(error, [])
+        self.over()
+
+    def ours(self, call: str, aim: Aim | None, binding: Binding | None) -> list[tuple[bytes, bytes]]:
+        """Return the headers that the gateway puts on every answer to a call."""
+        result = [(b"genealog-call", call.encode())]
+        if aim is not None:
+            result.append((b"genealog-model", aim.named))
+        elif self._found is not None and self._found.live is not None:
+            result.append((b"genealog-model", ",".join(self._found.live.body.models).encode()))
+        if binding is not None:
+            result.append((b"genealog-assurance", binding.level.encode()))
+        if self._trace is not None and self._trace != call:
+            result.append((b"genealog-trace", self._trace.encode()))
+        return result
+
+    def over(self) -> None:
+        """Know that the reply has ended."""
+        if not self._over:
+            self._over = True
+            self._pieces.clear()
+            if self._admitted:
+                self.plane.admission.settle(self.who, self.name)
+            self._over_cb(self)
+
+    # Steps
+
+    def _begin(self, *, more: bool) -> None:
+        """Find out what is asked for, as soon as that can be known."""
+        self._began = True
+        self._more = more
+        self._body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        try:
+            self.name = self._read_name()
+        except GenealogError as error:
+            self._refuse(error)
+            return
+        found = self.plane.directory.look(self.name)
+        if found is None:
+            self._later(self._find())
+        else:
+            self._go(found)
+
+    async def _find(self) -> None:
+        found = await self.plane.directory.find(self.name)
+        if self._waited():
+            self._go(found)
+
+    def _go(self, found: Found) -> None:
+        """Choose where the call may go."""
+        self._found = found
+        live = found.live
+        if found.refusal is not None or live is None:
+            self._refuse(found.refusal or MissingError("unknown-deployment", "no deployment has this name"))
+            return
+        plane = self.plane
+        if plane.mark in rules.via(self.request.headers):
+            self._refuse(_loop(live))
+            return
+        if (denied := plane.admission.admit(self.who, self.name)) is not None:
+            self._refuse(denied)
+            return
+        self._admitted = True
+        try:
+            aims = plane.aims(live)
+        except GenealogError as error:
+            self._refuse(error)
+            return
+        if len(aims) > 1 or live.body.attempts > 1:
+            self._lot = plane.recording.draw()
+            aims = order(aims, self._lot.lot, plane.health)
+        self._aims = aims
+        self._next()
+
+    def _next(self) -> None:
+        """Make the next attempt."""
+        aim = self._aims[self._attempt % len(self._aims)]
+        self._attempt += 1
+        binding = self.plane.handshakes.known(aim)
+        if binding is None:
+            self._later(self._bind(aim))
+        else:
+            self._bound(aim, binding)
+
+    async def _bind(self, aim: Aim) -> None:
+        try:
+            binding = await self.plane.handshakes.bind(aim)
+        except GenealogError as error:
+            if self._waited():
+                self._unreachable(aim, Binding("A0", reason=error.code), error)
+        else:
+            if self._waited():
+                self._bound(aim, binding)
+
+    def _bound(self, aim: Aim, binding: Binding) -> None:
+        """Refuse what answers there, or ask it."""
+        live = self._live()
+        if (denied := _denied(live, binding)) is not None:
+            self._refuse(denied, aim=aim, binding=binding)
+            return
+        connection = self.plane.pool.take(aim.origin)
+        if connection is None:
+            self._later(self._open(aim, binding))
+        else:
+            self._connected(aim, binding, connection)
+
+    async def _open(self, aim: Aim, binding: Binding) -> None:
+        try:
+            connection = await self.plane.pool.open(aim.origin)
+        except GenealogError as error:
+            if self._waited():
+                self._unreachable(aim, binding, error)
+            return
+        if self._waited():
+            self._connected(aim, binding, connection)
+        else:
+            connection.abort()
+
+    def _unreachable(self, aim: Aim, binding: Binding, error: GenealogError) -> None:
+        """Put on record that an attempt did not come to a connection."""
+        plane = self.plane
+        plane.handshakes.forget(aim)
+        plane.health.failed(aim)
+        if isinstance(error, UpstreamError) and error.code != "upstream-key-mismatch":
+            again = self.may_retry()
+            entry = self._record("upstream_error", error.code, aim=aim, binding=binding)
+            if entry is not None and again:
+                self.retry(error)
+            elif entry is not None:
+                self._tell(entry, error, aim, binding)
+            return
+        self._refuse(error, aim=aim, binding=binding)
+
+    def _connected(self, aim: Aim, binding: Binding, connection: Connection) -> None:
+        """Put the intent on record."""
+        plane = self.plane
+        try:
+            body, changed = self._forwarded(aim)
+            entry = self._open_entry(aim, binding, changed, body)
+        except GenealogError as error:
+            connection.abort()
+            self._unrecorded(error)
+            return
+        exchange = self._exchange = Exchange(self, entry, aim, binding, connection, plane.now())
+        entry.settle(lambda failed: self._dispatch(exchange, body, changed, failed))
+
+    def _dispatch(self, exchange: Exchange, body: bytes, changed: tuple[str, ...], failed: StoreError | None) -> None:
+        """Send the request: its intent is on record."""
+        connection = exchange.connection
+        if failed is not None or self._over or connection is None:
+            if failed is not None:
+                exchange.break_off("refused", "spool-unwritable")
+                self._unrecorded(unwritable(failed))
+            elif not exchange.closed:
+                exchange.break_off("client_abandoned", "client-gone")
+            return
+        try:
+            head = self._head(exchange, body, changed)
+        except GenealogError as error:
+            exchange.break_off("refused", error.code)
+            self.fail(error, exchange)
+            return
+        self._sent = True
+        exchange.ask(head, body, more=self._more, chunked=self._length(body) is None)
+        if self._more:
+            late, self._pieces = self._pieces, []
+            for piece in late:
+                exchange.upload(piece)
+            if self._whole:
+                exchange.upload_end()
+        if self._paused:
+            self._paused = False
+            self.reply.resume_body()
+
+    # What a request says
+
+    def _streamable(self) -> bool:
+        """Say whether it is known, before its end, where this request goes and what it is."""
+        if self._given is None:
+            if self._route.named_by == "json" or (self._route.named_by == "header" and not self.plane.settings.default):
+                return False
+            if self._form is not None and self._form.model is None:
+                return False
+        found = self.plane.directory.look(self._given or self._route.name or self._form_model() or "")
+        live = found.live if found is not None else None
+        return live is None or self._route.named_by != "json" or all(t.served_as is None for t in live.body.targets)
+
+    def _form_model(self) -> str | None:
+        return self._form.model if self._form is not None else None
+
+    def _read_name(self) -> str:
+        """Return the deployment that is asked for, and find out about `stream`. Raises: MalformedError."""
+        route = self._route
+        default = self.plane.settings.default
+        if self._form is not None:
+            self.streams = self.streams or self._form.value("stream") in _TRUE
+            name = self._given or self._form.model or default
+            if name is None:
+                raise MalformedError(
+                    "malformed-form", "the form does not name a model", got=self._form.malformed,
+                    expected="a field `model`, the name of a deployment",
+                )  # fmt: skip
+            return name
+        if route.named_by == "json" or route.streams is None:
+            name = self._read_json(required=route.named_by == "json" and self._given is None)
+            if route.named_by == "json":
+                name = self._given or name or default
+                if name is None:
+                    raise _malformed("no model")
+                return name
+        name = self._given or route.name or default
+        if name is None:
+            raise _malformed("no model")
+        return name
+
+    def _read_json(self, *, required: bool) -> str | None:
+        streams = self._route.streams
+        if self._more:  # only its beginning is here: asked as a stream, whose end can be seen in any case
+            self.streams = streams is not False
+            return None
+        try:
+            asked = _asked.decode(self._body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            if required:
+                raise _malformed(str(error)) from None
+            return None
+        if streams is None:
+            said = asked.stream
+            self.streams = said if said is not None else streams_by_default(self._route.operation)
+        return asked.model
+
+    # What goes upstream
+
+    def _forwarded(self, aim: Aim) -> tuple[bytes, tuple[str, ...]]:
+        """Return the body as it goes upstream, and what was changed in the request."""
+        served_as = aim.target.served_as
+        body = self._body
+        if served_as is None or served_as == self.name:
+            return body, ()
+        route = self._route
+        if route.named_by == "path" and route.name is not None:
+            return body, ("model",)
+        if self._form is not None:
+            return rewrite.in_form(body, served_as), ("model",)
+        if route.named_by == "json":
+            return rewrite.in_json(body, served_as), ("model",)
+        return body, ()
+
+    def _length(self, body: bytes) -> int | None:
+        if not self._more:
+            return len(body)
+        return None if self._stated is None else self._stated + len(body) - len(self._body)
+
+    def _head(self, exchange: Exchange, body: bytes, changed: tuple[str, ...]) -> bytes:
+        """Return the head of the upstream request. Raises: GenealogError."""
+        request, aim = self.request, exchange.aim
+        credentials = aim.credentials
+        without = self.who.withheld
+        if credentials is not None:
+            without |= credentials.replaces
+        target = request.target
+        if changed and self._route.named_by == "path" and self._route.name is not None:
+            path, mark, query = target.partition(b"?")
+            target = rewrite.in_path(path, self._route.name, aim.target.served_as or "") + mark + query
+        if request.query:
+            query = upstream_query(request.query, self.who)
+            if credentials is not None and credentials.replaces:
+                query = b"&".join(part for part in query.split(b"&") if not part.startswith(b"key="))
+            path = target.partition(b"?")[0]
+            target = path + b"?" + query if query else path
+        if aim.base:
+            target = aim.base + target
+        headers = [(b"host", aim.host), *rules.to_upstream(request.headers, streaming=self.streams, without=without)]
+        headers += rules.marks(request.headers, exchange.entry.call.id, self.plane.mark)
+        if credentials is not None:
+            credentials.put(headers)
+            credentials.sign(request.method, aim.host.decode("latin-1"), target, headers, body)
+        return write_request(request.method, target, headers, self._length(body))
+
+    # On record
+
+    def _context(self, aim: Aim | None, bound: Assurance) -> Context:
+        """Return what is on record of a call besides its bytes. Calls of one client to one deployment share it."""
+        kept = rules.kept(self.request.headers, self.plane.recorded)
+        found = self._found
+        live = found.live if found is not None else None
+        facts = self.who.facts
+        if found is None or live is None:
+            return Context(
+                deployment=self.name, operation=self.operation, dialect=self.dialect, who=facts,
+                headers=rules.on_record(kept), content_type=_header(self.request, b"content-type"),
+            )  # fmt: skip
+        index = aim.index if aim is not None else -1
+        key = (index, bound, self.operation, kept, tuple(facts.items()))
+        context = found.contexts.get(key)
+        if context is None:
+            if len(found.contexts) >= _CONTEXTS:
+                found.contexts.clear()
+            context = found.contexts[key] = Context(
+                deployment=self.name,
+                operation=self.operation,
+                dialect=self.dialect,
+                spec=live.spec,
+                models=aim.models if aim is not None else live.body.models,
+                bound=bound,
+                durability=cast("Durability", live.body.durability),
+                capture=live.body.body_capture,
+                who=facts,
+                headers=rules.on_record(kept),
+                content_type=_header(self.request, b"content-type"),
+                target=aim.index if aim is not None else 0,
+                seller=aim.target.seller if aim is not None else None,
+            )
+        return context
+
+    def _open_entry(
+        self, aim: Aim | None, binding: Binding | None, changed: tuple[str, ...] = (), body: bytes | None = None
+    ) -> Entry:
+        """Put an intent on record. Raises: StoreError `spool-unwritable`, MalformedError."""
+        first = self._attempt <= 1
+        forwarded = None
+        if body is not None and body is not self._body and not self._more:
+            forwarded = hashlib.sha256(body).hexdigest()
+        entry = self.plane.recording.open(
+            self._body,
+            self._context(aim, binding.level if binding is not None and not binding.contradicted else "A0"),
+            hold=self.plane.settings.hold,
+            name=self._lot if first else None,
+            more=self._more,
+            trace=None if first else self._trace,
+            attempt=max(1, self._attempt),
+            changed=changed,
+            forwarded=forwarded,
+        )
+        if self._trace is None:
+            self._trace = entry.call.id
+        return entry
+
+    def _record(
+        self, finish: Finish, code: str, *, aim: Aim | None = None, binding: Binding | None = None
+    ) -> Entry | None:
+        """Put on record a call that is not made; None, and the client knows, where that is not possible."""
+        try:
+            entry = self._open_entry(aim, binding)
+            entry.call.close(finish=finish, assurance="A0", error=code, parts=self.parts)
+        except GenealogError as error:
+            self._unrecorded(error)
+            return None
+        self.plane.counters.ended(finish, None, 0.0)
+        return entry
+
+    def refuse(self, error: GenealogError) -> None:
+        """Refuse the request for a reason that is known before its body."""
+        self._began = True
+        self._refuse(error)
+
+    def _refuse(self, error: GenealogError, *, aim: Aim | None = None, binding: Binding | None = None) -> None:
+        entry = self._record("refused", error.code, aim=aim, binding=binding)
+        if entry is not None:
+            self._tell(entry, error, aim, binding)
+
+    def _tell(self, entry: Entry, error: GenealogError, aim: Aim | None, binding: Binding | None) -> None:
+        """Say why there is no answer, once that is on record."""
+        ours = self.ours(entry.call.id, aim, binding)
+
+        def told(failed: StoreError | None) -> None:
+            if failed is not None:
+                self._unrecorded(unwritable(failed))
+            else:
+                self._answer(error, ours)
+                self.over()
+
+        entry.settle(told)
+
+    def _unrecorded(self, error: GenealogError) -> None:
+        if isinstance(error, StoreError):
+            self.plane.counters.add("unwritable")
+        self.fail(error, None)
+
+    def _too_large(self, limit: int) -> None:
+        error = MalformedError("body-too-large", "the request body is too large", expected=f"≤ {limit} bytes")
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.break_off("client_abandoned", error.code)
+            self.fail(error, exchange)
+            return
+        self._stop_waiting()
+        self._body = b""
+        self._more = False
+        self.refuse(error)
+
+    def _answer(self, error: GenealogError, extra: list[tuple[bytes, bytes]]) -> None:
+        status, headers, body = refusal(error)
+        self.reply.start(status, [*headers, *extra], len(body))
+        self.reply.end(body)
+
+    def _live(self) -> Live:
+        found = self._found
+        if found is None or found.live is None:
+            raise AssertionError("a call goes nowhere")
+        return found.live
+
+    # Waiting
+
+    def _hold_on(self) -> None:
+        """Let the client wait with its body until somebody takes it."""
+        if not self._paused:
+            self._paused = True
+            self.reply.pause_body()
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self.plane.spawn(work)
+
+    def _waited(self) -> bool:
+        """Say whether what was waited for is still wanted."""
+        self._task = None
+        return not self._over
+
+    def _stop_waiting(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    value = request.first(name)
+    return rules.text(value) if value else None
+
+
+def _denied(live: Live, binding: Binding) -> PolicyDenied | None:
+    """Say no to an engine that is another than it says, and where the demanded level can no longer be reached.
+
+    A1 can: it is only known once the answer is there.
+    """
+    if binding.contradicted:
+        return PolicyDenied(
+            "upstream-contradicted",
+            f"the engine behind {live.name} is not what the registry says ({binding.reason})",
+            got=binding.reason,
+            hint="serve the registered models with genealog engine, and register its key",
+        )
+    wanted = live.body.minimum_assurance
+    if max(binding.level, "A1") >= wanted:
+        return None
+    return PolicyDenied(
+        "assurance-too-low",
+        f"{live.name} demands {wanted}; its upstream is bound at {binding.level} ({binding.reason})",
+        got=binding.level,
+        expected=wanted,
+        hint="serve the registered models with genealog engine, or deploy with a lower minimum",
+    )
+
+
+def _loop(live: Live) -> UpstreamError:
+    return UpstreamError(
+        "upstream-loop", f"the upstream of {live.name} leads back to this gateway", got=live.body.upstream,
+        hint="deploy it again with the address of its engine",
+    )  # fmt: skip
+
+
+def _malformed(got: str) -> MalformedError:
+    return MalformedError(
+        "malformed-json",
+        "the request body is not a JSON object that names a model",
+        got=got[:120],
+        expected='{"model": "DEPLOYMENT", "messages": […]}, uncompressed',
+    )

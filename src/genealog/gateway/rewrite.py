@@ -1,0 +1,66 @@
+"""Another model name in a request, and not a byte else: for a target that knows the model by another name.
+
+The value of `model` at the top of a JSON object is replaced where it stands (each, where it stands twice: readers
+differ on which counts); so is the segment of a path, or the field of a form. Nothing is parsed and written again, so
+numbers, order and white space stay as the client wrote them.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import msgspec
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_FIELD = re.compile(
+    rb'(\r\ncontent-disposition:[^\r\n]*;[ ]?name="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)'
+    rb"([^\r\n]*)(?=\r\n--)",
+    re.IGNORECASE,
+)
+
+
+def in_json(body: bytes, name: str) -> bytes:
+    """Return a JSON object with `name` for its top-level `model`; the same bytes where it has none."""
+    value = msgspec.json.encode(name)
+    parts: list[bytes] = []
+    copied = depth = 0
+    found = _TOKEN.search(body)
+    while found is not None:
+        token, end = found[0], found.end()
+        if token in (b"{", b"["):
+            depth += 1
+        elif token in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and (colon := _COLON.match(body, end)) is not None:
+            end = colon.end()
+            if _is_model(token) and (old := _TOKEN.match(body, end)) is not None and old[0][:1] == b'"':
+                parts += (body[copied:end], value)
+                copied = end = old.end()
+        found = _TOKEN.search(body, end)
+    return b"".join((*parts, body[copied:]))
+
+
+def in_path(path: bytes, old: str, name: str) -> bytes:
+    """Return a path (as sent) with `name` where it names `old`, written in whatever way."""
+    written = quote(name, safe="/-._~:@!$&'()*+,;=").encode()
+    for spelled in (old, quote(old, safe=""), quote(old, safe="/"), quote(old, safe="/:"), quote(old, safe=":")):
+        wanted = b"/" + spelled.encode("latin-1", "ignore")
+        if (at := path.find(wanted)) >= 0:
+            return path[: at + 1] + written + path[at + len(wanted) :]
+    return path
+
+
+def in_form(start: bytes, name: str) -> bytes:
+    """Return the start of a form with `name` for its field `model`, which must have ended in it."""
+    return _FIELD.sub(lambda found: found[1] + name.encode(), start, count=1)
+
+
+def _is_model(token: bytes) -> bool:
+    if b"\\" not in token:
+        return token == b'"model"'
+    try:
+        return bool(msgspec.json.decode(token) == "model")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
