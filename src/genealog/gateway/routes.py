@@ -47,10 +47,14 @@ def _rule(dialect: str, pattern: str, named_by: NamedBy = "path", *, streams: bo
 _NAME = r"(?P<name>.+?)"
 _AZURE = rf"/openai/deployments/{_NAME}"
 _VERTEX = r"/v1(?:beta1)?/projects/[^/]+/locations/[^/]+"
+_EXPRESS = rf"(?:{_VERTEX}|/v1(?:beta1)?)"  # Vertex with an API key leaves the project out
+_GOOGLE = rf"(?:/v1(?:beta|alpha)?/(?:models|tunedModels)|{_EXPRESS}/(?:models|endpoints))/{_NAME}"
+_PUBLISHED = rf"{_EXPRESS}/publishers/(?P<publisher>[^/]+)/models/{_NAME}"
+_CLAUDE = rf"{_VERTEX}/publishers/anthropic/models/(?!count-tokens:){_NAME}"
 _POST: tuple[_Rule, ...] = (
     _rule("openai-chat", r"(?:/openai)?/v1/chat/completions", "json", streams=None),
     _rule("openai-completions", r"(?:/openai)?/v1/completions", "json", streams=None),
-    _rule("openai-responses", r"(?:/openai)?/v1/responses", "json", streams=None),
+    _rule("openai-responses", r"(?:(?:/openai)?/v1|/openai)/responses", "json", streams=None),
     _rule("openai-embeddings", r"(?:/openai)?/v1/embeddings", "json"),
     _rule("openai-images", r"(?:/openai)?/v1/images/generations", "json", streams=None),
     _rule("openai-images", r"(?:/openai)?/v1/images/(?:edits|variations)", "multipart", streams=None),
@@ -62,14 +66,16 @@ _POST: tuple[_Rule, ...] = (
     _rule("openai-images", rf"{_AZURE}/images/(?:generations|edits|variations)", streams=None),
     _rule("openai-audio", rf"{_AZURE}/audio/(?:speech|transcriptions|translations)", streams=None),
     _rule("anthropic-messages", r"/v1/messages", "json", streams=None),
-    _rule("google-generate", rf"/v1(?:beta|alpha)?/(?:models|tunedModels)/{_NAME}:generateContent"),
-    _rule("google-generate", rf"/v1(?:beta|alpha)?/(?:models|tunedModels)/{_NAME}:streamGenerateContent", streams=True),
-    _rule("google-embed", rf"/v1(?:beta|alpha)?/models/{_NAME}:(?:embedContent|batchEmbedContents)"),
-    _rule("google-generate", rf"{_VERTEX}/publishers/google/models/{_NAME}:generateContent"),
-    _rule("google-generate", rf"{_VERTEX}/publishers/google/models/{_NAME}:streamGenerateContent", streams=True),
-    _rule("google-embed", rf"{_VERTEX}/publishers/google/models/{_NAME}:(?:embedContent|predict)"),
-    _rule("anthropic-messages", rf"{_VERTEX}/publishers/anthropic/models/{_NAME}:rawPredict", streams=None),
-    _rule("anthropic-messages", rf"{_VERTEX}/publishers/anthropic/models/{_NAME}:streamRawPredict", streams=True),
+    _rule("google-generate", rf"{_GOOGLE}:generateContent"),
+    _rule("google-generate", rf"{_GOOGLE}:streamGenerateContent", streams=True),
+    _rule("google-embed", rf"{_GOOGLE}:(?:embedContent|batchEmbedContents)"),
+    _rule("google-generate", rf"{_PUBLISHED}:generateContent"),
+    _rule("google-generate", rf"{_PUBLISHED}:streamGenerateContent", streams=True),
+    _rule("google-embed", rf"{_PUBLISHED}:(?:embedContent|predict)"),
+    _rule("openai-chat", rf"(?:/v1beta/openai|{_VERTEX}/endpoints/[^/]+)/chat/completions", "json", streams=None),
+    _rule("openai-embeddings", r"/v1beta/openai/embeddings", "json"),
+    _rule("anthropic-messages", rf"{_CLAUDE}:rawPredict", streams=None),
+    _rule("anthropic-messages", rf"{_CLAUDE}:streamRawPredict", streams=True),
     _rule("kserve-http", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/infer"),
     _rule("triton-generate", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/generate"),
     _rule("triton-generate", rf"/v2/models/{_NAME}(?:/versions/[^/]+)?/generate_stream", streams=True),
@@ -87,9 +93,17 @@ def route(method: str, path: str) -> Route:
     if method == "POST":
         for rule in _POST:
             if (found := rule.pattern.fullmatch(path)) is not None:
-                name = unquote(found["name"]) if rule.named_by == "path" else None
-                return Route(rule.dialect, path, rule.named_by, name, rule.streams)
+                return Route(rule.dialect, path, rule.named_by, _name(found, rule), rule.streams)
     return Route("opaque", path, "header")
+
+
+def _name(found: re.Match[str], rule: _Rule) -> str | None:
+    """Return the name in a path. Google's client for Vertex writes `prod/bot` as `publishers/prod/models/bot`."""
+    if rule.named_by != "path":
+        return None
+    publisher = found.groupdict().get("publisher")
+    name = unquote(found["name"])
+    return name if publisher in (None, "google") else f"{unquote(publisher)}/{name}"
 
 
 def streams_by_default(path: str) -> bool:
