@@ -192,9 +192,7 @@ OPENAI: dict[str, Use] = {
     "transcription, verbose": _transcribe_verbose, "transcription, streamed": _transcribe_stream,
     "translation": _translate,
 }  # fmt: skip
-AZURE = {
-    name: use for name, use in OPENAI.items() if use not in (_responses, _responses_stream, _variation)
-}  # what has a path with the deployment in it
+AZURE = {name: use for name, use in OPENAI.items() if use is not _variation}  # Azure has none
 
 
 @asynccontextmanager

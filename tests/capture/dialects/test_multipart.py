@@ -120,6 +120,7 @@ def test_every_cut_says_that_it_is_cut() -> None:
         (HEAD[:-2] + b"X: a\nY: b\r\n\r\nx\r\n--b1--", "multipart-broken"),
         (HEAD[:-2] + b"X: \xff\r\n\r\nx\r\n--b1--", "multipart-broken"),
         (HEAD[:-2] + b"X: " + b"x" * multipart.MAX_HEAD, "multipart-broken"),
+        (field("x" * 257, b"a") + b"--b1--", "multipart-broken"),
         (field("model", b"a") + field("model", b"b") + b"--b1--", "repeated-key"),
         (field("x", b"a") * (multipart.MAX_PARTS + 1) + b"--b1--", "multipart-too-many-parts"),
         (b"", "multipart-cut"),

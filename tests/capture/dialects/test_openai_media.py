@@ -229,6 +229,12 @@ def test_an_edit_is_a_form() -> None:
     assert (facts.last_texts, facts.subject, facts.malformed) == (("A hat.",), "alice", None)
 
 
+def test_a_word_where_a_number_belongs_is_not_spelled_out() -> None:
+    data, content_type = form(data={"n": "a secret", "temperature": "0.20", "stream": "true"}, files={"image": b"x"})
+    facts = openai_images.read_request(data, operation="/v1/images/edits", content_type=content_type)
+    assert facts.parameters == {"n": Digest(sha256=sha('"a secret"')), "temperature": "0.20", "stream": "true"}
+
+
 def test_a_transcription_is_a_form() -> None:
     data, content_type = form(
         data={"model": "whisper-1", "prompt": "Names.", "include[]": ["a", "b"]},
@@ -265,6 +271,11 @@ def test_the_audio_of_a_chat_is_a_part_and_its_transcript_a_text() -> None:
     assert json.loads(facts.content or b"")["messages"][0]["parts"] == [
         {"text": "Said.", "type": "transcript"}, {"sha256": sha(WAV), "size": len(WAV), "type": "audio"},
     ]  # fmt: skip
+
+
+def test_an_error_that_calls_itself_a_stream_is_read() -> None:
+    facts = openai_chat.read_response(b'{"error":{"code":"quota"}}', content_type="text/event-stream")
+    assert facts.error == "quota"
 
 
 def test_images_in_a_chat_answer_are_parts() -> None:

@@ -14,7 +14,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from genealog.capture.dialects.foreign import Unreadable
+from genealog.capture.dialects.foreign import LONGEST, Unreadable
 from genealog.core.frames import StreamedPart
 
 MAX_PARTS = 1000
@@ -223,19 +223,20 @@ def _opened(head: bytes) -> _Open:
     headers: dict[str, str] = {}
     for line in head.split(b"\r\n"):
         try:
-            name, colon, value = line.decode().partition(":")
+            field, colon, value = line.decode().partition(":")
         except UnicodeDecodeError:
             raise Unreadable("multipart-broken") from None
-        if not colon or not re.fullmatch(_TOKEN, name) or name.lower() in headers or "\n" in value or "\r" in value:
+        if not colon or not re.fullmatch(_TOKEN, field) or field.lower() in headers or "\n" in value or "\r" in value:
             raise Unreadable("multipart-broken")
-        headers[name.lower()] = value.strip(" \t")
+        headers[field.lower()] = value.strip(" \t")
     kind, parameters = _parameters(headers.get("content-disposition", ""))
-    if kind != "form-data" or "name" not in parameters or "\\" in parameters["name"]:
+    name = parameters.get("name")
+    if kind != "form-data" or name is None or "\\" in name or len(name) > LONGEST:
         raise Unreadable("multipart-broken")
     if headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
         raise Unreadable("multipart-broken")
     file = "filename" in parameters or "filename*" in parameters
-    return _Open(parameters["name"], media_type(headers.get("content-type")), file=file)
+    return _Open(name, media_type(headers.get("content-type")), file=file)
 
 
 def media_type(header: str | None) -> str | None:

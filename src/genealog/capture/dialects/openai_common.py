@@ -38,9 +38,9 @@ _WORDS = frozenset((
     "model", "tool_choice", "reasoning_effort", "verbosity", "service_tier", "truncation", "previous_response_id",
     "conversation", "prompt_cache_retention", "encoding_format", "size", "quality", "background", "moderation", "style",
     "output_format", "input_fidelity", "response_format", "stream_format", "voice", "language", "chunking_strategy",
-    "n", "stream", "temperature", "speed", "output_compression", "partial_images",
 ))  # fmt: skip
-"""Parameters that never hold a text. Those of the last line are numbers and switches, which come as text in a form."""
+"""Parameters that never hold a text."""
+_PLAIN = re.compile(r"-?[0-9][0-9.eE+-]{0,39}|true|false")  # a number or a switch, which comes as text in a form
 _TOTALS = (("prompt_tokens", "prompt_tokens"), ("completion_tokens", "completion_tokens"),
            ("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"),
            ("prompt_cache_hit_tokens", "cached_tokens"))  # fmt: skip
@@ -57,8 +57,10 @@ def body_of(body: bytes, content_encoding: str | None) -> bytes:
 
 
 def is_stream(data: bytes, content_type: str | None) -> bool:
-    """Say whether a body is server-sent events, by its type or, without one, by its first bytes."""
-    return (content_type or "").lower().startswith("text/event-stream") or data.startswith((b"data:", b"event:"))
+    """Say whether a body is server-sent events: its first bytes say it where its type does not, or says it wrongly."""
+    if data.startswith((b"data:", b"event:")):
+        return True
+    return (content_type or "").lower().startswith("text/event-stream") and not data.startswith(b"{")
 
 
 def objects(data: bytes, content_type: str | None) -> Iterator[dict[str, Any]]:
@@ -97,7 +99,7 @@ def form_parameters(fields: tuple[FormPart, ...], *prompt: str) -> dict[str, Val
 
 def _field(name: str, several: list[FormPart]) -> Value:
     if len(several) == 1 and (text := several[0].text) is not None:
-        return _parameter(name, text)
+        return text if _PLAIN.fullmatch(text) else _parameter(name, text)
     return Digest(sha256=sha256_hex(spelled([part.sha256 for part in several])))
 
 
