@@ -65,6 +65,7 @@ def leaf(
     text: str, issuer: Party, *, begins: datetime = NOW - DAY, ends: datetime = NOW + DAY,
     email: str | None = "models@example.org", purposes: tuple[x509.ObjectIdentifier, ...] = CODE, signs: bool = True,
     key_usage: bool = True, curve: ec.EllipticCurve | None = None, critical: bool = False,
+    names: tuple[x509.GeneralName, ...] = (),
 ) -> Party:  # fmt: skip
     key = ec.generate_private_key(curve or ec.SECP256R1())
     builder = _builder(text, key, issuer, issuer.key, begins, ends)
@@ -73,8 +74,9 @@ def leaf(
         builder = builder.add_extension(usage(signs=signs), critical=True)
     if purposes:
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-    if email:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.RFC822Name(email)]), critical=False)
+    if email or names:
+        alternative = [*([x509.RFC822Name(email)] if email else []), *names]
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
     if critical:
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
         builder = builder.add_extension(unknown, critical=True)

@@ -203,6 +203,12 @@ def _rule(sent: bytes) -> str | None:
     return rest.partition(b'"')[0].decode() if mark else None
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it holds."""
+    while not condition():  # noqa: ASYNC110  nobody tells
+        await asyncio.sleep(0.001)
+
+
 @dataclass
 class Got:
     """A sink that notes everything."""
@@ -213,6 +219,10 @@ class Got:
     end_: str = "open"  # end, or the code of the error
     error: UpstreamError | None = None
     calls: list[str] = field(default_factory=list)
+
+    async def over(self) -> None:
+        """Wait for the end, of either kind."""
+        await until(lambda: self.end_ != "open")
 
     def head(self, response: Response) -> None:
         assert self.status is None

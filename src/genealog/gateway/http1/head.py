@@ -20,8 +20,9 @@ _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"  # RFC 9110 §5.
 _TEXT = bytes((9, *range(32, 127), *range(128, 256)))  # RFC 9110 §5.5: what a field's value may hold
 _TARGET = bytes(byte for byte in range(33, 127) if byte != 35)  # visible, and no fragment
 _HOST = b"-._~%!$&'()*+,;=:[]0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 3986 §3.2.2
-_METHOD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 _FRAMING = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"))
+_NO_TRAILERS = _FRAMING | {b"keep-alive", b"proxy-connection", b"te", b"trailer"}
 _OURS = frozenset((b"connection", b"content-length", b"transfer-encoding", b"keep-alive"))  # never of the caller
 _OURS_LENGTHS = frozenset(map(len, _OURS))
 _NAMES: dict[bytes, bytes] = {}  # names that were seen and are tokens → in lower case
@@ -163,14 +164,15 @@ def read_request(  # noqa: PLR0912  a list of rules
         request.old = True
     else:
         raise RefusedError("version", 505 if version[:5] == b"HTTP/" and len(version) == 8 else 400)
-    if not method or method.translate(None, _METHOD) or len(method) > 32 or method == b"CONNECT":
-        raise RefusedError("method")
+    known = _METHODS.get(method)
+    if known is None:
+        raise RefusedError("method", 501)
     if target[:1] != b"/":
         if target != b"*" or method != b"OPTIONS":
             raise RefusedError("target form")
     elif target.translate(None, _TARGET):
         raise RefusedError("target bytes")
-    request.method = method.decode()
+    request.method = known
     request.target = target
     path, _, request.query = target.partition(b"?")
     request.path = path.decode("latin-1")
@@ -186,10 +188,9 @@ def read_request(  # noqa: PLR0912  a list of rules
             lower = _new_name(name, colon)
         elif not colon:
             raise RefusedError("header without colon")
-        pair = (lower, value.strip(b" \t"))
-        headers.append(pair)
+        headers.append((lower, value.strip(b" \t")))
         if lower in _FRAMING:
-            framing.append(pair)
+            framing.append((lower, value.lstrip(b" \t")))  # white space behind these is more than one reader's doubt
     request.headers = headers
     _frame_request(request, framing, limits)
     return request
@@ -272,10 +273,10 @@ def read_response(head: bytes, limits: Limits, *, to_head: bool = False) -> Resp
             lower = _new_name(name, colon)
         elif not colon:
             raise RefusedError("header without colon")
-        value = value.strip(b" \t")
-        headers.append((name, value))
+        headers.append((name, value.strip(b" \t")))
         names.append(lower)
         if lower in _FRAMING:
+            value = value.lstrip(b" \t")
             if lower == b"content-length":
                 if length is not None:
                     raise RefusedError("two Content-Length")
@@ -313,8 +314,8 @@ def check_trailers(section: bytes, limits: Limits) -> None:
     _check_lines(section, lines, limits)
     for line in lines[:-1]:
         name, colon, _ = line.partition(b":")
-        if name not in _NAMES or not colon:
-            _new_name(name, colon)
+        if _new_name(name, colon) in _NO_TRAILERS:
+            raise RefusedError("trailer")
 
 
 def write_request(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> bytes:
