@@ -5,12 +5,12 @@ BIN := .venv/bin
 TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH)
 
-.PHONY: demo test check bench bench-peers clean
+.PHONY: demo test check bench bench-peers engines clean
 
 demo: .venv/.demo
 	$(BIN)/genealog demo
 
-test: .venv/.dev .venv-peers/.made
+test: .venv/.dev .venv-peers/.made .venv-engines-triton/.made
 	scripts/test
 
 check: .venv/.dev
@@ -26,6 +26,13 @@ bench-peers: .venv/.uv
 
 .venv-peers/.made: .venv/.uv constraints-peers.txt constraints-peers-mlmd.txt scripts/make_peers.py
 	$(BIN)/python scripts/make_peers.py
+
+# Real engines behind the gateway: vLLM and Triton.
+engines: .venv/.uv
+	$(BIN)/python scripts/make_engines.py
+
+.venv-engines-triton/.made: .venv/.uv constraints-engines-vllm.txt constraints-engines-triton.txt scripts/make_engines.py
+	$(BIN)/python scripts/make_engines.py
 
 .venv/.uv:
 	$(PYTHON) -c 'import sys; sys.exit("Genealog needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -45,4 +52,4 @@ bench-peers: .venv/.uv
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-peers-mlmd genealog-demo
+	rm -rf .venv .venv-peers .venv-peers-mlmd .venv-engines-vllm .venv-engines-triton genealog-demo
