@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from genealog.core.canonical import timestamp
 from genealog.cost.projection import HOUR, NAMES, WITHOUT_COST
@@ -89,27 +89,20 @@ def report(
     for name in (*by, *where):
         if name not in (DIMENSIONS if name in by else NAMES):
             raise UsageError("bad-option", "costs have no such dimension", got=name, expected=", ".join(DIMENSIONS))
+    rows: dict[tuple[tuple[str | None, ...], str | None], Sum] = {}
+    totals: dict[str | None, Sum] = {}
+    reasons: dict[str, int] = {}
     with index.reading() as connection:
-        accounts = {
-            row["id"]: dict(row)
-            for row in connection.execute(select(schema.account)).mappings()
-            if all(row[name] in set(values) for name, values in where.items())
-        }
-        hourly = any(name in TIMES for name in by)
-        rows: dict[tuple[tuple[str | None, ...], str | None], Sum] = {}
-        totals: dict[str | None, Sum] = {}
-        reasons: dict[str, int] = {}
-        for query in _queries(since, until, hourly=hourly):
+        for query in _queries(by, where, since, until):
             for row in map(dict, connection.execute(query).mappings()):
-                account = accounts.get(row["account"])
-                if account is None:
-                    continue
-                values = tuple(_time(row["hour"], name) if name in TIMES else account[name] for name in by)
-                currency, state = account["currency"], account["state"]
+                values = tuple(
+                    _time(row["slot"], name, hourly="hour" in by) if name in TIMES else row[name] for name in by
+                )
+                currency, state = row["currency"], row["state"]
                 rows.setdefault((values, currency), Sum(values, currency)).add(row, state)
                 totals.setdefault(currency, Sum((), currency)).add(row, state)
-                if account["reason"] is not None:
-                    reasons[account["reason"]] = reasons.get(account["reason"], 0) + int(row["calls"])
+                if row["reason"] is not None:
+                    reasons[row["reason"]] = reasons.get(row["reason"], 0) + int(row["calls"])
     return Report(
         by=tuple(by),
         since=timestamp(since) if since else None,
@@ -131,9 +124,11 @@ def _order(by: Sequence[str]) -> Any:
     return key
 
 
-def _queries(since: datetime | None, until: datetime | None, *, hourly: bool) -> list[Any]:
+def _queries(
+    by: Sequence[str], where: Mapping[str, Iterable[str | None]], since: datetime | None, until: datetime | None
+) -> list[Any]:
     """Return the selects whose rows together are the answer: whole hours from sums, cut ones from single calls."""
-    spend, cost = schema.spend, schema.cost
+    spend, cost, account = schema.spend, schema.cost, schema.account
     first = None if since is None else _milliseconds(since)
     end = None if until is None else _milliseconds(until) + 1
     whole_from = None if first is None else -(-first // HOUR)
@@ -147,24 +142,35 @@ def _queries(since: datetime | None, until: datetime | None, *, hourly: bool) ->
             cut.append(and_(cost.c.hour == first // HOUR, cost.c.at >= first))
         if end is not None and end % HOUR:
             cut.append(and_(cost.c.hour == end // HOUR, cost.c.at < end))
-    sums = [func.sum(spend.c[name]).label(name) for name in schema.SUMS]
-    keys = [spend.c.account, spend.c.hour] if hourly else [spend.c.account]
-    query = select(*keys, *sums).group_by(*keys)
-    if whole_from is not None:
-        query = query.where(spend.c.hour >= whole_from)
-    if whole_to is not None:
-        query = query.where(spend.c.hour < whole_to)
+    whole = [spend.c.hour >= whole_from] if whole_from is not None else []
+    whole += [spend.c.hour < whole_to] if whole_to is not None else []
+    counts = [func.sum(spend.c[name]).label(name) for name in schema.SUMS]
     single = [func.count().label("calls")]
     single += [func.coalesce(func.sum(cost.c[name]), 0).label(name) for name in schema.SUMS[1:]]
-    groups = [cost.c.account, cost.c.hour]
-    return [query, *(select(*groups, *single).where(condition).group_by(*groups) for condition in cut)]
+    names = dict.fromkeys((*(name for name in by if name not in TIMES), "currency", "state", "reason"))
+    texts = [account.c[name] for name in names]
+    fits = [_one_of(account.c[name], tuple(values)) for name, values in where.items()]
+    queries = []
+    for table, sums, conditions in ((spend, counts, whole), *((cost, single, [condition]) for condition in cut)):
+        slots = [table.c.hour if "hour" in by else table.c.hour // 24] if any(name in TIMES for name in by) else []
+        query = select(*texts, *(slot.label("slot") for slot in slots), *sums).where(*conditions, *fits)
+        query = query.select_from(table.join(account, account.c.id == table.c.account))
+        queries.append(query.group_by(*texts, *slots))
+    return queries
+
+
+def _one_of(column: Any, values: tuple[str | None, ...]) -> Any:
+    """Return the condition that a text is one of these, None being no text at all."""
+    texts = column.in_([value for value in values if value is not None])
+    return or_(texts, column.is_(None)) if None in values else texts
 
 
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _time(hour: int, name: str) -> str:
+def _time(slot: int, name: str, *, hourly: bool) -> str:
+    hour = slot if hourly else slot * 24
     text = datetime.fromtimestamp(hour * 3600, UTC).isoformat()[: _CUT[name]]
     return f"{text}:00Z" if name == "hour" else text
 
