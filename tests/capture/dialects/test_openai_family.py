@@ -122,6 +122,10 @@ def test_an_error_is_its_code(dialect: str, operation: str) -> None:
     error = {"error": {"message": "secret", "type": "insufficient_quota", "param": None, "code": "quota"}}
     facts = read(dialect, operation, json.dumps(error).encode(), status=429)
     assert facts == ResponseFacts(error="quota")
+    bare = {"object": "error", "message": "secret", "type": "BadRequestError", "code": 400}
+    assert read(dialect, operation, json.dumps(bare).encode(), status=400).error == "BadRequestError"
+    page = read(dialect, operation, b"<html>", "text/html", status=502)
+    assert (page.error, page.malformed, page.content) == ("upstream-error", "not-json", None)
 
 
 @pytest.mark.parametrize(

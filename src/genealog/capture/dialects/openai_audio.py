@@ -15,6 +15,7 @@ from genealog.capture.dialects.foreign import Unreadable, as_dict, as_list, as_s
 from genealog.capture.dialects.multipart import media_type, read_form
 from genealog.capture.dialects.openai_common import (
     CONTENT,
+    answered,
     body_of,
     digest_of,
     error_code,
@@ -22,7 +23,6 @@ from genealog.capture.dialects.openai_common import (
     is_stream,
     milliseconds,
     not_understood,
-    objects,
     parameters,
     prompt_parts,
     usage_counts,
@@ -77,17 +77,13 @@ def read_response(
         kind = media_type(content_type) or ""
         failed = status is not None and status >= 400
         if is_stream(data, content_type) or failed or kind == "application/json":
-            for item in objects(data, content_type):
-                answer.take(item)
-        elif operation.endswith("/speech"):
+            return answered(answer, data, status=status, content_type=content_type, content_encoding=None)
+        if operation.endswith("/speech"):
             return _spoken(media.of_bytes(data, kind or None), None) if data else ResponseFacts()
-        elif data:
-            answer.text = [_text(data)]
+        answer.text = [_text(data)] if data else None
         return answer.facts()
     except Unreadable as error:
         return answer.facts(malformed=str(error))
-    except RecursionError:
-        return answer.facts(malformed="json-too-deep")
 
 
 def _text(data: bytes) -> str:
@@ -124,7 +120,8 @@ class _Answer:
         elif kind == "speech.audio.delta":
             self.audio += as_strings(item.get("audio"))
         elif kind == "transcript.text.delta":
-            self.text = (self.text or []) + as_strings(item.get("delta"))
+            self.text = self.text or []
+            self.text += as_strings(item.get("delta"))
         elif kind == "transcript.text.segment":
             self.segments.append(_segment(item))
         elif isinstance(item.get("text"), str):

@@ -28,12 +28,11 @@ from genealog.capture.dialects.foreign import (
 )
 from genealog.capture.dialects.openai_common import (
     CONTENT,
-    body_of,
+    answered,
     digest_of,
     error_code,
     items,
     not_understood,
-    objects,
     parameters,
     parts_of,
     sampler,
@@ -75,20 +74,12 @@ def read_response(
     body: bytes,
     *,
     operation: str = "",  # noqa: ARG001
-    status: int | None = None,  # noqa: ARG001
+    status: int | None = None,
     content_type: str | None = None,
     content_encoding: str | None = None,
 ) -> ResponseFacts:
     """As `dialects.Reader`: JSON, or a stream of events that may end anywhere."""
-    answer = _Answer()
-    try:
-        for item in objects(body_of(body, content_encoding), content_type):
-            answer.take(item)
-        return answer.facts()
-    except Unreadable as error:
-        return answer.facts(malformed=str(error))
-    except RecursionError:
-        return answer.facts(malformed="json-too-deep")
+    return answered(_Answer(), body, status=status, content_type=content_type, content_encoding=content_encoding)
 
 
 class _Answer:
@@ -193,7 +184,8 @@ class _Choice:
 
     def _take_media(self, said: dict[str, Any]) -> None:
         if audio := as_dict(said.get("audio")):
-            self.audio = (self.audio or []) + as_strings(audio.get("data"))
+            self.audio = self.audio or []
+            self.audio += as_strings(audio.get("data"))
             self.transcript += as_strings(audio.get("transcript"))
         for image in as_list(said.get("images")):
             url = as_dict(as_dict(image).get("image_url")).get("url")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from genealog.capture.dialects import media
 from genealog.capture.dialects.foreign import (
@@ -28,7 +29,7 @@ from genealog.capture.dialects.foreign import (
 )
 from genealog.capture.dialects.multipart import FormPart
 from genealog.capture.dialects.sse import events
-from genealog.core.call import Digest, Part
+from genealog.core.call import Digest, Part, ResponseFacts
 from genealog.core.ids import sha256_hex
 
 CONTENT = "genealog/content/v1"
@@ -72,6 +73,34 @@ def objects(data: bytes, content_type: str | None) -> Iterator[dict[str, Any]]:
             yield read_object(event.encode())
     elif data:
         yield read_object(data)
+
+
+class Answer(Protocol):
+    """What one response says, collected from one object or from many events."""
+
+    def take(self, item: dict[str, Any]) -> None:
+        """Add one object: the whole response, or one event. Raises: Unreadable."""
+
+    def facts(self, malformed: str | None = None) -> ResponseFacts:
+        """Return what was collected."""
+
+
+def answered(
+    answer: Answer, body: bytes, *, status: int | None, content_type: str | None, content_encoding: str | None
+) -> ResponseFacts:
+    """Return what a body says, JSON or a stream of events that may end anywhere."""
+    item: dict[str, Any] = {}
+    try:
+        for item in objects(body_of(body, content_encoding), content_type):
+            answer.take(item)
+        facts = answer.facts()
+    except Unreadable as error:
+        facts = answer.facts(malformed=str(error))
+    except RecursionError:
+        facts = answer.facts(malformed="json-too-deep")
+    if status is not None and status >= 400 and facts.error is None:  # some say `type` without an `error` around it
+        return replace(facts, error=error_code(item))
+    return facts
 
 
 def parameters(request: dict[str, Any], *prompt: str) -> dict[str, Value]:
@@ -122,9 +151,10 @@ def subject(request: dict[str, Any]) -> str | None:
 def error_code(error: object) -> str:
     """Return the short code of an upstream's error; its message may quote the prompt and stays in the body."""
     fields = as_dict(error)
-    for name in ("code", "type"):
-        if isinstance(value := fields.get(name), str) and 0 < len(value) <= 64 and value.isascii():
-            return str(value)
+    words = [value for name in ("code", "type") if isinstance(value := fields.get(name), str)]
+    for word in sorted(words, key=lambda word: isinstance(word, Number)):  # a number says less than a name
+        if 0 < len(word) <= 64 and word.isascii():
+            return str(word)
     return "upstream-error"
 
 

@@ -1,13 +1,14 @@
 """OpenAI's embeddings: texts or tokens in, vectors out, as numbers or as base64 of little-endian float32.
 
 Both encodings of the same vector have the same digest: over its float32 values, where the numbers that came say exactly
-that; else over float64 values, so that no two vectors that differ share one. `content` names which it is.
+that; else over float64 values, so that no two vectors that differ as such share one. `content` names which it is.
 
 Source: platform.openai.com/docs/api-reference/embeddings.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from array import array
@@ -17,10 +18,9 @@ from genealog.capture.dialects import media
 from genealog.capture.dialects.foreign import Number, Unreadable, as_count, as_dict, as_list, as_word, read_object
 from genealog.capture.dialects.openai_common import (
     CONTENT,
-    body_of,
+    answered,
     error_code,
     not_understood,
-    objects,
     parameters,
     prompt_parts,
     subject,
@@ -52,28 +52,34 @@ def read_response(
     body: bytes,
     *,
     operation: str = "",  # noqa: ARG001
-    status: int | None = None,  # noqa: ARG001
+    status: int | None = None,
     content_type: str | None = None,  # noqa: ARG001
     content_encoding: str | None = None,
 ) -> ResponseFacts:
     """As `dialects.Reader`."""
-    known: dict[str, Any] = {}
-    try:
-        for item in objects(body_of(body, content_encoding), "application/json"):
-            known["model"] = as_word(item.get("model")) or None
-            if usage := as_dict(item.get("usage")):
-                known["usage"] = usage_counts(usage)
-                if "prompt_tokens" not in known["usage"] and (total := as_count(usage.get("total_tokens"))) is not None:
-                    known["usage"]["prompt_tokens"] = total  # some say no more than this
-            if (error := item.get("error")) is not None:
-                known["error"] = error_code(error)
-            if vectors := as_list(item.get("data")):
-                known["content"] = encode({"embeddings": _vectors(vectors), "t": CONTENT})
-        return ResponseFacts(**known)
-    except Unreadable as error:
-        return ResponseFacts(**known, malformed=str(error))
-    except RecursionError:
-        return ResponseFacts(**known, malformed="json-too-deep")
+    return answered(_Answer(), body, status=status, content_type="application/json", content_encoding=content_encoding)
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+
+    def take(self, item: dict[str, Any]) -> None:
+        """Take the response."""
+        self.known["model"] = as_word(item.get("model")) or None
+        if usage := as_dict(item.get("usage")):
+            counts = usage_counts(usage)
+            if "prompt_tokens" not in counts and (total := as_count(usage.get("total_tokens"))) is not None:
+                counts["prompt_tokens"] = total  # some say no more than this
+            self.known["usage"] = counts
+        if (error := item.get("error")) is not None:
+            self.known["error"] = error_code(error)
+        if vectors := as_list(item.get("data")):
+            self.known["content"] = encode({"embeddings": _vectors(vectors), "t": CONTENT})
+
+    def facts(self, malformed: str | None = None) -> ResponseFacts:
+        """Return what was collected."""
+        return ResponseFacts(**self.known, malformed=malformed)
 
 
 def _vectors(items: list[Any]) -> list[dict[str, Any]]:
@@ -97,6 +103,8 @@ def _vector(value: object) -> dict[str, Any]:
     if not all(isinstance(number, Number) for number in numbers):
         raise not_understood()
     wide = array("d", map(float, numbers))
+    if not all(map(math.isfinite, wide)):
+        raise not_understood()  # beyond float64
     try:
         narrow = array("f", wide)
     except OverflowError:

@@ -15,11 +15,10 @@ from genealog.capture.dialects.foreign import Unreadable, as_dict, as_list, as_s
 from genealog.capture.dialects.multipart import FormPart, read_form
 from genealog.capture.dialects.openai_common import (
     CONTENT,
-    body_of,
+    answered,
     error_code,
     form_parameters,
     not_understood,
-    objects,
     parameters,
     prompt_parts,
     subject,
@@ -85,20 +84,12 @@ def read_response(
     body: bytes,
     *,
     operation: str = "",  # noqa: ARG001
-    status: int | None = None,  # noqa: ARG001
+    status: int | None = None,
     content_type: str | None = None,
     content_encoding: str | None = None,
 ) -> ResponseFacts:
     """As `dialects.Reader`: JSON, or a stream of events that may end anywhere."""
-    answer = _Answer()
-    try:
-        for item in objects(body_of(body, content_encoding), content_type):
-            answer.take(item)
-        return answer.facts()
-    except Unreadable as error:
-        return answer.facts(malformed=str(error))
-    except RecursionError:
-        return answer.facts(malformed="json-too-deep")
+    return answered(_Answer(), body, status=status, content_type=content_type, content_encoding=content_encoding)
 
 
 class _Answer:

@@ -30,13 +30,11 @@ from genealog.capture.dialects.foreign import (
 )
 from genealog.capture.dialects.openai_common import (
     CONTENT,
-    body_of,
+    answered,
     digest_of,
     error_code,
-    is_stream,
     items,
     not_understood,
-    objects,
     parameters,
     parts_of,
     sampler,
@@ -109,22 +107,12 @@ def read_response(
     body: bytes,
     *,
     operation: str = "",  # noqa: ARG001
-    status: int | None = None,  # noqa: ARG001
+    status: int | None = None,
     content_type: str | None = None,
     content_encoding: str | None = None,
 ) -> ResponseFacts:
     """As `dialects.Reader`: JSON, or a stream of events that may end anywhere."""
-    answer = _Answer()
-    try:
-        data = body_of(body, content_encoding)
-        take = answer.take_event if is_stream(data, content_type) else answer.take
-        for item in objects(data, content_type):
-            take(item)
-        return answer.facts()
-    except Unreadable as error:
-        return answer.facts(malformed=str(error))
-    except RecursionError:
-        return answer.facts(malformed="json-too-deep")
+    return answered(_Answer(), body, status=status, content_type=content_type, content_encoding=content_encoding)
 
 
 class _Answer:
@@ -132,19 +120,25 @@ class _Answer:
 
     def __init__(self) -> None:
         self.items: dict[int, dict[str, Any]] = {}
-        self.pieces: dict[tuple[int, str, int, str, str], list[str]] = {}
+        self.pieces: dict[int, dict[tuple[str, int, str, str], list[str]]] = {}
         self.partial: list[Part] = []
         self.known: dict[str, Any] = {}
-        self.strange = False
+        self.strange: set[int] = set()  # places of items with pieces that are not understood
         self.said = False  # an output, even an empty one
 
-    def take(self, response: dict[str, Any]) -> None:
-        """Take the whole response."""
+    def take(self, item: dict[str, Any]) -> None:
+        """Take the whole response, or one event of a stream."""
+        if isinstance(item.get("type"), str):
+            self._event(item)
+        else:
+            self._whole(item)
+
+    def _whole(self, response: dict[str, Any]) -> None:
         self._take_state(response)
         output = as_list(response.get("output"))
         self.said = self.said or "output" in response
         if len(output) >= len(self.items):
-            self.items, self.pieces, self.strange = dict(enumerate(map(as_dict, output))), {}, False
+            self.items, self.pieces, self.strange = dict(enumerate(map(as_dict, output))), {}, set()
         status = as_word(response.get("status"))
         why = as_word(as_dict(response.get("incomplete_details")).get("reason"))
         self.known["finish_reason"] = why if status == "incomplete" and why else status
@@ -158,60 +152,62 @@ class _Answer:
         if (error := response.get("error")) is not None:
             self.known["error"] = error_code(error)
 
-    def take_event(self, event: dict[str, Any]) -> None:
-        """Take one event of a stream."""
+    def _event(self, event: dict[str, Any]) -> None:
         kind = as_word(event.get("type")) or ""
         place = as_count(event.get("output_index"))
         stem, _, step = kind.rpartition(".")
         if kind in _ENDS:
-            self.take(as_dict(event.get("response")))
+            self._whole(as_dict(event.get("response")))
         elif kind in _STATES:
             self._take_state(as_dict(event.get("response")))
-        elif kind == "error" or not kind:
+        elif kind == "error":
             error = event.get("error")
-            if error is not None or kind:
-                self.known["error"] = error_code(event if error is None else error)
+            self.known["error"] = error_code(event if error is None else error)
         elif kind in ("response.output_item.added", "response.output_item.done") and place is not None:
             self.said = True
             self.items[place] = as_dict(event.get("item"))
-            self.pieces = {key: value for key, value in self.pieces.items() if key[0] != place}
+            self.pieces.pop(place, None)
+            self.strange.discard(place)
         elif stem in _TEXTS and place is not None:
             self._text(stem, step, place, event)
         elif stem in _FIELDS and place is not None:
             field = _FIELDS[stem]
-            self._piece((place, "", 0, field, ""), event.get("delta" if step == "delta" else field), step)
+            self._piece(place, ("", 0, field, ""), event.get("delta" if step == "delta" else field), step)
         elif kind == "response.output_text.annotation.added" and place is not None:
             at = as_count(event.get("content_index")) or 0
             part = _at(self.items.setdefault(place, {}), "content", at, "output_text")
-            part["annotations"] = [*as_list(part.get("annotations")), event.get("annotation")]
+            part["annotations"] = noted = as_list(part.get("annotations"))
+            noted.append(event.get("annotation"))
         elif kind == "response.image_generation_call.partial_image":
             self._partial(event, place or 0)
-        else:
-            self.strange = self.strange or "delta" in event
+        elif "delta" in event:
+            self.strange.add(-1 if place is None else place)
 
     def _text(self, stem: str, step: str, place: int, event: dict[str, Any]) -> None:
         where, field, part = _TEXTS[stem]
         at = as_count(event.get("summary_index" if where == "summary" else "content_index")) or 0
-        self._piece((place, where, at, field, part), event.get("delta" if step == "delta" else field), step)
+        self._piece(place, (where, at, field, part), event.get("delta" if step == "delta" else field), step)
 
-    def _piece(self, key: tuple[int, str, int, str, str], value: object, step: str) -> None:
+    def _piece(self, place: int, key: tuple[str, int, str, str], value: object, step: str) -> None:
         if step == "delta":
-            self.pieces.setdefault(key, []).extend(as_strings(value))
+            self.pieces.setdefault(place, {}).setdefault(key, []).extend(as_strings(value))
         elif step == "done" and isinstance(value, str):
-            self.pieces[key] = as_strings(value)
+            self.pieces.setdefault(place, {})[key] = as_strings(value)
 
     def _partial(self, event: dict[str, Any], place: int) -> None:
         for data in as_strings(event.get("partial_image_b64")):
             if (found := media.of_base64(data, media.image_type(event.get("output_format")))) is None:
-                self.strange = True
+                self.strange.add(place)
             else:
                 self.partial.append(found.part(place, "assistant", "partial_image"))
 
     def output(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the items in their order, with the pieces that came for them."""
-        for (place, where, at, field, kind), pieces in self.pieces.items():
-            item = self.items.setdefault(place, {"type": "message"} if where else {})
-            (_at(item, where, at, kind) if where else item)[field] = joined(pieces)
+        for place, several in self.pieces.items():
+            for (where, at, field, kind), pieces in several.items():
+                known = "message" if where == "content" and kind != "reasoning_text" else "reasoning"
+                item = self.items.setdefault(place, {"type": known} if where else {})
+                (_at(item, where, at, kind) if where else item)[field] = joined(pieces)
         self.pieces = {}
         return sorted(self.items.items())
 
