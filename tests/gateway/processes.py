@@ -39,7 +39,7 @@ def make_store(path: Path, upstream: str, **options: Any) -> Path:
 class Process:
     """`genealog gateway` in a process, and its worker."""
 
-    def __init__(self, store: Path, *, port: int = 0, drain: float = 20.0) -> None:
+    def __init__(self, store: Path, *, port: int = 0, drain: int = 20) -> None:
         self.store = store
         self.port = port
         self.drain = drain

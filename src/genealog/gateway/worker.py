@@ -196,12 +196,12 @@ async def _main(options: argparse.Namespace) -> None:
             tls = server_context(*_beside(path, config.gateway.tls)) if config.gateway.tls is not None else None
             reload = Reloading(path, plane.parts, options.max_body, tls)
             limits = Limits(connections=max(10_000, 2 * config.gateway.max_calls))
-            async with _grpc(plane, config, options.drain):
+            async with _grpc(plane, config, options.host, options.drain):
                 await serve(plane, listener, lifeline, drain=options.drain, tls=tls, limits=limits, reload=reload)
 
 
 @contextlib.asynccontextmanager
-async def _grpc(plane: Plane, config: Config, drain: float) -> AsyncIterator[None]:
+async def _grpc(plane: Plane, config: Config, given: str | None, drain: float) -> AsyncIterator[None]:
     """Serve KServe over gRPC beside, where `[gateway] grpc_port` says so."""
     section = config.gateway
     if section.grpc_port is None:
@@ -210,7 +210,8 @@ async def _grpc(plane: Plane, config: Config, drain: float) -> AsyncIterator[Non
     from genealog.gateway.grpc import Grpc
 
     service = Grpc(plane.parts, section.tls)
-    host = f"[{section.host}]" if ":" in section.host else section.host
+    host = given or section.host
+    host = f"[{host}]" if ":" in host else host
     await service.start(f"{host}:{section.grpc_port}")
     try:
         yield
@@ -235,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listener", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--max-body", type=int)
+    parser.add_argument("--host")
     parser.add_argument("--drain", type=float, required=True)
     parser.add_argument("--mark", default=secrets.token_hex(8))
     parser.add_argument("--counters", type=Path)
