@@ -64,7 +64,9 @@ class Answers:
     def find(self, text: str) -> tuple[Found, ...]:
         """Return the calls that said `text`, newest first; exact matches before normalised ones."""
         self.ledger.drain()
-        found = [Found(call, which, how) for call, which, how in self.home.vault.find_text(text)]
+        masked = self.ledger.redactor.forms(text) if self.ledger.redactor is not None else ()
+        hits = dict.fromkeys(hit for each in (text, *masked) for hit in self.home.vault.find_text(each))
+        found = [Found(call, which, how) for call, which, how in hits]
         ranked = sorted(found, key=lambda item: item.call, reverse=True)
         return tuple(sorted(ranked, key=lambda item: (item.which != "response", item.how != "exact")))
 
@@ -104,7 +106,8 @@ class Answers:
         try:
             self.home.vault.get_body(call, "response")
         except MissingError as error:
-            return error.message.partition(": ")[2] or None if error.code == "body-not-kept" else None
+            told = error.code in ("body-not-kept", "body-redacted")
+            return error.message.partition(": ")[2] or None if told else None
         return None
 
     def disclose(self, call: str, *, groups: Sequence[str], output: bool = False, prompt: bool = False) -> Disclosure:

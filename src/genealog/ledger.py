@@ -7,10 +7,11 @@ in the registry log at once, where somebody can sign.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,13 +28,16 @@ from genealog.core.statement import make_statement
 from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.kept_heads import check_anchors, check_cosigned
 from genealog.price_list import PriceList
+from genealog.redaction import Redactor, redactor
 from genealog.sequencer import Sequenced, Sequencer, check_sealed
 from genealog.store import schema
 from genealog.store.call_logs import name_of
+from genealog.store.charges import charges_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import SpoolReader
+from genealog.store.vault.call import VaultCall
 from genealog.store.vault.erase import Eraser
 from genealog.tombstones import check_tombstones
 
@@ -106,7 +110,18 @@ class Ledger:
     def sequencer(self) -> Sequencer:
         """Return a sequencer over the spools and call logs of this store."""
         tables = PriceList(self.home, lambda: self.index(REGISTRY))
-        return Sequencer(self.home.spool_dir, self.home.calls, self.home.vault, tables.now)
+        return Sequencer(
+            self.home.spool_dir, self.home.calls, self.home.vault, tables.now, redact=self.redactor, charge=self._charge
+        )
+
+    @cached_property
+    def redactor(self) -> Redactor | None:
+        """What masks personal data in bodies before they are kept, where the settings ask for it."""
+        return redactor(self.home.config.redaction)
+
+    @cached_property
+    def _charge(self) -> Callable[[Iterable[VaultCall]], None] | None:
+        return charges_of(self.home.config, self.home.path)
 
     def state_losses(self) -> int:
         """State in the registry log what the spools lost and it does not say yet; return how many there were.

@@ -6,7 +6,7 @@ it is not all there, or too big, its frames say what it was as a whole (`Whole`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from msgspec.structs import replace as with_fields
@@ -21,6 +21,7 @@ from genealog.errors import MalformedError
 from genealog.store.vault import VaultCall, Which
 
 NOT_KEPT = "body-not-kept"
+Redact = Callable[[VaultCall, str, bytes | None, bytes], VaultCall]  # `genealog.redaction`
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,17 @@ class _Body:
 
 
 def seal_gathered(
-    call: Gathered, *, emitter: str, boot: str, prev: bytes | None, price: Pricing | None = None
+    call: Gathered,
+    *,
+    emitter: str,
+    boot: str,
+    prev: bytes | None,
+    price: Pricing | None = None,
+    redact: Redact | None = None,
 ) -> tuple[bytes, VaultCall]:
     """Return the log entry of a call, and what the vault keeps of it as its capture mode says.
 
-    encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither.
+    encrypted: bodies, and texts that can be found. hashes: texts that can be found. none: neither. `redact` masks both.
     """
     intent, outcome = call.intent, call.outcome
     asked = _asked(call)
@@ -130,7 +137,7 @@ def seal_gathered(
     elif call.seen:
         bodies["response"] = call.seen
         texts += [("response", call.seen)]
-    return encode_typed(sealed.leaf), VaultCall(
+    kept = VaultCall(
         call=intent.call,
         source=f"{emitter}/{boot}/{intent.seq}",
         tenant=intent.who.get("tenant", ""),
@@ -140,6 +147,9 @@ def seal_gathered(
         subject=intent.who.get("subject") or asked.subject,
         ended_at=sealed.leaf.ended_at or sealed.leaf.called_at,
     )
+    if redact is not None:
+        kept = redact(kept, intent.deployment, answered.content, outcome.response if outcome is not None else call.seen)
+    return encode_typed(sealed.leaf), kept
 
 
 def _asked(call: Gathered) -> RequestFacts:

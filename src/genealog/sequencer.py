@@ -27,7 +27,7 @@ from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
 from genealog.core.merkle import leaf_hash
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
-from genealog.sealing import Gathered, gather, seal_gathered
+from genealog.sealing import Gathered, Redact, gather, seal_gathered
 from genealog.store.log import Mark
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import End, Found, Gap, SpoolReader, Torn
@@ -66,8 +66,19 @@ class Target(Protocol):
 class Sequencer:
     """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was."""
 
-    def __init__(self, spool_dir: Path, log: Target, vault: Vault, prices: Callable[[], Pricing] | None = None) -> None:
+    def __init__(
+        self,
+        spool_dir: Path,
+        log: Target,
+        vault: Vault,
+        prices: Callable[[], Pricing] | None = None,
+        *,
+        redact: Redact | None = None,
+        charge: Callable[[Sequence[VaultCall]], None] | None = None,
+    ) -> None:
         self._reader = SpoolReader(spool_dir)
+        self._redact = redact
+        self._charge = charge
         self._prices = prices
         self._price: Pricing | None = None
         self._log = log
@@ -118,6 +129,8 @@ class Sequencer:
             if batch.kept:
                 self._vault.put_calls(batch.kept)
             self._log.append(batch.entries, batch.marks)
+            if self._charge is not None and batch.kept:
+                self._charge(batch.kept)
             ended = [emitter for emitter, boot in self._boots.items() if boot.done]
             for emitter, boot in self._boots.items():
                 boot.committed(batch.marks.get(emitter))
@@ -139,7 +152,7 @@ class Sequencer:
         boot = self._boots.get(emitter)
         if boot is None or boot.name != names[0] or boot.mark != mark:  # new, or another process was here meanwhile
             boot = self._boots[emitter] = _Boot(self._reader, emitter, names[0], mark)
-        boot.price = self._price
+        boot.price, boot.redact = self._price, self._redact
         boot.read(end, batch, over=not live or len(names) > 1)
 
     def _check_successor(self, emitter: str, mark: Mark, names: list[str], batch: _Batch, *, live: bool) -> None:
@@ -198,6 +211,7 @@ class _Boot:
         self.mark = mark
         self.done = False
         self.price: Pricing | None = None
+        self.redact: Redact | None = None
         self._reader = reader
         self._emitter = emitter
         self._high_water = mark.high_water if mark is not None and mark.boot == name else 0
@@ -281,6 +295,7 @@ class _Boot:
             boot=self.name,
             prev=self._leaf if self._leaf != NO_LEAF else None,
             price=self.price,
+            redact=self.redact,
         )
         self._leaf = leaf_hash(entry)
         batch.entries.append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from genealog.cli.output import out, print_json, print_table
 from genealog.cli.prove import write
 from genealog.core.bundle import encode_evidence
 from genealog.erasure import Erasure, Plan
+from genealog.errors import MissingError
+from genealog.ledger import Ledger
 from genealog.registry import Registry
 from genealog.retention import Due, Keeping
 from genealog.retention import Plan as DuePlan
@@ -242,6 +245,27 @@ def rotate_key(store: Store = None, json: Json = False) -> None:
     said = f"the vault has a new key: {count} tenants' keys wrapped anew"
     next_ = "back up keys/vault.key now, and destroy the copies of the old one"
     _said(f"{said}\n{next_}", {"tenants": count}, json=json)
+
+
+@vault_app.command()
+def redacted(
+    call: Annotated[str, typer.Argument(help="The ID of a call.")],
+    prompt: Annotated[bool, typer.Option("--prompt", help="The prompt; else the answer.")] = False,
+    store: Store = None,
+) -> None:
+    """Print what is kept of a body in which personal data was masked, as JSON: not what passed, and no evidence.
+
+    Example: [bold]genealog vault redacted 01KXQ3Z3K5ZJ8Q0V6J1T9N4B2C --prompt[/bold]
+    """
+    home = Home.find(store)
+    Ledger(home).drain()
+    which = "request" if prompt else "response"
+    body, by = home.vault.get_kept(call, which)
+    if by is None:
+        raise MissingError(
+            "not-redacted", f"the {which} of this call is kept as it came", hint=f"genealog disclose {call} shows it"
+        )
+    print_json(json_module.loads(body))
 
 
 def _said(text: str, value: dict[str, Any], *, json: bool) -> None:

@@ -6,6 +6,7 @@ when a process died before it could charge is not charged: `restore` sets the mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Protocol
 
 from genealog.core.call import UsageGroup, WhoGroup
 from genealog.core.canonical import decode, parse_timestamp
+from genealog.errors import StoreError
 from genealog.store.config import Config
 from genealog.store.counters import Counters
 from genealog.store.gateway_settings import Limits
 from genealog.store.vault.call import VaultCall
 
 FILE = "limits.counters"  # in the node folder
+
+log = logging.getLogger("genealog.charges")
 
 
 class Spent(Protocol):
@@ -37,7 +41,7 @@ class Charges:
         self._tokens = {each.limits.currency for each in config.issuers if counts_use(each.limits)}
 
     def __call__(self, calls: Iterable[VaultCall]) -> None:
-        """Charge calls that are in the log now. Raises: StoreError as `Counters`."""
+        """Charge calls that are in the log now. What cannot be counted is said in the log of this process."""
         for call in calls:
             who = decode(call.groups["who"][1], WhoGroup)
             if who.principal is None or (currencies := self._currencies(who)) is None:
@@ -47,7 +51,10 @@ class Charges:
             money = (usage.cost or 0) if usage.currency in currencies else 0
             if call.ended_at and (tokens or money):
                 at = parse_timestamp(call.ended_at).timestamp()
-                self._counters.charge(who.principal, at, tokens=tokens, money=money)
+                try:
+                    self._counters.charge(who.principal, at, tokens=tokens, money=money)
+                except StoreError as error:
+                    log.error("call %s is not charged to %s: %s", call.call, who.principal, error.code)
 
     def restore(self, spent: Spent, now: float) -> None:
         """Set what every principal with a budget has spent in this day and month."""

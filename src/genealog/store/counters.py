@@ -17,6 +17,7 @@ import os
 import struct
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,7 @@ class Counters:
             except BaseException:
                 os.close(self._file)
                 raise
+        self._closed = weakref.finalize(self, os.close, self._file)
 
     def begin(self, name: str, allowed: Allowed, now: float) -> Usage:
         """Count one request of `name`, unless something is used up: then nothing is counted, and `over` says what."""
@@ -134,7 +136,7 @@ class Counters:
     def close(self) -> None:
         """Let go of the file."""
         self._map.close()
-        os.close(self._file)
+        self._closed()
 
     def _change(
         self, name: str, at: float, tokens: int, money: int, *, exact: bool, spent: tuple[int, int] = (0, 0)

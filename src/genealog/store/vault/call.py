@@ -12,6 +12,9 @@ Which = Literal["response", "request"]
 NOT_KEPT = {
     "too-big": "it is bigger than max_body in [vault]",
     "vault-full": "the vault had reached max_total in [vault]",
+    "redaction-failed": "what masks personal data failed on it",
+    "not-readable": "nobody could say what is personal in it, and [[redaction]] says to mask that",
+    "redacted": "it has the answer token by token, and [[redaction]] says to mask what is personal",
 }
 
 
@@ -21,7 +24,8 @@ class VaultCall:
 
     `source` is emitter, boot and number; `groups` are (salt, canonical bytes) by name; `bodies` by name of `BODIES`,
     only those that are to be kept; `texts` are (which, text) to be found again. `subject` is the person it is about,
-    in clear; `ended_at` when it ended, or began if nobody saw its end (None: the time in its ID).
+    in clear; `ended_at` when it ended, or began if nobody saw its end (None: the time in its ID). `marks` are notes for
+    the row, by name of a body: that it is a rendering in which personal data is masked, or why it is not kept.
     """
 
     call: str
@@ -32,6 +36,7 @@ class VaultCall:
     texts: tuple[tuple[Which, bytes], ...] = ()
     subject: str | None = None
     ended_at: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,12 @@ NO_LIMITS = Limits()
 
 
 def note_words(notes: str) -> dict[str, str]:
-    """Read the notes of a row: `request@NAME` lies outside, `request!CODE` was not kept, `bodies!ID` was erased."""
+    """Read the notes of a row: `request@NAME` lies outside, `request!CODE` was not kept, `bodies!ID` was erased,
+    `request~ENGINE/VERSION` is a rendering that this engine masked.
+    """
     found = {}
     for word in notes.split():
-        at = min(place for place in (word.find("@"), word.find("!")) if place >= 0)
+        at = min(place for place in (word.find("@"), word.find("!"), word.find("~")) if place >= 0)
         found[word[: at + 1]] = word[at + 1 :]
     return found
 

@@ -132,8 +132,20 @@ class Vault:
     def get_body(self, call: str, name: str) -> bytes:
         """Return a body, one of `BODIES`, as it came.
 
-        Raises: MissingError `call-not-in-vault`, `call-erased`, `body-not-kept`; VerificationError
+        Raises: MissingError `call-not-in-vault`, `call-erased`, `body-not-kept`, `body-redacted`; VerificationError
         `vault-row-altered`.
+        """
+        body, by = self.get_kept(call, name)
+        if by is not None:
+            raise MissingError(
+                "body-redacted", f"the {name} of call {call} is kept without personal data: masked by {by}",
+                hint=f"genealog vault redacted {call} shows it",
+            )  # fmt: skip
+        return body
+
+    def get_kept(self, call: str, name: str) -> tuple[bytes, str | None]:
+        """Return what is kept of a body, and None where it is the body as it came; else which engine masked it, and
+        the bytes are a rendering (`genealog.redaction.rendering`). Raises: as `get_body`, without `body-redacted`.
         """
         if name not in BODIES:
             raise MalformedError("no-such-body", "a call has no such body", got=name, expected=", ".join(BODIES))
@@ -155,7 +167,7 @@ class Vault:
                 why = self.told(int(words["bodies!"]))
             what = f"the {name} of call {call} is not in the vault"
             raise MissingError("body-not-kept", f"{what}: {why}" if why else what)
-        return _opened(key, call, f"body_{name}", value)
+        return _opened(key, call, f"body_{name}", value), words.get(f"{name}~")
 
     def find_text(self, text: str) -> list[tuple[str, str, Match]]:
         """Return (call, which, how) for every call that said or was asked this: exact matches first, then those that
@@ -267,8 +279,9 @@ class Vault:
         for name, nonce in zip(BODIES, nonces[len(GROUPS) :], strict=True):
             body = item.bodies.get(name)
             column = None
+            mark = item.marks.get(name)
             if body is None:
-                pass
+                words += [mark] if mark is not None else []
             elif limits.max_body is not None and len(body) > limits.max_body:
                 words.append(f"{name}!too-big")
             elif limits.max_total is not None and kept + size + len(body) > limits.max_total:
@@ -276,6 +289,7 @@ class Vault:
             else:
                 column = key.close(f"body_{name}", body, nonce)
                 size += len(body)
+                words += [mark] if mark is not None else []
                 if self.outside is not None and limits.inline is not None and len(body) > limits.inline:
                     words.append(f"{name}@{self._later(column)}")
                     column = None
