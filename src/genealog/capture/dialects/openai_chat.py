@@ -49,6 +49,7 @@ _UNDERSTOOD = frozenset((
     "annotations", "audio", "content", "function_call", "images", "reasoning", "reasoning_content", "refusal", "role",
     "tool_calls",
 ))  # fmt: skip
+_USUAL = frozenset(("content", "refusal", "role"))
 _TOOL = frozenset(("custom", "function", "id", "index", "type"))
 
 
@@ -118,7 +119,7 @@ class _Answer:
                 messages = [choice.message() for choice in choices]
                 content = encode({"messages": messages, "t": CONTENT})
                 texts = tuple([text for choice in choices for text in choice.read()])
-                parts = tuple([part for index in sorted(self.choices) for part in self.choices[index].media(index)])
+                parts = tuple([part for index in sorted(self.choices) for part in self.choices[index].shown(index)])
             except Unreadable as error:
                 content, malformed = None, str(error)
         return ResponseFacts(
@@ -155,20 +156,20 @@ class _Choice:
         self.finish_reason = as_word(choice.get("finish_reason")) or self.finish_reason
         said = as_dict(choice.get("message")) or as_dict(choice.get("delta"))
         self._take_content(said.get("content"))
-        if len(said) == 1 and "content" in said:
-            return
         self.role = as_word(said.get("role")) or self.role
+        self.refusal += as_strings(said.get("refusal"))
+        if said.keys() <= _USUAL:
+            return
         self.strange = self.strange or any(said[name] not in (None, [], {}, "") for name in said.keys() - _UNDERSTOOD)
         for name in ("reasoning_content", "reasoning"):
             if name in said:
                 self.reasoning.setdefault(name, []).extend(as_strings(said[name]))
-        self.refusal += as_strings(said.get("refusal"))
         self.annotations += as_list(said.get("annotations"))
         self._take_media(said)
         for position, call in enumerate(as_list(said.get("tool_calls"))):
             at = as_count(as_dict(call).get("index"))
             tool = self.tools.setdefault(position if at is None else at, _Tool("function"))
-            tool.take(as_dict(call))
+            self.strange = tool.take(as_dict(call)) or self.strange
         if function := as_dict(said.get("function_call")):
             self.tools.setdefault(0, _Tool("function_call")).add(function, "arguments")
 
@@ -194,14 +195,20 @@ class _Choice:
 
     def message(self) -> dict[str, Any]:
         """Return the canonical message. Raises: Unreadable `part-not-understood`."""
-        if self.strange or any(tool.strange for tool in self.tools.values()):
+        if self.strange:
             raise not_understood()
-        reasoning = list(dict.fromkeys(joined(pieces) for pieces in self.reasoning.values() if pieces))
-        parts: list[dict[str, Any]] = [{"text": text, "type": "reasoning"} for text in reasoning]
-        for kind, texts in (("text", self.texts), ("transcript", [self.transcript]), ("refusal", [self.refusal])):
-            parts += [{"text": joined(pieces), "type": kind} for pieces in texts if pieces]
+        parts: list[dict[str, Any]] = []
+        if self.reasoning:  # a server may say it under both names
+            texts = dict.fromkeys([joined(pieces) for pieces in self.reasoning.values() if pieces])
+            parts += [{"text": text, "type": "reasoning"} for text in texts]
+        parts += [{"text": joined(pieces), "type": "text"} for pieces in self.texts if pieces]
+        if self.transcript:
+            parts.append({"text": joined(self.transcript), "type": "transcript"})
+        if self.refusal:
+            parts.append({"text": joined(self.refusal), "type": "refusal"})
+        parts += [_committed(part) for part in self.shown(0)]
         message: dict[str, Any] = {
-            "parts": parts + [_committed(part) for part in self.media(0)],
+            "parts": parts,
             "role": self.role,
             "tool_calls": [self.tools[index].spelled() for index in sorted(self.tools)],
         }
@@ -215,8 +222,10 @@ class _Choice:
         """Return what a person reads or hears of it."""
         return [joined(pieces) for pieces in (*self.texts, self.transcript) if pieces]
 
-    def media(self, index: int) -> list[Part]:
+    def shown(self, index: int) -> list[Part]:
         """Return its audio and images. Raises: Unreadable `part-not-understood` if the audio is not base64."""
+        if not self.images and self.audio is None:
+            return []
         found = [image.part(index, self.role, "image") for image in self.images]
         if self.audio is not None:
             if (audio := media.of_streamed(self.audio)) is None:
@@ -235,13 +244,13 @@ class _Tool:
         self.kind = kind
         self.name: list[str] = []
         self.arguments: list[str] = []
-        self.strange = False
 
-    def take(self, call: dict[str, Any]) -> None:
+    def take(self, call: dict[str, Any]) -> bool:
+        """Add a call, or a piece of it; say whether there is more to it than we can spell."""
         self.kind = as_word(call.get("type")) or self.kind
-        self.strange = self.strange or any(call[name] not in (None, [], {}, "") for name in call.keys() - _TOOL)
         self.add(as_dict(call.get("function")), "arguments")
         self.add(as_dict(call.get("custom")), "input")
+        return any(call[name] not in (None, [], {}, "") for name in call.keys() - _TOOL)
 
     def add(self, function: dict[str, Any], field: str) -> None:
         self.name += as_strings(function.get("name"))

@@ -168,10 +168,11 @@ def usage_counts(usage: dict[str, Any]) -> dict[str, int]:
         usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or usage.get("input_token_details")
     )
     said = as_dict(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    found = [(name, usage.get(key)) for key, name in _TOTALS if key in usage]
-    found += [(name, asked[key]) for key, name in _ASKED if key in asked]
-    found += [(name, said[key]) for key, name in _SAID if key in said]
-    counts = {name: count for name, value in found if (count := as_count(value)) is not None}
+    counts: dict[str, int] = {}
+    for source, names in ((usage, _TOTALS), (asked, _ASKED), (said, _SAID)):
+        for key, name in names:
+            if key in source and (count := as_count(source[key])) is not None:
+                counts[name] = count
     if reasoning := counts.get("reasoning_tokens"):
         both = counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0)
         if as_count(usage.get("total_tokens")) == both + reasoning:
