@@ -105,6 +105,5 @@ def test_any_bytes_are_a_head_or_refused(data: bytes, where: int) -> None:
     assert parse_requests(cut(stream, range(1, len(stream)))) == whole
     for method, target, headers, _ in whole.messages:
         again = write_request(method, target, headers, 0)
-        assert read_request(again[:-4], Limits()).headers[: len(headers)] == [
-            pair for pair in headers if pair[0] not in (b"content-length", b"connection", b"keep-alive")
-        ]
+        ours = (b"content-length", b"connection", b"keep-alive")
+        assert read_request(again[:-4], Limits()).headers == [pair for pair in headers if pair[0] not in ours]
