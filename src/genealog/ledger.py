@@ -29,13 +29,14 @@ from genealog.errors import GenealogError, MissingError, StoreError
 from genealog.kept_heads import check_anchors, check_cosigned
 from genealog.price_list import PriceList
 from genealog.redaction import Redactor, redactor
-from genealog.sequencer import Sequenced, Sequencer, check_sealed
+from genealog.sequencer import Sequenced, Sequencer, Target, check_sealed
 from genealog.store import schema
 from genealog.store.call_logs import name_of
 from genealog.store.charges import charges_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
+from genealog.store.replica_adopt import Copies
 from genealog.store.spool_reader import SpoolReader
 from genealog.store.vault.call import VaultCall
 from genealog.store.vault.erase import Eraser
@@ -109,9 +110,17 @@ class Ledger:
 
     def sequencer(self) -> Sequencer:
         """Return a sequencer over the spools and call logs of this store."""
+        return self._sequencer(self.home.spool_dir, self.home.calls)
+
+    def adopter(self, folder: Path, *, final: bool) -> Sequencer:
+        """Return a sequencer over the copies of spools that a replica has; `final` closes what has no end."""
+        self.home.calls.refresh()
+        return self._sequencer(folder, Copies(self.home.calls, folder), closes=final)
+
+    def _sequencer(self, folder: Path, target: Target, *, closes: bool = True) -> Sequencer:
         tables = PriceList(self.home, lambda: self.index(REGISTRY))
         return Sequencer(
-            self.home.spool_dir, self.home.calls, self.home.vault, tables.now, redact=self.redactor, charge=self._charge
+            folder, target, self.home.vault, tables.now, redact=self.redactor, charge=self._charge, closes=closes
         )
 
     @cached_property

@@ -64,7 +64,10 @@ class Target(Protocol):
 
 
 class Sequencer:
-    """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was."""
+    """Drains the spools in `spool_dir` into `log` and `vault`. Cheap to make; kept, it reads on where it was.
+
+    With `closes` False no boot is over, whoever lives: calls without an end wait, and nobody's numbers are used up.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,9 @@ class Sequencer:
         *,
         redact: Redact | None = None,
         charge: Callable[[Sequence[VaultCall]], None] | None = None,
+        closes: bool = True,
     ) -> None:
+        self._closes = closes
         self._reader = SpoolReader(spool_dir)
         self._redact = redact
         self._charge = charge
@@ -141,11 +146,13 @@ class Sequencer:
     def _gather(self, emitter: str, mark: Mark | None, end: End | None, batch: _Batch) -> None:
         """Read the first boot of `emitter` that is not done, up to `end`."""
         names = self._reader.boots(emitter)
-        live = self._reader.is_live(emitter)  # asked after listing: what was listed and is held by nobody is over
+        live = not self._closes or self._reader.is_live(emitter)  # asked after listing: listed and not held is over
         if mark is not None and mark.high_water == BOOT_CLOSED and mark.boot in names:
             self._reader.delete(emitter, mark.boot)
             names.remove(mark.boot)
         if mark is not None and mark.boot not in names[:1]:
+            if not self._closes and mark.high_water != BOOT_CLOSED:
+                return  # an earlier boot is not over, and what it holds is somewhere else
             self._check_successor(emitter, mark, names, batch, live=live)
         if not names or end is None:
             return
@@ -153,7 +160,7 @@ class Sequencer:
         if boot is None or boot.name != names[0] or boot.mark != mark:  # new, or another process was here meanwhile
             boot = self._boots[emitter] = _Boot(self._reader, emitter, names[0], mark)
         boot.price, boot.redact = self._price, self._redact
-        boot.read(end, batch, over=not live or len(names) > 1)
+        boot.read(end, batch, over=self._closes and (not live or len(names) > 1))
 
     def _check_successor(self, emitter: str, mark: Mark, names: list[str], batch: _Batch, *, live: bool) -> None:
         if names and names[0][:8] <= mark.boot[:8]:

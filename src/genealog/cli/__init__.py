@@ -34,7 +34,7 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
     "Serve": {
         "gateway": "gateway:gateway", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
-        "incident": "incident:app", "principal": "principal:app",
+        "incident": "incident:app", "principal": "principal:app", "replica": "replica:app",
     },
     "Ask": {
         "why": "ask:why", "lineage": "lineage:lineage", "diff": "diff:diff", "contains": "contains:contains",

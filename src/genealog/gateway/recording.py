@@ -6,6 +6,7 @@ boot is begun at most once a second; calls that run in the old one cannot end we
     D0, D1   `settle` calls back at once: the kernel has the frames
     D1+      the same, and the frames are on the disk soon after
     D2       one thread syncs for all who wait, and calls back in the loop (`store.group_sync`)
+    D3       the same, and a second node has the frames on its disk too (`gateway.replicating`)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from genealog.core.frames import MAX_BODY
 from genealog.errors import StoreError
 from genealog.gateway.record import Call, Context, Name, Recorder
+from genealog.gateway.replicating import Replication
 from genealog.store.group_sync import GroupSync
 from genealog.store.spool import SpoolWriter
 
@@ -32,10 +34,11 @@ Done = Callable[[StoreError | None], Any]
 class Entry:
     """A call on record, and the spool that its frames go to."""
 
-    __slots__ = ("_durability", "_sync", "call")
+    __slots__ = ("_durability", "_replication", "_sync", "call")
 
-    def __init__(self, call: Call, sync: GroupSync, durability: str) -> None:
+    def __init__(self, call: Call, sync: GroupSync, durability: str, replication: Replication | None = None) -> None:
         self.call = call
+        self._replication = replication
         self._sync = sync
         self._durability = durability
 
@@ -49,15 +52,25 @@ class Entry:
         elif self._durability == "D1+":
             self._sync.behind()
             done(None)
+        elif self._durability == "D3" and self._replication is not None:
+            self._replication.soon(done)
         else:
             self._sync.soon(done)
 
 
 class Recording:
-    """Opens calls on record. Used by one event loop."""
+    """Opens calls on record. Used by one event loop. Without `replicate` no call of durability D3 is let in."""
 
-    def __init__(self, directory: Path, kind: str = "gateway", *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        kind: str = "gateway",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        replicate: Callable[[SpoolWriter, GroupSync], Replication] | None = None,
+    ) -> None:
         self._directory = directory
+        self._replicate = replicate
         self._kind = kind
         self._clock = clock
         self._tried = clock()
@@ -68,6 +81,7 @@ class Recording:
         self._spool = spool = SpoolWriter(self._directory, self._kind)
         self._recorder = Recorder(spool.emitter, spool.boot, spool.write)
         self._sync = GroupSync(lambda: spool.sync(), asyncio.get_running_loop().call_soon_threadsafe)  # noqa: PLW0108
+        self._replication = self._replicate(spool, self._sync) if self._replicate is not None else None
 
     @property
     def emitter(self) -> str:
@@ -87,6 +101,7 @@ class Recording:
             if error.code == "spool-full" or self._clock() - self._tried < _AGAIN:
                 raise unwritable(error) from None
             self._tried = self._clock()
+            self._leave_replica()
             self._sync.close()
             self._spool.close()
             try:
@@ -101,14 +116,17 @@ class Recording:
     def open(self, request: bytes, context: Context, *, hold: int = MAX_BODY, **more: Any) -> Entry:
         """Put an intent on record; `Entry.settle` says when it is durable. `more`: what `Recorder.open` takes besides.
 
-        Raises: StoreError `spool-unwritable`; MalformedError as `Recorder.open`.
+        Raises: StoreError `spool-unwritable`, `replica-unreachable`; MalformedError as `Recorder.open`.
         """
+        if context.durability == "D3":
+            self._check_replica()
         now = self._clock()
         if now - self._looked > _LOOK:
             self.check()
             self._looked = now
         try:
-            return Entry(self._recorder.open(request, context, hold=hold, **more), self._sync, context.durability)
+            call = self._recorder.open(request, context, hold=hold, **more)
+            return Entry(call, self._sync, context.durability, self._replication)
         except StoreError as error:
             raise unwritable(error) from None
 
@@ -129,8 +147,20 @@ class Recording:
             await asyncio.sleep(every)
             self._spool.tidy()
 
+    def _check_replica(self) -> None:
+        if self._replication is None:
+            raise StoreError(
+                "replica-unreachable", "calls of durability D3 need a second node", got="no [replica] in genealog.toml"
+            )
+        self._replication.check()
+
+    def _leave_replica(self) -> None:
+        if self._replication is not None:
+            self._replication.stop()
+
     def close(self) -> None:
         """Leave the spool: this boot is over."""
+        self._leave_replica()
         self._sync.close()
         self._spool.close()
 

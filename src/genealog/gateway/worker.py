@@ -34,10 +34,12 @@ from genealog.gateway.http1.tls import server_context
 from genealog.gateway.parts import Parts, Settings
 from genealog.gateway.plane import Plane
 from genealog.gateway.recording import Recording
+from genealog.gateway.replicating import replicating
 from genealog.gateway.upstreams import Upstreams
 from genealog.store.config import Config, read_config
 from genealog.store.gateway_settings import Tls
 from genealog.store.home import Home
+from genealog.store.replica_spool import node_label
 
 CHORES = 1.0  # seconds between two looks at settings, spool and calls that wait too long
 
@@ -104,7 +106,8 @@ async def gateway(
 ) -> AsyncIterator[tuple[Plane, Config]]:
     """Open the plane over a store. Raises: what opening the store and the spool raises."""
     home = Home.open(store)
-    recording = Recording(home.spool_dir, home.emitter_kind)
+    replicate = replicating(home.config.replica, home.path, node_label(home.config.store.origin))
+    recording = Recording(home.spool_dir, home.emitter_kind, replicate=replicate)
     directory = Directory(lambda: StoreSource(Home.open(store)))
     settings, admission, upstreams = _configured(home.config, home.path, max_body)
     pool = Pool()
@@ -219,7 +222,7 @@ async def _grpc(plane: Plane, config: Config, given: str | None, drain: float) -
         await service.stop(drain)
 
 
-def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes the event loop: uvloop's where it is installed."""
     try:
         import uvloop
@@ -245,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with asyncio.Runner(loop_factory=_loop()) as runner:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
             runner.run(_main(options))
     except GenealogError as error:
         log.error("%s", error)

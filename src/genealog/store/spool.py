@@ -117,6 +117,16 @@ class SpoolWriter:
             self._size += written
             self._written += written
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Segment and byte where the next frame goes, or the one before it ends: what a second copy must reach."""
+        return self._number, self._size
+
+    @property
+    def folder(self) -> Path:
+        """Where the segments are."""
+        return self._path
+
     def sync(self) -> None:
         """Return when every frame written before is on the disk (durability D2).
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genealog import listening
-from genealog.errors import MalformedError
 from genealog.store.witness_state import WitnessState
 from genealog.witness.app import DAY, WitnessApp
 
@@ -32,7 +31,7 @@ def serve(
 
     app = WitnessApp(state, logs, per_day=per_day)
     try:
-        with _bind(listen) as listener:
+        with listening.listen_at(listen, backlog=512) as listener:
             url = listening.url_of(listener)
 
             class Server(uvicorn.Server):
@@ -60,13 +59,3 @@ def serve(
             Server(config).run(sockets=[listener])
     finally:
         app.close()
-
-
-def _bind(listen: str) -> socket.socket:
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise MalformedError("bad-listen", "not an address to listen on", got=listen, expected="HOST:PORT")
-    return listening.listen(
-        host, int(port), backlog=512, hint="something else may be running there; choose another port"
-    )
