@@ -86,6 +86,7 @@ class Principals:
         self._reread = reread
         self._folder = folder
         self._claimed = Claimed()
+        self._issuers = Issuers((), folder)
         self._looked = clock()
         self._learn(config)
 
@@ -140,12 +141,18 @@ class Principals:
     def charge(self, _who: Who, _used: Used) -> None:
         """Tokens and money are charged by whoever puts the call into the log (`store.charges`)."""
 
+    def close(self) -> None:
+        """Stop reading the keys of issuers."""
+        self._issuers.close()
+
     def _learn(self, config: Config) -> None:
+        issuers = Issuers(config.issuers, self._folder, taken=frozenset(config.principals), clock=self._clock)
+        self._issuers.close()
+        self._issuers = issuers
         self._required = config.gateway.principals == "required"
         self._keys: dict[bytes, tuple[bytes, Caller]] = {}
         self._certificates: dict[str, Caller] = {}
         self._seen: dict[Any, Who] = {}
-        self._issuers = Issuers(config.issuers, self._folder, taken=frozenset(config.principals), clock=self._clock)
         for name, each in config.principals.items():
             told = {"department": each.department, "project": each.project, "tenant": each.tenant}
             facts = {"principal": name, **{field: value for field, value in told.items() if value is not None}}
@@ -162,12 +169,10 @@ class Principals:
         """Take new settings. What cannot be read leaves the old ones: they were good."""
         self._looked = now
         try:
-            config = self._reread()
+            if (config := self._reread()) is not None:
+                self._learn(config)
         except GenealogError as error:
             log.error("the settings cannot be read again: %s", error.code)
-            return
-        if config is not None:
-            self._learn(config)
 
     def _authenticate(
         self, request: Head, shown: rules.Kept, query: tuple[bytes, ...], now: float

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,8 @@ class _Keys:
             self._read_file()
         else:
             self._fetch()
-            threading.Thread(target=self._refresh, name="genealog-jwks", daemon=True).start()
+            arguments = (weakref.ref(self), self._asked)
+            threading.Thread(target=_refresh, args=arguments, name="genealog-jwks", daemon=True).start()
 
     def get(self, kid: str | None, algorithm: str) -> Any:
         if (found := self._fitting(kid, algorithm)) is not None:
@@ -191,14 +193,14 @@ class _Keys:
                 got=type(error).__name__, hint="`jwks` in [[issuers]] names a file with a JWK set, or an https:// URL",
             ) from None  # fmt: skip
 
-    def _refresh(self) -> None:
-        while not self._over:
-            asked = self._asked.wait(_REFRESH)
-            if asked and (rest := self._tried + _AGAIN - time.monotonic()) > 0:
-                time.sleep(rest)
-            if not self._over:
-                self._asked.clear()
-                self._fetch()
+    def refresh(self, *, asked: bool) -> bool:
+        """Read the URL again, not too soon after the last time. False: nobody wants the keys any more."""
+        if asked and not self._over and (rest := self._tried + _AGAIN - time.monotonic()) > 0:
+            time.sleep(rest)
+        if not self._over:
+            self._asked.clear()
+            self._fetch()
+        return not self._over
 
     def _fetch(self) -> None:
         """Read the URL. What is known stays where that fails."""
@@ -208,6 +210,15 @@ class _Keys:
                 self._known = _parse(answer.read(_MOST))
         except (OSError, ValueError, http.client.HTTPException) as error:
             log.error("the keys of an issuer cannot be read: %s", type(error).__name__)
+
+
+def _refresh(keys: weakref.ref[_Keys], asked: threading.Event) -> None:
+    """Run as a thread for as long as the keys are there."""
+    while True:
+        woken = asked.wait(_REFRESH)
+        if (found := keys()) is None or not found.refresh(asked=woken):
+            return
+        del found
 
 
 class _SecureOnly(urllib.request.HTTPRedirectHandler):
