@@ -19,6 +19,7 @@ from genealog.core.ids import seal
 from genealog.deploy import Deployments
 from genealog.registry import Registry
 from genealog.store.home import Home
+from genealog.training import run
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,22 @@ class Behind:
         return recorded
 
 
-def make_store(folder: Path, deployed: Mapping[str, Mapping[str, Any]], files: Mapping[str, Path], toml: str) -> Path:
-    """Make a store with registered models and adapters by name, and deployments of them; return its folder."""
+def make_store(
+    folder: Path,
+    deployed: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, Path],
+    toml: str,
+    *,
+    adapters: Mapping[str, tuple[Path, str]] | None = None,
+) -> Path:
+    """Make a store with models by name, adapters with the model that each was trained on, and deployments of them."""
     store = folder / ".genealog"
     registry = Registry.init(store)
     for name, path in files.items():
-        registry.add(path, kind="adapter" if (path / "adapter_config.json").exists() else "model", name=name)
+        registry.add(path, kind="model", name=name)
+    for name, (path, base) in (adapters or {}).items():
+        with run("adapter-train", inputs={"base": base}, store=registry.home, code=folder / base) as this:
+            this.output(path, kind="adapter", name=name)
     deployments = Deployments(registry.home)
     for name, options in deployed.items():
         deployments.deploy(name, **options)
