@@ -1,8 +1,9 @@
 """The other processes of `benchmarks.gateway`: `python -m benchmarks._gateway_roles upstream|plain|load …`.
 
     upstream PORT                              answers at once with fixed bytes, whole or as a stream
-    plain PORT UPSTREAM_PORT                   the proxy that keeps nothing, on uvicorn and aiohttp
-    load PORT CONNECTIONS CALLS whole|stream   asks, and prints the median latency in microseconds
+    plain PORT UPSTREAM_PORT                   the proxy that keeps nothing, on the gateway's own HTTP/1.1
+    load PORT CONNECTIONS CALLS whole|stream MODEL
+                                               asks, and prints latency, time to the first byte, and calls a second
 
 Light to start: only `plain` imports more than the standard library.
 """
@@ -14,7 +15,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 MODEL = "prod/bot"
@@ -95,59 +95,72 @@ def upstream(port: int) -> None:
 
 
 def plain(port: int, upstream_port: int) -> None:
-    """Serve as the proxy that keeps nothing: the same server, the same client, the same settings."""
-    import aiohttp
-    import uvicorn
-    from multidict import CIMultiDict
+    """Serve as the proxy that keeps nothing: the same server, the same client, the same event loop."""
+    import socket
 
-    url = f"http://127.0.0.1:{upstream_port}{PATH}"
-    hop = {
-        b"connection",
-        b"keep-alive",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"host",
-        b"content-length",
-    }
-    session: list[aiohttp.ClientSession] = []
+    from genealog.gateway.http1 import Origin, Pool, Reply, Request, Response, Server, write_request
+    from genealog.gateway.worker import event_loop
 
-    async def app(
-        scope: dict[str, Any],
-        receive: Callable[[], Awaitable[dict[str, Any]]],
-        send: Callable[[dict[str, Any]], Awaitable[None]],
-    ) -> None:
-        if not session:
-            made = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                auto_decompress=False,
-                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-            session.append(made)
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in scope["headers"] if name not in hop)
-        async with session[0].post(url, data=body, headers=headers) as response:
-            passed = [(n, v) for n, v in response.raw_headers if n.lower() not in hop or n.lower() == b"content-length"]
-            await send({"type": "http.response.start", "status": response.status, "headers": passed})
-            async for data in response.content.iter_any():
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    origin = Origin("http", "127.0.0.1", upstream_port)
+    drop = {b"host", b"connection", b"content-length", b"transfer-encoding"}
 
-    uvicorn.run(app, port=port, http="httptools", ws="none", lifespan="off", log_level="critical", access_log=False,
-                server_header=False, date_header=False)  # fmt: skip
+    class Passing:
+        """One request: a handler of the server and a sink of the client."""
+
+        def __init__(self, pool: Pool, request: Request, reply: Reply) -> None:
+            self.pool, self.request, self.reply = pool, request, reply
+            self.parts: list[bytes] = []
+
+        def body(self, data: bytes) -> None:
+            self.parts.append(data)
+
+        def body_end(self) -> None:
+            connection = self.pool.take(origin)
+            if connection is None:
+                waiting.add(task := asyncio.ensure_future(self.pool.open(origin)))
+                task.add_done_callback(lambda done: self.ask(done.result()))
+                task.add_done_callback(waiting.discard)
+            else:
+                self.ask(connection)
+
+        def ask(self, connection: Any) -> None:
+            body = b"".join(self.parts)
+            headers = [(b"host", b"upstream"), *(pair for pair in self.request.headers if pair[0] not in drop)]
+            head = write_request(self.request.method, self.request.target, headers, len(body))
+            connection.ask(head, body, self)
+
+        def head(self, response: Response) -> None:
+            self.reply.start(response.status, response.headers, response.length)
+
+        def data(self, data: bytes) -> None:
+            self.reply.write(data)
+
+        def end(self) -> None:
+            self.reply.end()
+
+        def lost(self) -> None: ...
+        def failed(self, _error: Exception) -> None: ...
+        def pause(self) -> None: ...
+        def resume(self) -> None: ...
+
+    waiting: set[Any] = set()
+
+    async def forever() -> None:
+        pool = Pool()
+        server = Server(lambda request, reply: Passing(pool, request, reply))
+        await server.start(socket.create_server(("127.0.0.1", port), backlog=1024))
+        await asyncio.Event().wait()
+
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        runner.run(forever())
 
 
 class _Client(asyncio.Protocol):
     """One connection that asks again as soon as it has its answer."""
 
-    def __init__(self, request: bytes, left: list[int], took: list[float]) -> None:
+    def __init__(self, request: bytes, left: list[int], took: list[float], first: list[float]) -> None:
         self._request = request
+        self._first = first
         self._left = left
         self._took = took
         self._got = b""
@@ -167,6 +180,8 @@ class _Client(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        if not self._got:
+            self._first.append(time.perf_counter() - self._began)
         self._got += data
         head, _, body = self._got.partition(b"\r\n\r\n")
         length = head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]
@@ -179,27 +194,35 @@ class _Client(asyncio.Protocol):
         self._ask()
 
 
-def load(port: int, connections: int, calls: int, *, streaming: bool) -> None:
-    """Make `calls` calls over so many connections; print the median latency in microseconds."""
+def load(port: int, connections: int, calls: int, *, streaming: bool, model: str) -> None:
+    """Make `calls` calls over so many connections; print medians in microseconds, and calls a second."""
     words = ("lorem ipsum dolor " * 400)[:600]
     messages = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": words}]
-    body = {"model": MODEL, "messages": messages, "temperature": 0.2, "max_tokens": 64, "stream": streaming}
+    body = {"model": model, "messages": messages, "temperature": 0.2, "max_tokens": 64, "stream": streaming}
     data = json.dumps(body).encode()
     head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\naccept: application/json\r\n"
     head += f"authorization: Bearer sk-bench\r\ncontent-length: {len(data)}\r\n\r\n"
 
-    async def all_of_them() -> list[float]:
-        took: list[float] = []
+    took: list[float] = []
+    first: list[float] = []
+
+    async def all_of_them() -> float:
         left = [calls]
         loop = asyncio.get_running_loop()
+        began = time.perf_counter()
         clients = []
         for _ in range(connections):
-            made = await loop.create_connection(lambda: _Client(head.encode() + data, left, took), "127.0.0.1", port)
+            made = await loop.create_connection(
+                lambda: _Client(head.encode() + data, left, took, first), "127.0.0.1", port
+            )
             clients.append(made[1].done)
         await asyncio.gather(*clients)
-        return took
+        return time.perf_counter() - began
 
-    sys.stdout.write(f"{statistics.median(asyncio.run(all_of_them())) * 1e6}\n")
+    wall = asyncio.run(all_of_them())
+    found = {"median_us": statistics.median(took) * 1e6, "first_us": statistics.median(first) * 1e6,
+             "calls_s": calls / wall}  # fmt: skip
+    sys.stdout.write(json.dumps(found))
 
 
 def main() -> None:
@@ -210,7 +233,8 @@ def main() -> None:
     elif role == "plain":
         plain(int(arguments[0]), int(arguments[1]))
     elif role == "load":
-        load(int(arguments[0]), int(arguments[1]), int(arguments[2]), streaming=arguments[3] == "stream")
+        port, connections, calls = map(int, arguments[:3])
+        load(port, connections, calls, streaming=arguments[3] == "stream", model=arguments[4])
 
 
 if __name__ == "__main__":

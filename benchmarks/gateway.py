@@ -1,18 +1,24 @@
-"""What the gateway costs beside a proxy on the same server and client that passes bytes through and keeps nothing.
+"""What the gateway costs beside a proxy on the same HTTP/1.1 that passes bytes through and keeps nothing.
 
 Load, proxy and upstream are processes on the loopback; where there are two cores, the proxy's data plane has one for
-itself. All contestants run in turns in one round. CPU is what the process's own clock shows for a call, at one
-connection and at 16; latency is the median at one. Calls have durability D1, bodies are kept encrypted, the upstream is
-no engine.
+itself. All contestants run in turns in one round. CPU is what the process's own clock shows for a call, at 1, 16 and 64
+connections; latency is the median at one; the first chunk is the median time to the first byte of a stream. Bodies are
+kept encrypted, the upstream is no engine.
 
     plain    passes bytes through (`benchmarks._gateway_roles`)
-    worker   the gateway's data plane; its parent is stopped meanwhile, because two virtual cores slow each other down
+    worker   the gateway's data plane at D1; its parent is stopped meanwhile, because two virtual cores slow each other
+    d2       the same at D2
     tree     worker and parent together, both running, until every call is in the log and its checkpoint published
     direct   no proxy at all
+
+`event` is what one event of a stream costs: the stream's CPU less that of a whole answer, over its events. Calls a
+second are counted by the clock on the wall (`…_calls_s`), and by CPU (`calls_s_per_core`): what a core could do that
+does nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -28,13 +34,14 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
-from benchmarks._gateway_roles import MODEL
+from benchmarks._gateway_roles import EVENTS, MODEL
 from benchmarks.harness import Result, interleave, ratio
 from genealog.deploy import Deployments
 from genealog.registry import Registry
 
-SIZES = {1: 200, 16: 1_000}  # connections: calls in one round
+SIZES = {1: 200, 16: 1_000, 64: 2_000}  # connections: calls in one round
 WAYS = ("whole", "stream")
+D2 = "prod/d2"
 
 
 class _Gateway:
@@ -47,7 +54,9 @@ class _Gateway:
         (folder / "model" / "config.json").write_text("{}")
         registry = Registry.init(store)
         registry.add(folder / "model", kind="model", name="tiny")
-        Deployments(registry.home).deploy(MODEL, model="tiny", upstream=f"http://127.0.0.1:{upstream_port}")
+        upstream = f"http://127.0.0.1:{upstream_port}"
+        Deployments(registry.home).deploy(MODEL, model="tiny", upstream=upstream)
+        Deployments(registry.home).deploy(D2, model="tiny", upstream=upstream, durability="D2")
         registry.home.close()
         self.port = port = _free_port()
         code = "from genealog.cli import main; main()"
@@ -83,54 +92,72 @@ def run(runs: int) -> Result:
         passing = stack.enter_context(_started(_role("plain", plain_port, port), core=0, port=plain_port))
         gateway = _Gateway(stack, port)
         spent: dict[str, list[float]] = defaultdict(list)
+        seen: dict[str, list[dict[str, float]]] = defaultdict(list)
 
         def measure(name: str, port: int, pids: list[int], way: str, connections: int) -> float:
             """Return the median latency, and note the CPU of `pids` for a call."""
             calls = SIZES[connections]
             before = sum(map(_cpu, pids))
-            with gateway.paused() if name == "worker" else nullcontext():
-                median = _load(port, connections, calls, way)
+            with gateway.paused() if name in ("worker", "d2") else nullcontext():
+                found = _load(port, connections, calls, way, D2 if name == "d2" else MODEL)
                 after = sum(map(_cpu, pids))
-            if name in ("worker", "tree"):
+            if name in ("worker", "tree", "d2"):
                 gateway.sequenced(calls)
             if name == "tree":
                 after = sum(map(_cpu, pids))
-            spent[f"{name}_{way}_{connections}"].append((after - before) / calls / 1e3)
-            return median
+            case = f"{name}_{way}_{connections}"
+            spent[case].append((after - before) / calls / 1e3)
+            seen[case].append(found)
+            return found["median_us"]
 
         places = {
             "direct": (port, [upstream.pid]),
             "plain": (plain_port, [passing.pid]),
             "worker": (gateway.port, [gateway.worker]),
             "tree": (gateway.port, [gateway.worker, gateway.parent]),
+            "d2": (gateway.port, [gateway.worker]),
         }
         contestants = {
             f"{name}_{way}_{connections}": partial(measure, name, *places[name], way, connections)
             for way in WAYS
             for connections in SIZES
             for name in places
+            if name != "d2" or (way, connections) == ("whole", 64)
         }
         latency = interleave(contestants, runs)
-    cpu = {name: values[-runs:] for name, values in spent.items()}
+    cpu = {name: statistics.median(values[-runs:]) for name, values in spent.items()}
+    each = {name: values[-runs:] for name, values in spent.items()}
     figures, ratios = {}, {}
     for way in WAYS:
         for connections in SIZES:
             case = f"{way}_{connections}"
             for name in ("plain", "worker", "tree"):
-                figures[f"cpu_{name}_{case}_us"] = statistics.median(cpu[f"{name}_{case}"])
+                figures[f"cpu_{name}_{case}_us"] = cpu[f"{name}_{case}"]
             for name in ("worker", "tree"):
-                ratios[f"cpu_{name}_over_plain_{case}"] = ratio(cpu[f"{name}_{case}"], cpu[f"plain_{case}"])
-        for name in places:
+                ratios[f"cpu_{name}_over_plain_{case}"] = ratio(each[f"{name}_{case}"], each[f"plain_{case}"])
+        for name in ("direct", "plain", "worker", "tree"):
             figures[f"p50_{name}_{way}_us"] = statistics.median(latency[f"{name}_{way}_1"])
         for below in ("plain", "direct"):
             pairs = zip(latency[f"tree_{way}_1"], latency[f"{below}_{way}_1"], strict=True)
             figures[f"p50_added_over_{below}_{way}_us"] = statistics.median(above - base for above, base in pairs)
+    for name in ("plain", "worker"):
+        figures[f"cpu_event_{name}_us"] = (cpu[f"{name}_stream_64"] - cpu[f"{name}_whole_64"]) / (EVENTS + 4)
+        figures[f"{name}_calls_s_per_core"] = 1e6 / cpu[f"{name}_whole_64"]
+    for name in ("plain", "worker", "d2"):
+        rates = [found["calls_s"] for found in seen[f"{name}_whole_64"][-runs:]]
+        figures[f"{name}_calls_s"] = statistics.median(rates)
+    for name in ("direct", "plain", "worker"):
+        firsts = [found["first_us"] for found in seen[f"{name}_stream_1"][-runs:]]
+        figures[f"first_chunk_{name}_us"] = statistics.median(firsts)
     return Result(name="gateway", runs=runs, figures=figures, ratios=ratios)
 
 
-def _load(port: int, connections: int, calls: int, way: str) -> float:
-    command = _role("load", port, connections, calls, way)
-    return float(subprocess.run(_pinned(command, 1), check=True, capture_output=True, text=True).stdout)
+def _load(port: int, connections: int, calls: int, way: str, model: str) -> dict[str, float]:
+    command = _role("load", port, connections, calls, way, model)
+    found: dict[str, float] = json.loads(
+        subprocess.run(_pinned(command, 1), check=True, capture_output=True, text=True).stdout
+    )
+    return found
 
 
 def _cpu(pid: int) -> int:
