@@ -229,7 +229,7 @@ def _prove(store: Path, heard: list[Heard], texts: list[str]) -> None:
             groups = home.vault.get_groups(answer.call)
             for name, (salt, group) in groups.items():
                 assert seal(salt, group) == getattr(kept.leaf.seals, name), name
-            asked, said = json.loads(groups["request"][1]), json.loads(groups["response"][1])
+            asked, said, used = (json.loads(groups[name][1]) for name in ("request", "response", "usage"))
             assert said["wire"] == _sha(body)
             assert "malformed" not in asked, answer.path
             assert "malformed" not in said, answer.path
@@ -243,6 +243,9 @@ def _prove(store: Path, heard: list[Heard], texts: list[str]) -> None:
             assert facts.content is not None
             assert said["content"] == _sha(facts.content)
             assert not text or _sha(text) in said["text"]
+            counted = dict(facts.usage or {}) | ({"characters": 6} if "/audio/speech" in answer.path else {})
+            assert {name: count for name, count in used.items() if name not in ("source", "tier")} == counted
+            assert used.get("source") == ("provider" if counted else None)
             assert kept.leaf.finish == "complete"
     finally:
         home.close()

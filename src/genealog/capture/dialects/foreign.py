@@ -113,7 +113,7 @@ def as_word(value: object) -> str | None:
     """Return a string, cut to 256 characters; None for anything else."""
     if not isinstance(value, str) or isinstance(value, Number):
         return None
-    return joined([value])[:LONGEST]
+    return value[:LONGEST] if value.isascii() else joined([value])[:LONGEST]
 
 
 def as_strings(value: object) -> list[str]:
