@@ -21,6 +21,21 @@ def test_another_name_or_a_fingerprint_is_a_report() -> None:
     assert reports(b"".join(events(model="m-2026-01-01")), "text/event-stream; charset=utf-8")
 
 
+def test_a_stream_may_say_its_fingerprint_at_the_end_only() -> None:
+    start = b"".join(events())
+    assert reports(
+        start + b'data: {"model":"prod/bot","system_fingerprint":"fp_1"}\n\ndata: [DONE]\n\n', "text/event-stream"
+    )
+    assert not reports(start + b'data: {"model":"prod/bot","system_fingerprint":null}\n\n', "text/event-stream")
+    assert not reports(start + rb'data: {"text":"\"system_fingerprint\":\"fp\""}' + b"\n\n", "text/event-stream")
+    assert not reports(b'"system_fingerprint"', "text/event-stream")
+
+
+def test_kserve_names_the_model_in_its_own_way() -> None:
+    assert reports(b'{"model_name":"echo","model_version":"1"}')
+    assert not reports(b'{"model_name":"prod/bot","model_version":"1"}')
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "encoding"),
     [
