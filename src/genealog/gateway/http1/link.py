@@ -5,6 +5,8 @@
 One request at a time: what a client sends ahead waits in a buffer with a limit, then in the kernel's. All that is
 written in one turn of the event loop leaves in one piece. Reading and writing slow each other down (`pause`). No
 connection has a task or a timer: a sweep of the server looks at all deadlines.
+
+Long because a connection and its reply are one state machine, and each half of it must see the other.
 """
 
 from __future__ import annotations
