@@ -40,7 +40,9 @@ Spec = Annotated[str, Meta(pattern=r"^glr1:[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_SHIFTS = range(105, -1, -15)
 _PAIRS = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)
+_TRIPLES = tuple(a + b for a in _PAIRS for b in _CROCKFORD)
 
 
 class Seals(Record):
@@ -267,7 +269,7 @@ def is_call_log(name: str) -> bool:
 def call_id(milliseconds: int, entropy: bytes) -> str:
     """Return a ULID: 48 bits of Unix time, 80 random bits, in Crockford's base 32. Source: github.com/ulid/spec."""
     value = milliseconds << 80 | int.from_bytes(entropy)
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+    return _PAIRS[value >> 120] + "".join([_TRIPLES[value >> shift & 32767] for shift in _SHIFTS])
 
 
 def without_evidence(bound: Assurance) -> Assurance:

@@ -38,6 +38,7 @@ from genealog.gateway.routes import Route, streams_by_default
 
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 _DEPLOYMENT = b"genealog-deployment"
+_LENGTH_ONE = b"content-length: 1\r\n\r\n"
 _TRUE = frozenset(("true", "1"))
 
 log = logging.getLogger("genealog.gateway")
@@ -496,29 +497,51 @@ class Asking:
 
     def _head(self, exchange: Exchange, body: bytes, changed: tuple[str, ...]) -> bytes:
         """Return the head of the upstream request. Raises: GenealogError."""
-        request, aim = self.request, exchange.aim
+        request, aim, plane = self.request, exchange.aim, self.plane
         credentials = aim.credentials
+        call = exchange.entry.call.id.encode()
+        length = self._length(body)
+        if credentials is not None or length is None or not length:
+            headers = self._to_upstream(aim)
+            headers.append((b"genealog-call", call))
+            target = self._target(aim, changed)
+            if credentials is not None:
+                credentials.put(headers)
+                credentials.sign(request.method, aim.host.decode("latin-1"), target, headers, body)
+            return write_request(request.method, target, headers, length)
+        same = tuple([pair for pair in request.headers if pair[0] != b"content-length"])
+        served_as = aim.target.served_as
+        key = (aim.key, served_as, request.method, request.target, self.streams, self.who.withheld, same)
+        head = plane.heads.get(key)
+        if head is None:
+            target = self._target(aim, changed)
+            written = write_request(request.method, target, self._to_upstream(aim), 1)
+            head = plane.keep_head(key, written[: -len(_LENGTH_ONE)])
+        return b"%bgenealog-call: %b\r\ncontent-length: %d\r\n\r\n" % (head, call, length)
+
+    def _to_upstream(self, aim: Aim) -> list[tuple[bytes, bytes]]:
+        """Return the headers for upstream, but for those that every call has its own of."""
         without = self.who.withheld
-        if credentials is not None:
-            without |= credentials.replaces
+        if aim.credentials is not None:
+            without |= aim.credentials.replaces
+        headers = self.request.headers
+        passed = rules.to_upstream(headers, streaming=self.streams, without=without)
+        return [(b"host", aim.host), *passed, rules.via_of(headers, self.plane.mark)]
+
+    def _target(self, aim: Aim, changed: tuple[str, ...]) -> bytes:
+        """Return path and query for upstream: those of the client, but for another model's name and for keys."""
+        request = self.request
         target = request.target
         if changed and self._route.named_by == "path" and self._route.name is not None:
             path, mark, query = target.partition(b"?")
             target = rewrite.in_path(path, self._route.name, aim.target.served_as or "") + mark + query
         if request.query:
             query = upstream_query(request.query, self.who)
-            if credentials is not None and credentials.replaces:
+            if aim.credentials is not None and aim.credentials.replaces:
                 query = b"&".join(part for part in query.split(b"&") if not part.startswith(b"key="))
             path = target.partition(b"?")[0]
             target = path + b"?" + query if query else path
-        if aim.base:
-            target = aim.base + target
-        headers = [(b"host", aim.host), *rules.to_upstream(request.headers, streaming=self.streams, without=without)]
-        headers += rules.marks(request.headers, exchange.entry.call.id, self.plane.mark)
-        if credentials is not None:
-            credentials.put(headers)
-            credentials.sign(request.method, aim.host.decode("latin-1"), target, headers, body)
-        return write_request(request.method, target, headers, self._length(body))
+        return aim.base + target
 
     # On record
 

@@ -152,9 +152,10 @@ class Exchange:
         kind, encoding = response.first(b"content-type"), response.first(b"content-encoding")
         self._kind = rules.text(kind) if kind is not None else None
         self._encoding = rules.text(encoding) if encoding is not None else None
-        kept = [pair for pair in zip(response.names, (value for _, value in response.headers), strict=True)
-                if pair[0] in plane.answered]  # fmt: skip
-        self._headers = rules.on_record(tuple(kept)) if kept else None
+        if not plane.answered.isdisjoint(response.names):
+            named = zip(response.names, response.headers, strict=True)
+            kept = tuple([(name, pair[1]) for name, pair in named if name in plane.answered])
+            self._headers = rules.on_record(kept)
         if status in _AGAIN and self._owner.may_retry():
             self._replaced = True
             self._timer = plane.loop.call_later(2.0, self._enough)

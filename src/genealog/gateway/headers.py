@@ -40,6 +40,7 @@ _WHO = {
     b"genealog-subject": "subject",
 }
 _OURS = b"genealog-"
+_NONE: frozenset[bytes] = frozenset()
 _VIA = b"genealog-via"
 _LONGEST = 256
 
@@ -59,32 +60,37 @@ def to_upstream(
     A stream is asked for without compression, so that its end can be seen in it.
     """
     named = _named_by_connection(headers)
+    left = _NOT_UPSTREAM | without | named if without or named else _NOT_UPSTREAM
     result = [
         pair
         for pair in headers
-        if pair[0] not in _NOT_UPSTREAM
-        and pair[0] not in named
-        and pair[0] not in without
-        and not pair[0].startswith(_OURS)
-        and not (streaming and pair[0] == b"accept-encoding")
+        if pair[0] not in left and pair[0][:9] != _OURS and not (streaming and pair[0] == b"accept-encoding")
     ]
     if streaming:
         result.append((b"accept-encoding", b"identity"))
     return result
 
 
+def via_of(headers: Headers, mark: str) -> tuple[bytes, bytes]:
+    """Return the header by which a gateway knows what it sent itself. `mark` is its own."""
+    return _VIA, ", ".join((*via(headers), mark)).encode("latin-1")
+
+
 def marks(headers: Headers, call: str, mark: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """Return what the gateway adds for every upstream. `mark` is its own: it knows by it what it sent itself."""
-    return (b"genealog-call", call.encode()), (_VIA, ", ".join((*via(headers), mark)).encode("latin-1"))
+    """Return what the gateway adds for every upstream: the call, and where it came through."""
+    return (b"genealog-call", call.encode()), via_of(headers, mark)
 
 
 def to_client(headers: Sequence[tuple[bytes, bytes]], names: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """Return the headers of the response, as they came. `names` are theirs in lower case."""
-    named = _named_by_connection(list(zip(names, (value for _, value in headers), strict=True)))
+    if b"connection" in names:
+        named = _named_by_connection([(name, pair[1]) for name, pair in zip(names, headers, strict=True)])
+    else:
+        named = _NONE
     return [
         pair
         for name, pair in zip(names, headers, strict=True)
-        if name not in _HOP and name not in named and not name.startswith(_OURS)
+        if name not in _HOP and name not in named and name[:9] != _OURS
     ]
 
 
@@ -136,4 +142,4 @@ def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     for name, value in headers:
         if name == b"connection" and (lower := value.lower()) not in (b"keep-alive", b"close"):
             return frozenset(item.strip() for item in lower.split(b","))
-    return frozenset()
+    return _NONE

@@ -26,6 +26,8 @@ from genealog.store.gateway_settings import Gateway
 
 _MOST_AIMS = 4_096  # specs whose targets are kept ready
 
+_MOST_HEADS = 1_024
+
 log = logging.getLogger("genealog.gateway")
 
 
@@ -88,6 +90,7 @@ class Parts:
         self.behind = 0  # bytes in the spool when somebody last looked
         self._aims: dict[tuple[str, bool], tuple[Aim, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.heads: dict[object, bytes] = {}  # of upstream requests, but for what every call has its own of
         self.configure(settings or Settings(), admission or Claimed(), upstreams or Upstreams({}, root))
 
     def configure(self, settings: Settings, admission: Admission, upstreams: Upstreams) -> None:
@@ -98,6 +101,7 @@ class Parts:
         self.recorded = rules.RECORDED | settings.record_headers
         self.answered = rules.ANSWERED | settings.record_response_headers
         self._aims.clear()
+        self.heads.clear()
 
     def aims(self, live: Live, *, over_grpc: bool = False) -> tuple[Aim, ...]:
         """Return the targets of a deployment: those for HTTP, or those for gRPC, which are all where none says so.
@@ -118,6 +122,13 @@ class Parts:
                 )  # fmt: skip
             aims = self._aims[known] = aims or every
         return aims
+
+    def keep_head(self, key: object, head: bytes) -> bytes:
+        """Keep the head of an upstream request that is the same for the next call of this client."""
+        if len(self.heads) > _MOST_HEADS:
+            self.heads.clear()
+        self.heads[key] = head
+        return head
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what has to wait beside the calls; say so if it fails in a way that nobody thought of."""
