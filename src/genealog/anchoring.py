@@ -137,13 +137,15 @@ class Keeper:
         if now >= self._beat_due:
             self._beat_due = now + self._ledger.home.config.calls.heartbeat_every
             self._try(self._beat)
+            self.losses()
 
     def losses(self) -> None:
-        """State what the sequencer just met."""
+        """State what the sequencer just met, and what workers let pass that they could not record."""
         self._try(self._ledger.state_losses)
 
     def finish(self) -> None:
-        """Say that those who were alive by the last heartbeat are not any more."""
+        """Say what was lost, and that those who were alive by the last heartbeat are not any more."""
+        self.losses()
         if self._beaten:
             self._try(self._beat)
 

@@ -33,6 +33,7 @@ from genealog.store.call_logs import emitter_marks, next_of, previous_of
 from genealog.store.home import Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
+from genealog.store.lost_page import Lost, lost_frames
 from genealog.store.spool_reader import Found, Gap, SpoolReader
 
 State = Literal["gap", "open", "unclear"]
@@ -107,7 +108,7 @@ def find_holes(
     leaves = _Leaves(home)
     report = leaves.chains({row["leaf"] for row in beats if row["leaf"]})
     running |= _running(reader) | leaves.later()  # what ended while we read is running here, or on record by now
-    losses = _losses(reader, index)
+    losses = _losses(reader, index, lost_frames(home.spool_dir))
     whole = not leaves.missing
     holes = [
         *(Hole("log-missing", "unclear", "", "", f"the call log {name} is not here") for name in leaves.missing),
@@ -301,13 +302,17 @@ def _silent(beats: Iterable[Mapping[str, Any]], every: int, now: datetime) -> It
                 yield Hole("silent", "unclear", emitter, row["boot"], what, since=row["at"], until=then["at"])
 
 
-def _losses(reader: SpoolReader, index: Index) -> list[tuple[Hole, str]]:
+def _losses(reader: SpoolReader, index: Index, refused: Iterable[Lost] = ()) -> list[tuple[Hole, str]]:
     """Return every loss that a spool or the registry log tells of, each once, and its code."""
     rows = index.rows(select(schema.gap).order_by(schema.gap.c.id))
     found = [(_loss(row, f"registry:{row['id']}"), str(row["reason"])) for row in rows]
     for gap in losses_not_stated(index, reader.gaps()):
         row = {name: getattr(gap, name) for name in ("emitter", "boot", "after", "reason", "frames", "size", "call")}
         found.append((_loss(row, None), gap.reason))
+    for lost in refused_not_stated(index, refused):
+        known = {"emitter": lost.emitter, "boot": lost.boot, "reason": "store-refused", "frames": lost.frames}
+        row = dict.fromkeys(("after", "size", "call")) | known
+        found.append((_loss(row, None), "store-refused"))
     return found
 
 
@@ -316,6 +321,7 @@ def _loss(row: Mapping[str, Any], stated: str | None) -> Hole:
         "torn": f"{row['size']} bytes after frame {row['after']} are no frame",
         "missing": f"{row['frames'] or 'the'} frames after frame {row['after']} are gone",
         "no-intent": f"call {row['call']} has an outcome and no intent",
+        "store-refused": f"{row['frames']} frames could not be written, and their calls passed",
     }.get(row["reason"], f"after frame {row['after']}: {row['reason']}")
     return Hole("loss", "gap", row["emitter"], row["boot"], f"{what} ({row['reason']})", stated=stated)
 
@@ -332,6 +338,15 @@ def losses_not_stated(index: Index, gaps: Iterable[Gap]) -> list[Gap]:
         else:
             left.append(gap)
     return left
+
+
+def refused_not_stated(index: Index, lost: Iterable[Lost]) -> list[Lost]:
+    """Return what workers let pass that no gap statement counts yet; only so many frames as are not counted."""
+    stated: Counter[tuple[str, str]] = Counter()
+    for row in index.rows(select(schema.gap).where(schema.gap.c.reason == "store-refused")):
+        stated[row["emitter"], row["boot"]] += row["frames"] or 0
+    left = [replace(each, frames=each.frames - stated[each.emitter, each.boot]) for each in lost]
+    return [each for each in left if each.frames > 0]
 
 
 def _boots(home: Home, reader: SpoolReader, report: ChainReport) -> Iterator[Boot]:
@@ -374,7 +389,7 @@ def check_chains(home: Home) -> Iterator[Finding]:
 
 def check_losses(home: Home, index: Index) -> Iterator[Finding]:
     """Tell what the spools lost: not an error of the store, and never silent. Stated in the registry log or not."""
-    for hole, reason in _losses(SpoolReader(home.spool_dir), index):
+    for hole, reason in _losses(SpoolReader(home.spool_dir), index, lost_frames(home.spool_dir)):
         why = f"explained in {hole.stated}" if hole.stated else "not stated in the registry log yet"
         where = f"spool/{hole.emitter}/{hole.boot}"
         yield Finding("warning", f"gap-{reason}", where, f"calls may be missing: {hole.message}; {why}")

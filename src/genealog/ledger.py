@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import select
 
-from genealog.completeness import check_chains, check_losses, losses_not_stated
+from genealog.completeness import check_chains, check_losses, losses_not_stated, refused_not_stated
 from genealog.core import records
 from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer
@@ -36,6 +36,7 @@ from genealog.store.charges import charges_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
+from genealog.store.lost_page import lost_frames
 from genealog.store.replica_adopt import Copies
 from genealog.store.spool_reader import SpoolReader
 from genealog.store.vault.call import VaultCall
@@ -138,19 +139,30 @@ class Ledger:
         The files beside the spools are read again each time, so that a crash in between leaves nothing out and states
         nothing twice. Does nothing where nobody can sign.
         """
-        gaps = SpoolReader(self.home.spool_dir).gaps()
-        if not gaps or not losses_not_stated(self.index(REGISTRY), gaps) or self.signer() is None:
+        gaps, refused = SpoolReader(self.home.spool_dir).gaps(), lost_frames(self.home.spool_dir)
+        if not gaps and not refused:
+            return 0
+        index = self.index(REGISTRY)
+        untold = losses_not_stated(index, gaps) or refused_not_stated(index, refused)
+        if not untold or self.signer() is None:
             return 0
         with self.home.registry_log().exclusive():  # nobody states the same meanwhile
             at = timestamp(datetime.now(UTC))
             name = name_of(self.home.call_log())
-            new = losses_not_stated(self.index(REGISTRY), gaps)
+            index = self.index(REGISTRY)
             bodies = [
                 records.GapNote(
                     log=name, emitter=gap.emitter, boot=gap.boot, after=str(gap.after), reason=gap.reason, at=at,
                     frames=gap.frames, size=gap.size, sha256=gap.sha256, call=gap.call,
                 )
-                for gap in new
+                for gap in losses_not_stated(index, gaps)
+            ]  # fmt: skip
+            bodies += [
+                records.GapNote(
+                    log=name, emitter=lost.emitter, boot=lost.boot, after="0", reason="store-refused", at=at,
+                    frames=lost.frames, since=_moment(lost.since), until=_moment(lost.until),
+                )
+                for lost in refused_not_stated(index, refused)
             ]  # fmt: skip
             return len(self.declare([(body, f"{body.emitter}/{body.boot}") for body in bodies]))
 
@@ -305,3 +317,7 @@ class Ledger:
             log = self.home.log(name)
             found += check_sealed(log.entries(0, log.size), self.home.vault, name, explained)
         return found
+
+
+def _moment(milliseconds: int) -> str:
+    return timestamp(datetime.fromtimestamp(milliseconds / 1000, UTC))

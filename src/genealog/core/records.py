@@ -388,7 +388,10 @@ class Heartbeat(Record):
 
 
 class GapNote(Record):
-    """`gap/v1`: frames of an emitter were lost, and this is all that is known about them."""
+    """`gap/v1`: frames of an emitter were lost, and this is all that is known about them.
+
+    `store-refused`: the gateway let calls pass whose `frames` could not be written, between `since` and `until`.
+    """
 
     log: str
     emitter: str
@@ -400,6 +403,8 @@ class GapNote(Record):
     size: int | None = None
     sha256: str | None = None
     call: str | None = None
+    since: str | None = None
+    until: str | None = None
 
 
 class Hold(Record):

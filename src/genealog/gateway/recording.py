@@ -15,6 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from genealog.errors import StoreError
 from genealog.gateway.record import Call, Context, Name, Recorder
 from genealog.gateway.replicating import Replication
 from genealog.store.group_sync import GroupSync
+from genealog.store.lost_page import LostPage
 from genealog.store.spool import SpoolWriter
 
 _AGAIN = 1.0  # seconds between two tries to begin another boot
@@ -34,10 +36,18 @@ Done = Callable[[StoreError | None], Any]
 class Entry:
     """A call on record, and the spool that its frames go to."""
 
-    __slots__ = ("_durability", "_replication", "_sync", "call")
+    __slots__ = ("_durability", "_lost", "_replication", "_sync", "call")
 
-    def __init__(self, call: Call, sync: GroupSync, durability: str, replication: Replication | None = None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        sync: GroupSync,
+        durability: str,
+        replication: Replication | None = None,
+        lost: LostPage | None = None,
+    ) -> None:
         self.call = call
+        self._lost = lost
         self._replication = replication
         self._sync = sync
         self._durability = durability
@@ -54,12 +64,31 @@ class Entry:
             done(None)
         elif self._durability == "D3" and self._replication is not None:
             self._replication.soon(done)
+        elif self._lost is not None:
+            self._sync.soon(partial(_count_and_go_on, self._lost, done))
         else:
             self._sync.soon(done)
 
 
+def _or_count(write: Callable[[bytes], None], lost: LostPage, payload: bytes) -> None:
+    """Write a frame, or count it: its number stays out, so that the spool says so too."""
+    try:
+        write(payload)
+    except StoreError:
+        lost.count(1)
+
+
+def _count_and_go_on(lost: LostPage, done: Done, error: StoreError | None) -> None:
+    if error is not None:
+        lost.count(1)
+    done(None)
+
+
 class Recording:
-    """Opens calls on record. Used by one event loop. Without `replicate` no call of durability D3 is let in."""
+    """Opens calls on record. Used by one event loop. Without `replicate` no call of durability D3 is let in.
+
+    With `fail_open` what cannot be written passes and is counted (`store.lost_page`): frames are left out, and calls.
+    """
 
     def __init__(
         self,
@@ -68,7 +97,9 @@ class Recording:
         *,
         clock: Callable[[], float] = time.monotonic,
         replicate: Callable[[SpoolWriter, GroupSync], Replication] | None = None,
+        fail_open: bool = False,
     ) -> None:
+        self._fail_open = fail_open
         self._directory = directory
         self._replicate = replicate
         self._kind = kind
@@ -79,7 +110,9 @@ class Recording:
 
     def _begin(self) -> None:
         self._spool = spool = SpoolWriter(self._directory, self._kind)
-        self._recorder = Recorder(spool.emitter, spool.boot, spool.write)
+        self._lost = LostPage(spool.folder, spool.boot) if self._fail_open else None
+        sink = spool.write if self._lost is None else partial(_or_count, spool.write, self._lost)
+        self._recorder = Recorder(spool.emitter, spool.boot, sink)
         self._sync = GroupSync(lambda: spool.sync(), asyncio.get_running_loop().call_soon_threadsafe)  # noqa: PLW0108
         self._replication = self._replicate(spool, self._sync) if self._replicate is not None else None
 
@@ -101,9 +134,7 @@ class Recording:
             if error.code == "spool-full" or self._clock() - self._tried < _AGAIN:
                 raise unwritable(error) from None
             self._tried = self._clock()
-            self._leave_replica()
-            self._sync.close()
-            self._spool.close()
+            self._leave()
             try:
                 self._begin()
             except StoreError as again:
@@ -122,11 +153,15 @@ class Recording:
             self._check_replica()
         now = self._clock()
         if now - self._looked > _LOOK:
-            self.check()
+            try:
+                self.check()
+            except StoreError:
+                if self._lost is None:
+                    raise
             self._looked = now
         try:
             call = self._recorder.open(request, context, hold=hold, **more)
-            return Entry(call, self._sync, context.durability, self._replication)
+            return Entry(call, self._sync, context.durability, self._replication, self._lost)
         except StoreError as error:
             raise unwritable(error) from None
 
@@ -154,15 +189,17 @@ class Recording:
             )
         self._replication.check()
 
-    def _leave_replica(self) -> None:
+    def _leave(self) -> None:
         if self._replication is not None:
             self._replication.stop()
+        self._sync.close()
+        self._spool.close()
 
     def close(self) -> None:
         """Leave the spool: this boot is over."""
-        self._leave_replica()
-        self._sync.close()
-        self._spool.close()
+        self._leave()
+        if self._lost is not None:
+            self._lost.close()
 
 
 def unwritable(error: StoreError) -> StoreError:

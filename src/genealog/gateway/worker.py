@@ -107,7 +107,10 @@ async def gateway(
     """Open the plane over a store. Raises: what opening the store and the spool raises."""
     home = Home.open(store)
     replicate = replicating(home.config.replica, home.path, node_label(home.config.store.origin))
-    recording = Recording(home.spool_dir, home.emitter_kind, replicate=replicate)
+    recording = Recording(
+        home.spool_dir, home.emitter_kind, replicate=replicate,
+        fail_open=home.config.gateway.on_spool_error == "fail_open",
+    )  # fmt: skip
     directory = Directory(lambda: StoreSource(Home.open(store)))
     settings, admission, upstreams = _configured(home.config, home.path, max_body)
     pool = Pool()
