@@ -20,6 +20,7 @@ from gateway.fake_upstream import FakeUpstream
 from gateway.processes import NAME, Process, make_store, on_record
 from genealog.capture.dialects import reader
 from genealog.core.ids import seal
+from genealog.ledger import Ledger
 from genealog.store.home import Home
 
 Client = openai.AsyncOpenAI
@@ -303,3 +304,23 @@ async def test_errors_reach_the_client_as_they_are(tmp_path: Path) -> None:
             assert (calls[answer.call][0].response or b"").startswith(answer.body)
     finally:
         home.close()
+
+
+@pytest.mark.parametrize("mebibytes", [3, 40])
+async def test_a_long_upload_is_digested_as_it_streams_by(tmp_path: Path, mebibytes: int) -> None:
+    ears = Ears()
+    sound = samples.WAV + bytes(range(256)) * 4096 * mebibytes
+    async with FakeUpstream(fake_openai.script) as upstream:
+        store = make_store(tmp_path, upstream.url)
+        async with Process(store) as gateway, _openai(gateway, ears) as ai:
+            said = await ai.audio.transcriptions.create(model=NAME, file=("s.wav", sound, "audio/wav"))
+        (asked,) = upstream.asked
+    assert said.text == samples.TEXT
+    home = Home.open(store)
+    try:
+        Ledger(home).drain()
+        request = json.loads(home.vault.get_groups(ears.heard[0].call)["request"][1])
+    finally:
+        home.close()
+    assert (request["size"], request["wire"]) == (len(asked.body), _sha(asked.body))
+    assert (_sha(sound), len(sound)) in [(part["sha256"], part.get("size")) for part in request["parts"]]
