@@ -368,3 +368,30 @@ def test_there_are_no_more_connections_than_allowed(run: Run) -> None:
             assert (await first.answer())[0] == 200
 
     run(main())
+
+
+def test_clients_that_reset_in_the_middle_are_survived(run: Run) -> None:
+    complaints: list[dict[str, object]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with serving(Echo) as (server, port):
+            for count in range(60):
+                async with Raw.to(port) as client:
+                    sock = client.writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    await client.send(
+                        (
+                            GET * 50,
+                            post(9) + b"x",
+                            b"nonsense\r\n\r\n" + b"x" * 99_999,
+                            post(9_999_999) + b"x" * 999_999,
+                        )[count % 4]
+                    )
+                    if count % 3 == 0:
+                        await asyncio.sleep(0.002)
+                    client.writer.transport.abort()
+            await until(lambda: server.connections == 0)
+
+    run(main())
+    assert complaints == []

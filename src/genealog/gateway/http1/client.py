@@ -148,7 +148,8 @@ class Connection(asyncio.Protocol):
         """Read no more of the answer for now. What was read already still comes."""
         if not self._paused and self._sink is not None:
             self._paused = True
-            self._transport.pause_reading()
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""

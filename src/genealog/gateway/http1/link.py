@@ -445,7 +445,7 @@ class Link(asyncio.Protocol):
         self._state = _LAST
         self._ahead.clear()
         self._flush()
-        if whole or not self._transport.can_write_eof():
+        if whole or self._transport.is_closing() or not self._transport.can_write_eof():
             self._close()
             return
         self._transport.write_eof()  # a reset, because we do not read on, would take our words from the client
@@ -523,7 +523,8 @@ class Link(asyncio.Protocol):
         """Stop reading."""
         if self._state in _IN_BODY and not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
 
     def resume_body(self) -> None:
         """Read on, and say so to a client that waits for it."""
