@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -13,9 +14,12 @@ from botocore.config import Config
 
 from gateway.fake_bedrock import converse
 from gateway.fake_upstream import Asked, FakeUpstream, whole
+from gateway.processes import NAME, Process, make_store
+from genealog.deploy import Deployments
 from genealog.errors import StoreError
 from genealog.gateway import sigv4
 from genealog.gateway.sigv4 import sign
+from genealog.store.home import Home
 
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "session/token=="
 HOST = "bedrock-runtime.eu-central-1.amazonaws.com"
@@ -95,8 +99,6 @@ def test_whatever_is_changed_is_refused(change: str) -> None:
 
 
 async def test_the_check_accepts_what_boto3_sends() -> None:
-    import asyncio
-
     async with FakeUpstream(whole(converse())) as upstream:
         client = boto3.client(
             "bedrock-runtime", region_name="eu-central-1", endpoint_url=upstream.url,
@@ -164,3 +166,36 @@ def test_no_log_has_a_key_or_a_token(caplog: pytest.LogCaptureFixture, monkeypat
         headers = signed()
     for secret in (SECRET, TOKEN, headers["authorization"].rpartition("=")[2]):
         assert secret not in caplog.text
+
+
+ARN = "arn:aws:bedrock:eu-central-1:123456789012:inference-profile/eu.anthropic.claude-x-v1:0"
+
+
+async def test_a_gateway_signs_for_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    async with FakeUpstream(whole(converse())) as upstream:
+        store = make_store(tmp_path, upstream.url)
+        with (store / "genealog.toml").open("a") as settings:
+            settings.write('\n[upstreams.aws]\nsigv4_region = "eu-central-1"\n')
+        home = Home.open(store)
+        Deployments(home).deploy(NAME, model="tiny", upstream=upstream.url, credentials="aws", served_as=ARN)
+        home.close()
+        async with Process(store) as gateway:
+            client = boto3.client(
+                "bedrock-runtime", region_name="us-east-1", endpoint_url=gateway.url, aws_access_key_id="THEIRS",
+                aws_secret_access_key="theirs", config=Config(retries={"total_max_attempts": 1}),
+            )  # fmt: skip
+            said = {"modelId": NAME, "messages": [{"role": "user", "content": [{"text": "Hi"}]}]}
+            await asyncio.to_thread(client.converse, **said)
+            client.close()
+            assert await gateway.stop() == 0
+        log = gateway.output.read_text()
+    (asked,) = upstream.asked
+    headers = by_name(asked)
+    assert is_signed(asked.method, asked.path, headers, asked.body, SECRET)
+    assert asked.path == f"/model/{quote(ARN, safe=':')}/converse"
+    assert headers["x-amz-security-token"] == TOKEN
+    assert f"Credential={KEY}/" in headers["authorization"]
+    everything = log.encode() + b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+    for secret in (SECRET, TOKEN, "THEIRS", headers["authorization"]):
+        assert secret.encode() not in everything

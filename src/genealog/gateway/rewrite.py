@@ -44,7 +44,10 @@ def in_json(body: bytes, name: str) -> bytes:
 
 def in_path(path: bytes, old: str, name: str) -> bytes:
     """Return a path (as sent) with `name` where it names `old`, written in whatever way."""
-    written = quote(name, safe="/-._~:@!$&'()*+,;=").encode()
+    safe = (
+        "-._~:@!$&'()*+,;=" if path.startswith(b"/model/") else "/-._~:@!$&'()*+,;="
+    )  # Bedrock: an ARN is one segment
+    written = quote(name, safe=safe).encode()
     for spelled in (old, quote(old, safe=""), quote(old, safe="/"), quote(old, safe="/:"), quote(old, safe=":")):
         wanted = b"/" + spelled.encode("latin-1", "ignore")
         if (at := path.find(wanted)) >= 0:
