@@ -134,9 +134,8 @@ class Upstream(Record):
 
 
 class Prices(Record):
-    """`[prices]`: which price tables count, and in what money totals are shown."""
+    """`[prices]`: in what money spending is held against budgets. Tables are registered: `genealog cost prices add`."""
 
-    tables: tuple[str, ...] = ()  # files; each signed (`genealog cost prices sign`)
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "USD"
 
 
