@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from genealog.capture.dialects import media, openai_embeddings
@@ -247,7 +248,12 @@ def field_of(values: dict[str, Any], name: str) -> Any:
     """Return a member by its camelCase name, or by the snake_case one that protobuf's JSON takes as well."""
     if name in values:
         return values[name]
-    return values.get("".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name))
+    return values.get(_snake(name))
+
+
+@cache
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 def strings(values: Iterable[object]) -> Iterator[str]:
