@@ -159,7 +159,7 @@ class Asking:
             return
         self._pieces.append(data)
         if not self._began:
-            if self._size > settings.hold and self._streamable():
+            if self._size > settings.hold and self._size != self._stated and self._streamable():
                 self._begin(more=True)
             elif self._size > settings.max_body:
                 self._too_large(settings.max_body)
