@@ -16,8 +16,8 @@ BASE = (
 SECRET = [
     "Authorization", "proxy-authorization", "cookie", "Set-Cookie", "cookie2", "x-api-key", "api-key", "X-Goog-Api-Key",
     "apikey", "x_api_key", "ocp-apim-subscription-key", "x-amz-security-token", "x-auth-token", "x-auth",
-    "x-csrf-token", "client-secret", "x-password", "x-hub-signature-256", "x-amz-signature", "www-authenticate", "x-access-key",
-    "x-jwt-assertion", "x-goog-iap-jwt-assertion", "x-amz-credential", "private-key", "x-ms-tokens",
+    "x-csrf-token", "client-secret", "x-password", "x-hub-signature-256", "x-amz-signature", "www-authenticate",
+    "x-access-key", "x-jwt-assertion", "x-goog-iap-jwt-assertion", "x-amz-credential", "private-key", "x-ms-tokens",
 ]  # fmt: skip
 PLAIN = [
     "user-agent", "x-request-id", "content-type", "x-author", "openai-organization", "anthropic-version", "x-team",
