@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH)
 
-.PHONY: demo test check bench bench-peers engines clean
+.PHONY: demo test check bench bench-peers bench-gateways engines clean
 
 demo: .venv/.demo
 	$(BIN)/genealog demo
@@ -26,6 +26,12 @@ bench-peers: .venv/.uv
 
 .venv-peers/.made: .venv/.uv constraints-peers.txt constraints-peers-mlmd.txt scripts/make_peers.py
 	$(BIN)/python scripts/make_peers.py
+
+# Gateways of others, to be compared with: LiteLLM, MLflow, aegis-gateway, Portkey.
+bench-gateways: .venv/.dev
+	$(BIN)/python scripts/make_peers.py --gateways
+	$(BIN)/python -m benchmarks gateways --keep benchmarks/figures.json
+	$(BIN)/python scripts/make_figures.py
 
 # Real engines behind the gateway: vLLM and Triton.
 engines: .venv/.uv
@@ -52,4 +58,4 @@ engines: .venv/.uv
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-peers-mlmd .venv-engines-vllm .venv-engines-triton genealog-demo
+	rm -rf .venv .venv-peers* .venv-engines-vllm .venv-engines-triton genealog-demo

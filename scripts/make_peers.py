@@ -1,6 +1,7 @@
 """Make the environments of what others wrote, to be compared with: each with a Python of its own.
 
-    python scripts/make_peers.py
+    python scripts/make_peers.py               what tests and most benchmarks need
+    python scripts/make_peers.py --gateways    what `benchmarks.gateways` runs beside ours: some 2 GB
 
 `.venv-peers` has a log and a witness that need Python 3.12 or newer; we do not. `.venv-peers-mlmd` has ML Metadata,
 whose wheels end at Python 3.11 and whose protobuf is older than ours. Where the machine has no such Python, or nothing
@@ -45,11 +46,32 @@ ENVIRONMENTS = (
         "Python 3.11 or 3.10",
     ),
 )  # fmt: skip
+GATEWAYS = (
+    Environment(
+        ".venv-peers-litellm", "constraints-peers-litellm.txt", ("litellm[proxy]", "opentelemetry-sdk"), (11, 12, 13),
+        "PEERS_LITELLM_PYTHON", "Python 3.11, 3.12 or 3.13",
+    ),
+    Environment(
+        ".venv-peers-mlflow", "constraints-peers-mlflow.txt", ("mlflow", "openai"), (11, 12, 13),
+        "PEERS_MLFLOW_PYTHON", "Python 3.11, 3.12 or 3.13",
+    ),
+    Environment(
+        ".venv-peers-aegis", "constraints-peers-aegis.txt", ("aegis-gateway==2.0.0a6",), (12, 13, 14),
+        "PEERS_AEGIS_PYTHON", "Python 3.12 or newer",
+    ),
+)  # fmt: skip
+PORTKEY = "@portkey-ai/gateway@1.15.2"  # on Node, by npm, into `.venv-peers-portkey`
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Make the environments, or say in one line each why there is none. The exit status is 0 in both cases."""
-    for environment in ENVIRONMENTS:
+    gateways = words == ["--gateways"]
+    if words and not gateways:
+        print(__doc__)
+        return 2
+    if gateways:
+        _portkey()
+    for environment in GATEWAYS if gateways else ENVIRONMENTS:
         folder = ROOT / environment.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -64,6 +86,16 @@ def main() -> int:
             print(f"left out: {', '.join(environment.packages)}, because {reason}")
         (folder / ".made").touch()
     return 0
+
+
+def _portkey() -> None:
+    folder = ROOT / ".venv-peers-portkey"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    npm = shutil.which("npm")
+    command = [npm or "", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), PORTKEY]
+    if npm is None or subprocess.run(command, check=False).returncode:
+        print(f"left out: {PORTKEY}, because npm is not here or could not install it")
 
 
 def _install(python: str, environment: Environment) -> bool:
@@ -98,4 +130,4 @@ def _usable(python: str, environment: Environment) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
