@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from documents import ROOT, blocks
 from engines.behind import Behind, curl, gateway, make_store
 from engines.servers import MODELS, TRITON, Tap, free_port, triton
 from genealog.core.call import Part
@@ -19,6 +20,7 @@ from genealog.deploy import Wanted
 from kserve_samples import INFER, STREAM, field, framed
 
 pytestmark = pytest.mark.engines
+PAGE = ROOT / "docs/how-to/serve-triton-and-vllm.md"
 NUMBERS = struct.pack("<3f", 0.1, -0.0, 2.5)
 DOUBLED = struct.pack("<3f", 0.2, -0.0, 5.0)
 
@@ -144,3 +146,10 @@ def test_generate_whole_and_streamed(behind: Behind) -> None:
     assert streamed.response.text == (hashlib.sha256(b"one two ").hexdigest(),)
     assert whole.response.text == (hashlib.sha256(b"one ").hexdigest(),)
     assert streamed.request.dialect == whole.request.dialect == "triton-generate"
+
+
+def test_the_how_to_page_says_what_works(behind: Behind) -> None:
+    (program,) = [block.text for block in blocks(PAGE) if "triton" in block.words]
+    moved = program.replace("127.0.0.1:8080", behind.url.removeprefix("http://")).replace("127.0.0.1:8090", behind.grpc)
+    done = subprocess.run([TRITON / "bin/python", "-c", moved], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[2. 5.]\n[2. 5.]\n"

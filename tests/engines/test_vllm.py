@@ -10,12 +10,14 @@ from typing import Any
 import openai
 import pytest
 
+from documents import ROOT, blocks
 from engines.behind import Behind, curl, gateway, make_store
 from engines.servers import Tap, free_port, llama, smollm2, vllm
 from genealog.deploy import Wanted
 from tiny_model import build_adapter, build_base
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]  # it takes a minute or two to start
+PAGE = ROOT / "docs/how-to/serve-triton-and-vllm.md"
 QUESTION: Any = [{"role": "user", "content": "Say hello."}]
 OPTIONS: dict[str, Any] = {"max_tokens": 6, "seed": 1, "temperature": 0}
 
@@ -128,3 +130,12 @@ def test_an_engine_that_is_away_is_replaced_by_the_other(behind: Behind, client:
     assert recorded.request.trace is not None
     first = behind.recorded(recorded.request.trace)
     assert (first.leaf.finish, first.response.error) == ("upstream_error", "upstream-unreachable")
+
+
+def test_the_how_to_page_says_what_works(behind: Behind) -> None:
+    behind.forget()
+    (program,) = [block.text for block in blocks(PAGE) if "vllm" in block.words]
+    done: dict[str, Any] = {}
+    exec(program.replace("http://127.0.0.1:8080", behind.url), done)
+    done["client"].close()
+    assert behind.matches(assurance="A1").usage.completion_tokens == done["reply"].usage.completion_tokens
