@@ -1,3 +1,8 @@
+"""Bedrock's bodies, with botocore and Anthropic's client as judges.
+
+Long because a body of each family of models is spelled out.
+"""
+
 from __future__ import annotations
 
 import base64
