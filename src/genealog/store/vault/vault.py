@@ -137,15 +137,14 @@ class Vault:
         """
         body, by = self.get_kept(call, name)
         if by is not None:
-            raise MissingError(
-                "body-redacted", f"the {name} of call {call} is kept without personal data: masked by {by}",
-                hint=f"genealog vault redacted {call} shows it",
-            )  # fmt: skip
+            what = f"the {name} of call {call} is kept without personal data: masked by {by}"
+            raise MissingError("body-redacted", what, hint=f"genealog vault redacted {call} shows it")
         return body
 
     def get_kept(self, call: str, name: str) -> tuple[bytes, str | None]:
-        """Return what is kept of a body, and None where it is the body as it came; else which engine masked it, and
-        the bytes are a rendering (`genealog.redaction.rendering`). Raises: as `get_body`, without `body-redacted`.
+        """Return what is kept of a body, and which engine masked it (`redaction.rendering`); None: as it came.
+
+        Raises: as `get_body`, but for `body-redacted`.
         """
         if name not in BODIES:
             raise MalformedError("no-such-body", "a call has no such body", got=name, expected=", ".join(BODIES))
