@@ -13,28 +13,27 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
-
-import msgspec
+from typing import Any
 
 from genealog.capture.dialects.multipart import Form
-from genealog.core.frames import Assurance, Durability, Finish, StreamedPart
+from genealog.core.frames import Finish, StreamedPart
 from genealog.deploy import Live
-from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, UpstreamError
+from genealog.errors import GenealogError, MalformedError, MissingError, StoreError, UpstreamError
 from genealog.gateway import headers as rules
-from genealog.gateway import rewrite
+from genealog.gateway import outgoing
 from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim, order
 from genealog.gateway.directory import Found
 from genealog.gateway.exchange import Exchange
 from genealog.gateway.handshake import Binding
-from genealog.gateway.http1 import Connection, Reply, Request, write_request
+from genealog.gateway.http1 import Connection, Reply, Request
+from genealog.gateway.judged import context_of, denied, header, loop
 from genealog.gateway.parts import Parts
-from genealog.gateway.principals import upstream_query
-from genealog.gateway.record import Context, Name
+from genealog.gateway.record import Name
 from genealog.gateway.recording import Entry, unwritable
 from genealog.gateway.refusal import refusal
-from genealog.gateway.routes import Route, streams_by_default
+from genealog.gateway.routes import Route
+from genealog.gateway.said import read_said
 
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 _DEPLOYMENT = b"genealog-deployment"
@@ -44,47 +43,13 @@ _TRUE = frozenset(("true", "1"))
 log = logging.getLogger("genealog.gateway")
 
 
-class _Asked(msgspec.Struct):
-    model: str | None = None
-    stream: bool | None = None
-
-
-_asked = msgspec.json.Decoder(_Asked)
-
-
 class Asking:
     """One request: a `http1.Handler`, and the `exchange.Owner` of its attempts."""
 
     __slots__ = (
-        "_admitted",
-        "_aims",
-        "_attempt",
-        "_began",
-        "_body",
-        "_exchange",
-        "_form",
-        "_found",
-        "_given",
-        "_lot",
-        "_more",
-        "_over",
-        "_over_cb",
-        "_paused",
-        "_pieces",
-        "_route",
-        "_sent",
-        "_size",
-        "_stated",
-        "_task",
-        "_trace",
-        "_whole",
-        "name",
-        "parts",
-        "plane",
-        "reply",
-        "request",
-        "streams",
-        "who",
+        "_admitted", "_aims", "_attempt", "_began", "_body", "_exchange", "_form", "_found", "_given", "_lot",
+        "_more", "_over", "_over_cb", "_paused", "_pieces", "_route", "_sent", "_size", "_stated", "_task", "_trace",
+        "_whole", "name", "parts", "plane", "reply", "request", "route", "streams", "who",
     )  # fmt: skip
 
     def __init__(
@@ -97,10 +62,10 @@ class Asking:
         self.name = ""
         self.streams = bool(route.streams)
         self.parts: tuple[StreamedPart, ...] = ()
-        self._route = route
+        self.route = route
         self._over_cb = over
-        self._given = _header(request, _DEPLOYMENT)  # the name, where a header says it
-        self._form = Form(_header(request, b"content-type")) if route.named_by == "multipart" else None
+        self._given = header(request, _DEPLOYMENT)  # the name, where a header says it
+        self._form = Form(header(request, b"content-type")) if route.named_by == "multipart" else None
         self._pieces: list[bytes] = []
         self._size = 0
         self._body = b""
@@ -123,19 +88,19 @@ class Asking:
     @property
     def dialect(self) -> str:
         """As the intent says it."""
-        return self._route.dialect
+        return self.route.dialect
 
     @property
     def operation(self) -> str:
         """The path that was asked for."""
-        return self._route.operation
+        return self.route.operation
 
     # From the client
 
     def expect(self) -> None:
         """Look at the length that the request states: what is too large is refused before it comes."""
         settings = self.plane.settings
-        held = self._given is None and self._route.named_by == "json"
+        held = self._given is None and self.route.named_by == "json"
         limit = settings.max_body if held else settings.max_upload
         if self._stated is not None and self._stated > limit:
             self._too_large(limit)
@@ -275,10 +240,14 @@ class Asking:
         self._body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         try:
-            self.name = self._read_name()
+            said = read_said(
+                self.route, self._body, given=self._given, form=self._form, default=self.plane.settings.default,
+                whole=not more,
+            )  # fmt: skip
         except GenealogError as error:
             self._refuse(error)
             return
+        self.name, self.streams = said.name, said.streams
         found = self.plane.directory.look(self.name)
         if found is None:
             self._later(self._find())
@@ -299,7 +268,7 @@ class Asking:
             return
         plane = self.plane
         if plane.mark in rules.via(self.request.headers):
-            self._refuse(_loop(live))
+            self._refuse(loop(live))
             return
         if (denied := plane.admission.admit(self.who, self.name)) is not None:
             self._refuse(denied)
@@ -339,8 +308,8 @@ class Asking:
     def _bound(self, aim: Aim, binding: Binding) -> None:
         """Refuse what answers there, or ask it."""
         live = self._live()
-        if (denied := _denied(live, binding)) is not None:
-            self._refuse(denied, aim=aim, binding=binding)
+        if (no := denied(live, binding)) is not None:
+            self._refuse(no, aim=aim, binding=binding)
             return
         connection = self.plane.pool.take(aim.origin)
         if connection is None:
@@ -379,7 +348,7 @@ class Asking:
         """Put the intent on record."""
         plane = self.plane
         try:
-            body, changed = self._forwarded(aim)
+            body, changed = outgoing.forwarded(self.route, self._body, self.name, aim)
             entry = self._open_entry(aim, binding, changed, body)
         except GenealogError as error:
             connection.abort()
@@ -399,7 +368,7 @@ class Asking:
                 exchange.break_off("client_abandoned", "client-gone")
             return
         try:
-            head = self._head(exchange, body, changed)
+            head = outgoing.head_of(self, exchange.aim, exchange.entry.call.id, body, self._length(body), changed)
         except GenealogError as error:
             exchange.break_off("refused", error.code)
             self.fail(error, exchange)
@@ -421,163 +390,24 @@ class Asking:
     def _streamable(self) -> bool:
         """Say whether it is known, before its end, where this request goes and what it is."""
         if self._given is None:
-            if self._route.named_by == "json" or (self._route.named_by == "header" and not self.plane.settings.default):
+            if self.route.named_by == "json" or (self.route.named_by == "header" and not self.plane.settings.default):
                 return False
             if self._form is not None and self._form.model is None:
                 return False
-        found = self.plane.directory.look(self._given or self._route.name or self._form_model() or "")
+        found = self.plane.directory.look(self._given or self.route.name or self._form_model() or "")
         live = found.live if found is not None else None
-        return live is None or self._route.named_by != "json" or all(t.served_as is None for t in live.body.targets)
+        return live is None or self.route.named_by != "json" or all(t.served_as is None for t in live.body.targets)
 
     def _form_model(self) -> str | None:
         return self._form.model if self._form is not None else None
 
-    def _read_name(self) -> str:
-        """Return the deployment that is asked for, and find out about `stream`. Raises: MalformedError."""
-        route = self._route
-        default = self.plane.settings.default
-        if self._form is not None:
-            self.streams = self.streams or self._form.value("stream") in _TRUE
-            name = self._given or self._form.model or default
-            if name is None:
-                raise MalformedError(
-                    "malformed-form", "the form does not name a model", got=self._form.malformed,
-                    expected="a field `model`, the name of a deployment",
-                )  # fmt: skip
-            return name
-        if route.named_by == "json" or route.streams is None:
-            name = self._read_json(required=route.named_by == "json" and self._given is None)
-            if route.named_by == "json":
-                name = self._given or name or default
-                if name is None:
-                    raise _malformed("no model")
-                return name
-        name = self._given or route.name or default
-        if name is None:
-            raise _malformed("no model")
-        return name
-
-    def _read_json(self, *, required: bool) -> str | None:
-        streams = self._route.streams
-        if self._more:  # only its beginning is here: asked as a stream, whose end can be seen in any case
-            self.streams = streams is not False
-            return None
-        try:
-            asked = _asked.decode(self._body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            if required:
-                raise _malformed(str(error)) from None
-            return None
-        if streams is None:
-            said = asked.stream
-            self.streams = said if said is not None else streams_by_default(self._route.operation)
-        return asked.model
-
-    # What goes upstream
-
-    def _forwarded(self, aim: Aim) -> tuple[bytes, tuple[str, ...]]:
-        """Return the body as it goes upstream, and what was changed in the request."""
-        served_as = aim.target.served_as
-        body = self._body
-        if served_as is None or served_as == self.name:
-            return body, ()
-        route = self._route
-        if route.named_by == "path" and route.name is not None:
-            return body, ("model",)
-        if self._form is not None:
-            return rewrite.in_form(body, served_as), ("model",)
-        if route.named_by == "json":
-            return rewrite.in_json(body, served_as), ("model",)
-        return body, ()
-
     def _length(self, body: bytes) -> int | None:
+        """Return the length of the body upstream; None where it is not known."""
         if not self._more:
             return len(body)
         return None if self._stated is None else self._stated + len(body) - len(self._body)
 
-    def _head(self, exchange: Exchange, body: bytes, changed: tuple[str, ...]) -> bytes:
-        """Return the head of the upstream request. Raises: GenealogError."""
-        request, aim, plane = self.request, exchange.aim, self.plane
-        credentials = aim.credentials
-        call = exchange.entry.call.id.encode()
-        length = self._length(body)
-        if credentials is not None or length is None or not length:
-            headers = self._to_upstream(aim)
-            headers.append((b"genealog-call", call))
-            target = self._target(aim, changed)
-            if credentials is not None:
-                credentials.put(headers)
-                credentials.sign(request.method, aim.host.decode("latin-1"), target, headers, body)
-            return write_request(request.method, target, headers, length)
-        same = tuple([pair for pair in request.headers if pair[0] != b"content-length"])
-        served_as = aim.target.served_as
-        key = (aim.key, served_as, request.method, request.target, self.streams, self.who.withheld, same)
-        head = plane.heads.get(key)
-        if head is None:
-            target = self._target(aim, changed)
-            written = write_request(request.method, target, self._to_upstream(aim), 1)
-            head = plane.keep_head(key, written[: -len(_LENGTH_ONE)])
-        return b"%bgenealog-call: %b\r\ncontent-length: %d\r\n\r\n" % (head, call, length)
-
-    def _to_upstream(self, aim: Aim) -> list[tuple[bytes, bytes]]:
-        """Return the headers for upstream, but for those that every call has its own of."""
-        without = self.who.withheld
-        if aim.credentials is not None:
-            without |= aim.credentials.replaces
-        headers = self.request.headers
-        passed = rules.to_upstream(headers, streaming=self.streams, without=without)
-        return [(b"host", aim.host), *passed, rules.via_of(headers, self.plane.mark)]
-
-    def _target(self, aim: Aim, changed: tuple[str, ...]) -> bytes:
-        """Return path and query for upstream: those of the client, but for another model's name and for keys."""
-        request = self.request
-        target = request.target
-        if changed and self._route.named_by == "path" and self._route.name is not None:
-            path, mark, query = target.partition(b"?")
-            target = rewrite.in_path(path, self._route.name, aim.target.served_as or "") + mark + query
-        if request.query:
-            query = upstream_query(request.query, self.who)
-            if aim.credentials is not None and aim.credentials.replaces:
-                query = b"&".join(part for part in query.split(b"&") if not part.startswith(b"key="))
-            path = target.partition(b"?")[0]
-            target = path + b"?" + query if query else path
-        return aim.base + target
-
     # On record
-
-    def _context(self, aim: Aim | None, bound: Assurance) -> Context:
-        """Return what is on record of a call besides its bytes. Calls of one client to one deployment share it."""
-        kept = rules.kept(self.request.headers, self.plane.recorded)
-        found = self._found
-        live = found.live if found is not None else None
-        facts = self.who.facts
-        if found is None or live is None:
-            return Context(
-                deployment=self.name, operation=self.operation, dialect=self.dialect, who=facts,
-                headers=rules.on_record(kept), content_type=_header(self.request, b"content-type"),
-            )  # fmt: skip
-        index = aim.index if aim is not None else -1
-        key = (index, bound, self.operation, kept, tuple(facts.items()))
-        context = found.contexts.get(key)
-        if context is None:
-            if len(found.contexts) >= _CONTEXTS:
-                found.contexts.clear()
-            context = found.contexts[key] = Context(
-                deployment=self.name,
-                operation=self.operation,
-                dialect=self.dialect,
-                spec=live.spec,
-                models=aim.models if aim is not None else live.body.models,
-                bound=bound,
-                durability=cast("Durability", live.body.durability),
-                capture=live.body.body_capture,
-                who=facts,
-                headers=rules.on_record(kept),
-                content_type=_header(self.request, b"content-type"),
-                target=aim.index if aim is not None else 0,
-                seller=aim.target.seller if aim is not None else None,
-            )
-        return context
 
     def _open_entry(
         self, aim: Aim | None, binding: Binding | None, changed: tuple[str, ...] = (), body: bytes | None = None
@@ -589,7 +419,7 @@ class Asking:
             forwarded = hashlib.sha256(body).hexdigest()
         entry = self.plane.recording.open(
             self._body,
-            self._context(aim, binding.level if binding is not None and not binding.contradicted else "A0"),
+            context_of(self, self._found, aim, binding.level if binding and not binding.contradicted else "A0"),
             hold=self.plane.settings.hold,
             name=self._lot if first else None,
             more=self._more,
@@ -686,48 +516,3 @@ class Asking:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-
-
-def _header(request: Request, name: bytes) -> str | None:
-    value = request.first(name)
-    return rules.text(value) if value else None
-
-
-def _denied(live: Live, binding: Binding) -> PolicyDenied | None:
-    """Say no to an engine that is another than it says, and where the demanded level can no longer be reached.
-
-    A1 can: it is only known once the answer is there.
-    """
-    if binding.contradicted:
-        return PolicyDenied(
-            "upstream-contradicted",
-            f"the engine behind {live.name} is not what the registry says ({binding.reason})",
-            got=binding.reason,
-            hint="serve the registered models with genealog engine, and register its key",
-        )
-    wanted = live.body.minimum_assurance
-    if max(binding.level, "A1") >= wanted:
-        return None
-    return PolicyDenied(
-        "assurance-too-low",
-        f"{live.name} demands {wanted}; its upstream is bound at {binding.level} ({binding.reason})",
-        got=binding.level,
-        expected=wanted,
-        hint="serve the registered models with genealog engine, or deploy with a lower minimum",
-    )
-
-
-def _loop(live: Live) -> UpstreamError:
-    return UpstreamError(
-        "upstream-loop", f"the upstream of {live.name} leads back to this gateway", got=live.body.upstream,
-        hint="deploy it again with the address of its engine",
-    )  # fmt: skip
-
-
-def _malformed(got: str) -> MalformedError:
-    return MalformedError(
-        "malformed-json",
-        "the request body is not a JSON object that names a model",
-        got=got[:120],
-        expected='{"model": "DEPLOYMENT", "messages": […]}, uncompressed',
-    )

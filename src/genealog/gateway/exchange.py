@@ -6,6 +6,8 @@ However it ends, it ends on record: complete, abandoned by the client, failed by
 put on record, the client does not see an end either: a broken connection is the honest answer then. Whatever is on its
 way in one direction is bounded by flow control in the other. Callbacks only: a task is made where something has to be
 waited for that is not this call's own bytes.
+
+Long because every way in which an attempt can end stands beside the others.
 """
 
 from __future__ import annotations

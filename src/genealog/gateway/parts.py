@@ -150,7 +150,7 @@ class Parts:
                 continue
 
 
-def report(error: BaseException) -> None:
+def report(error: BaseException | None) -> None:
     """Log what should not happen; not its message, which may quote a header."""
-    where = "".join(traceback.format_tb(error.__traceback__))
+    where = "" if error is None else "".join(traceback.format_tb(error.__traceback__))
     log.error("unexpected %s\n%s", type(error).__name__, where)

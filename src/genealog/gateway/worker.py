@@ -31,7 +31,7 @@ from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Directory, StoreSource
 from genealog.gateway.http1 import Limits, Pool, Server
 from genealog.gateway.http1.tls import server_context
-from genealog.gateway.parts import Parts, Settings
+from genealog.gateway.parts import Parts, Settings, report
 from genealog.gateway.plane import Plane
 from genealog.gateway.recording import Recording
 from genealog.gateway.replicating import replicating
@@ -159,6 +159,7 @@ async def serve(
             reload.read()
 
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.set_exception_handler(lambda _loop, context: report(context.get("exception")))
     await server.start(listener)
     with contextlib.suppress(OSError):  # no parent any more: the lifeline says so soon enough
         lifeline.send(b"r")

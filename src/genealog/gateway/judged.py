@@ -1,0 +1,101 @@
+"""What a call is on record as besides its bytes, and why it is not made where its target must not be asked."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from genealog.core.frames import Assurance, Durability
+from genealog.deploy import Live
+from genealog.errors import PolicyDenied, UpstreamError
+from genealog.gateway import headers as rules
+from genealog.gateway.admission import Who
+from genealog.gateway.aims import Aim
+from genealog.gateway.directory import Found
+from genealog.gateway.handshake import Binding
+from genealog.gateway.http1 import Request
+from genealog.gateway.parts import Parts
+from genealog.gateway.record import Context
+from genealog.gateway.routes import Route
+
+_CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
+
+
+class Asking(Protocol):
+    """What is known of a request (`asking.Asking`)."""
+
+    plane: Parts
+    request: Request
+    route: Route
+    who: Who
+    name: str
+
+
+def context_of(asking: Asking, found: Found | None, aim: Aim | None, bound: Assurance) -> Context:
+    """Return what is on record of a call. Calls of one client to one deployment share it."""
+    kept = rules.kept(asking.request.headers, asking.plane.recorded)
+    live = found.live if found is not None else None
+    facts, route = asking.who.facts, asking.route
+    if found is None or live is None:
+        return Context(
+            deployment=asking.name, operation=route.operation, dialect=route.dialect, who=facts,
+            headers=rules.on_record(kept), content_type=header(asking.request, b"content-type"),
+        )  # fmt: skip
+    key = (aim.index if aim is not None else -1, bound, route.operation, kept, tuple(facts.items()))
+    context = found.contexts.get(key)
+    if context is None:
+        if len(found.contexts) >= _CONTEXTS:
+            found.contexts.clear()
+        context = found.contexts[key] = Context(
+            deployment=asking.name,
+            operation=route.operation,
+            dialect=route.dialect,
+            spec=live.spec,
+            models=aim.models if aim is not None else live.body.models,
+            bound=bound,
+            durability=cast("Durability", live.body.durability),
+            capture=live.body.body_capture,
+            who=facts,
+            headers=rules.on_record(kept),
+            content_type=header(asking.request, b"content-type"),
+            target=aim.index if aim is not None else 0,
+            seller=aim.target.seller if aim is not None else None,
+        )
+    return context
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """Return the first header of this name as text; None where it is empty or not there."""
+    value = request.first(name)
+    return rules.text(value) if value else None
+
+
+def denied(live: Live, binding: Binding) -> PolicyDenied | None:
+    """Say no to an engine that is another than it says, and where the demanded level can no longer be reached.
+
+    A1 can: it is only known once the answer is there.
+    """
+    if binding.contradicted:
+        return PolicyDenied(
+            "upstream-contradicted",
+            f"the engine behind {live.name} is not what the registry says ({binding.reason})",
+            got=binding.reason,
+            hint="serve the registered models with genealog engine, and register its key",
+        )
+    wanted = live.body.minimum_assurance
+    if max(binding.level, "A1") >= wanted:
+        return None
+    return PolicyDenied(
+        "assurance-too-low",
+        f"{live.name} demands {wanted}; its upstream is bound at {binding.level} ({binding.reason})",
+        got=binding.level,
+        expected=wanted,
+        hint="serve the registered models with genealog engine, or deploy with a lower minimum",
+    )
+
+
+def loop(live: Live) -> UpstreamError:
+    """Return why a call that came from this gateway does not go on."""
+    return UpstreamError(
+        "upstream-loop", f"the upstream of {live.name} leads back to this gateway", got=live.body.upstream,
+        hint="deploy it again with the address of its engine",
+    )  # fmt: skip
