@@ -111,4 +111,11 @@ TARGETS = (
     Target("CPU of one answer at 10⁷ events, over at 10⁴", "lineage", "chain_cpu_last_over_first", at_most=1.5),
     Target("Calls that fail while a deployment is rolled back, of tens of thousands", "rollback", "failed", at_most=0),
     Target("Answers that mix two versions", "rollback", "mixed", at_most=0),
+    Target(
+        "Sums of a day of a million calls that differ from an independent computation",
+        "cost",
+        "totals_wrong",
+        at_most=0,
+    ),
+    Target("What that day cost, by any dimension (ms)", "cost", "query_slowest_ms", at_most=1_000),
 )
