@@ -11,10 +11,11 @@ from msgspec import to_builtins
 from genealog.core.ids import record_id
 from genealog.core.records import ExternalModel
 from genealog.deploy import Deployments, Wanted
-from genealog.drift import Reported, Watch, seen
+from genealog.drift import Watch, seen
 from genealog.errors import MissingError
 from genealog.ledger import Ledger
 from genealog.registry import Registry
+from genealog.sealing import Reported
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 CALL = "01KAMD0000000000000000000"

@@ -22,21 +22,11 @@ from genealog.core.records import Drift, ExternalModel, ServingSpec
 from genealog.core.statement import read_statement
 from genealog.errors import GenealogError
 from genealog.ledger import Ledger, Position
+from genealog.sealing import Reported
 from genealog.store import schema
 from genealog.store.home import REGISTRY
 
 log = logging.getLogger("genealog.drift")
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What the answer of one call says that it is from. `target` counts the targets of the spec, from 0."""
-
-    deployment: str
-    spec: str
-    target: int
-    body: ExternalModel
-    call: str
 
 
 @dataclass(frozen=True, slots=True)

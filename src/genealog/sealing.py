@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from msgspec.structs import replace as with_fields
 
 from genealog.capture.dialects import read_intent, read_outcome
-from genealog.core.call import NO_RESPONSE_FACTS, Part, Pricing, RequestFacts, ResponseFacts, seal_call
+from genealog.core.call import NO_RESPONSE_FACTS, EngineGroup, Part, Pricing, RequestFacts, ResponseFacts, seal_call
 from genealog.core.canonical import decode, encode_typed
 from genealog.core.frames import MAX_BODY, Intent, Outcome, Piece, StreamedPart, Whole
 from genealog.core.ids import sha256_hex
-from genealog.core.records import EngineReport
+from genealog.core.records import EngineReport, ExternalModel
 from genealog.errors import MalformedError
 from genealog.store.vault import VaultCall, Which
 
@@ -42,6 +42,27 @@ class Gathered:
     def size(self) -> int:
         """Bytes of bodies."""
         return len(self.intent.request) + len(self.seen) + (len(self.outcome.response) if self.outcome else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the answer of one call says that it is from. `target` counts the targets of the spec, from 0."""
+
+    deployment: str
+    spec: str
+    target: int
+    body: ExternalModel
+    call: str
+
+
+def reported(call: Gathered, kept: VaultCall) -> Reported | None:
+    """Return what a vendor's model says that it is; None for other models, and where it says nothing."""
+    intent, body = call.intent, kept.groups["engine"][1]
+    if intent.spec is None or b'"version":"' not in body:
+        return None
+    said = decode(body, EngineGroup)
+    model = ExternalModel(vendor=said.seller or "", model=said.model or "", fingerprint=said.fingerprint)
+    return Reported(intent.deployment, intent.spec, intent.target, model, intent.call)
 
 
 def gather(intent: Intent, outcome: Outcome | None, pieces: Iterable[Piece]) -> Gathered:

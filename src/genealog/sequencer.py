@@ -27,7 +27,7 @@ from genealog.core.frames import Frame, Intent, Outcome, Piece, decode_frame
 from genealog.core.ids import seal
 from genealog.core.merkle import leaf_hash
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
-from genealog.sealing import Gathered, Redact, gather, seal_gathered
+from genealog.sealing import Gathered, Redact, Reported, gather, reported, seal_gathered
 from genealog.store.log import Mark
 from genealog.store.log_fsck import Finding
 from genealog.store.spool_reader import End, Found, Gap, SpoolReader, Torn
@@ -43,11 +43,15 @@ _HELD = 8 * 1024 * 1024  # of intents of open calls that one boot keeps in memor
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """What one run did: calls put into the log, how many of them as `unknown`, and losses not noted before."""
+    """What one run did: calls put into the log, how many of them as `unknown`, and losses not noted before.
+
+    `reported` has what vendors' models said that they are, each version of a target once, with its first call.
+    """
 
     appended: int
     unknown: int
     gaps: tuple[Gap, ...]
+    reported: tuple[Reported, ...] = ()
 
 
 class Target(Protocol):
@@ -98,6 +102,7 @@ class Sequencer:
         """
         appended = unknown = 0
         gaps: list[Gap] = []
+        said: dict[object, Reported] = {}
         try:
             ends = self._ends()
             self._price = self._prices() if self._prices and ends else None  # all tables that a call up to there saw
@@ -107,10 +112,11 @@ class Sequencer:
                 appended += len(batch.entries)
                 unknown += batch.unknown
                 gaps += batch.gaps
+                said = batch.reported | said
         except BaseException:
             self._boots.clear()  # they may stand where the log does not
             raise
-        return Sequenced(appended, unknown, tuple(gaps))
+        return Sequenced(appended, unknown, tuple(gaps), tuple(said.values()))
 
     def gaps(self) -> tuple[Gap, ...]:
         """Return every loss that was ever noted in these spools."""
@@ -184,6 +190,7 @@ class _Batch:
     marks: dict[str, Mark] = field(default_factory=dict)
     kept: list[VaultCall] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    reported: dict[object, Reported] = field(default_factory=dict)
     unknown: int = 0
     size: int = 0
 
@@ -307,6 +314,8 @@ class _Boot:
         self._leaf = leaf_hash(entry)
         batch.entries.append(entry)
         batch.kept.append(kept)
+        if (said := reported(gathered, kept)) is not None:
+            batch.reported.setdefault((said.deployment, said.spec, said.target, said.body), said)
         batch.marks[self._emitter] = Mark(self.name, number, self._leaf)
         batch.size += gathered.size
 

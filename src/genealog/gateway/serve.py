@@ -16,14 +16,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from types import FrameType
 
 from genealog.anchoring import Keeper
+from genealog.drift import Watch
 from genealog.errors import GenealogError
 from genealog.gateway.workers import Workers
 from genealog.ledger import Ledger
 from genealog.listening import url_of
+from genealog.sealing import Reported
 from genealog.store.gateway_settings import Gateway
 from genealog.store.home import Home
 
@@ -85,6 +88,7 @@ class _Sequence:
         self._ledger = Ledger(home)
         self._sequencer = self._ledger.sequencer()
         self._keeper = Keeper(self._ledger)
+        self._watch = Watch(self._ledger)
 
     def step(self) -> None:
         done = self._sequencer.run_once()
@@ -96,7 +100,15 @@ class _Sequence:
             log.warning("gap in %s %s after frame %d: %s", gap.emitter, gap.boot, gap.after, gap.reason)
         if done.gaps:
             self._keeper.losses()
+        if done.reported:
+            self._note(done.reported)
         self._keeper.step()
+
+    def _note(self, reported: Sequence[Reported]) -> None:
+        try:
+            self._watch.take(reported, now=datetime.now(UTC))
+        except GenealogError as error:
+            log.warning("the registry log was not told of a drift: %s [%s]", error.message, error.code)
 
     def finish(self) -> None:
         self.step()
