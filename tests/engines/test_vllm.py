@@ -95,7 +95,7 @@ def test_curl(behind: Behind, stream: bool) -> None:
     asked = {"model": "tiny", "messages": QUESTION, "stream": stream, **OPTIONS}
     done = curl(f"{behind.url}/v1/chat/completions", json.dumps(asked))
     assert done.stdout == behind.answer().body
-    behind.matches(assurance="A0" if stream else "A1")  # without usage a stream of vLLM says no fingerprint
+    behind.matches(assurance="A1")
 
 
 def test_what_the_engine_does_not_serve_is_its_answer(behind: Behind) -> None:
