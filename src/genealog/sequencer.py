@@ -154,6 +154,7 @@ class Sequencer:
         names = self._reader.boots(emitter)
         live = not self._closes or self._reader.is_live(emitter)  # asked after listing: listed and not held is over
         if mark is not None and mark.high_water == BOOT_CLOSED and mark.boot in names:
+            self._check_left(emitter, mark, batch)
             self._reader.delete(emitter, mark.boot)
             names.remove(mark.boot)
         if mark is not None and mark.boot not in names[:1]:
@@ -167,6 +168,17 @@ class Sequencer:
             boot = self._boots[emitter] = _Boot(self._reader, emitter, names[0], mark)
         boot.price, boot.redact = self._price, self._redact
         boot.read(end, batch, over=self._closes and (not live or len(names) > 1))
+
+    def _check_left(self, emitter: str, mark: Mark, batch: _Batch) -> None:
+        """Note calls that ended in a boot which somebody closed without knowing of them (`store.replica_adopt`)."""
+        calls = [
+            frame.call
+            for item in self._reader.scan(emitter, mark.boot, 0, 0, over=True)
+            if isinstance(item, Found) and isinstance(frame := decode_frame(item.payload), Outcome)
+        ]
+        if lost := len(set(calls) - self._vault.known(calls)):
+            gap = Gap(emitter=emitter, boot=mark.boot, segment=0, offset=0, after=0, reason="missing", frames=lost)
+            batch.note(self._reader, gap)
 
     def _check_successor(self, emitter: str, mark: Mark, names: list[str], batch: _Batch, *, live: bool) -> None:
         if names and names[0][:8] <= mark.boot[:8]:

@@ -8,6 +8,8 @@ Texts are found by HMAC-SHA256 under a key of the vault: exact first, then with 
 key the index does not even tell whether two texts are equal to a guess.
 
 Big bodies may lie outside, as objects with random names; a body over a limit is not kept, and the row says why.
+
+Long because one lock and one set of keys stand behind every method.
 """
 
 from __future__ import annotations
@@ -116,6 +118,11 @@ class Vault:
             self.db.many(_PUT_TEXT, self._masked(texts))
             self.set_number("kept", kept)
         self.remove(left)
+
+    def known(self, calls: Sequence[str]) -> set[str]:
+        """Return those of `calls` of which anything is kept."""
+        with self.reading():
+            return set(self._before(calls))
 
     def get_groups(self, call: str) -> dict[str, tuple[bytes, bytes]]:
         """Return group name → (salt, canonical bytes).
