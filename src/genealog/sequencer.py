@@ -11,6 +11,8 @@ A call whose boot is over and whose outcome never came is closed as `unknown`; t
 boot's last frame. A boot that is done has the mark `BOOT_CLOSED`, and its segments are gone before the next boot's
 first entry. Whoever runs this holds the log's lock, for one batch at a time. Where calls are spread over logs, the next
 log begins with the marks of the one before (`store.call_logs`), and nothing here is different.
+
+Long because how a boot is read, closed and deleted has to be seen in one place.
 """
 
 from __future__ import annotations
