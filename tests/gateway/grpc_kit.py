@@ -30,7 +30,7 @@ from genealog.gateway.http1 import Pool
 from genealog.gateway.parts import Parts, Settings
 from genealog.gateway.recording import Recording
 from genealog.gateway.upstreams import Upstreams
-from genealog.store.gateway_settings import Upstream
+from genealog.store.gateway_settings import Tls, Upstream
 from genealog.store.spool_reader import Found, SpoolReader
 from kserve_samples import field as proto
 from kserve_samples import framed
@@ -170,7 +170,13 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *, settings: Settings | None = None, section: Upstream | None = None, **changes: Any
+    folder: Path,
+    *,
+    settings: Settings | None = None,
+    section: Upstream | None = None,
+    tls: Tls | None = None,
+    mark: str = "m" * 16,
+    **changes: Any,
 ) -> AsyncIterator[Running]:
     """Serve every model of `NAMES`; `changes` are those of the serving specs."""
     upstream = Server()
@@ -185,10 +191,10 @@ async def running(
     await directory.start()
     sections = {"vendor": section} if section is not None else {}
     parts = Parts(
-        recording=recording, directory=directory, pool=Pool(), mark="m" * 16, settings=settings,
+        recording=recording, directory=directory, pool=Pool(), mark=mark, settings=settings,
         upstreams=Upstreams(sections, folder), root=folder,
     )  # fmt: skip
-    gateway = Grpc(parts)
+    gateway = Grpc(parts, tls)
     own = await gateway.start("127.0.0.1:0")
     try:
         async with aio.insecure_channel(f"127.0.0.1:{own}") as channel:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc import aio
 
+from certificates import authority, leaf
 from gateway.grpc_kit import MODEL, body, running, until
 from genealog.core.records import Pinned, Target
-from genealog.errors import StoreError
+from genealog.errors import GenealogError, PolicyDenied, StoreError
+from genealog.gateway.admission import Claimed, Head, Who
+from genealog.gateway.grpc import Grpc
+from genealog.gateway.http1 import PeerCertificate
 from genealog.gateway.parts import Settings
-from genealog.store.gateway_settings import Upstream
+from genealog.store.gateway_settings import Tls, Upstream
 from kserve_samples import request, tensor
 
 
@@ -271,3 +279,76 @@ async def test_a_full_gateway_takes_no_call(tmp_path: Path) -> None:
         error = await refusal(gateway.infer(ask("echo")))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert gateway.upstream.messages == []
+
+
+async def test_tls_both_ways(tmp_path: Path) -> None:
+    root = authority("tests")
+    here = (x509.DNSName("localhost"),)
+    server = leaf("server", root, email=None, purposes=(ExtendedKeyUsageOID.SERVER_AUTH,), names=here)
+    spiffe = (x509.UniformResourceIdentifier("spiffe://example.org/app"),)
+    client = leaf("app", root, email=None, purposes=(ExtendedKeyUsageOID.CLIENT_AUTH,), names=spiffe)
+    for name, content in (
+        ("ca.pem", root.pem), ("server.pem", server.pem), ("server.key", server.key_pem),
+        ("client.pem", client.pem), ("client.key", client.key_pem),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    shown = Upstream(ca="ca.pem", certificate="client.pem", key="client.key")
+    tls = Tls(certificate="server.pem", key="server.key", client_ca="ca.pem")
+    async with running(tmp_path, tls=tls) as behind:
+        seen: list[PeerCertificate] = []
+        behind.parts.admission = Noting(seen)
+        to = f"grpcs://localhost:{behind.port}"
+        (tmp_path / "2").mkdir()
+        for name in ("ca.pem", "client.pem", "client.key"):
+            (tmp_path / "2" / name).write_bytes((tmp_path / name).read_bytes())
+        async with running(tmp_path / "2", upstream=to, section=shown, credentials="vendor", mark="another") as gateway:
+            answer, _ = await gateway.infer(ask("echo"))
+            assert gateway.last()[1].response == behind.last()[1].response == body(answer)
+        async with running(tmp_path / "3", upstream=to, mark="another") as unknown:
+            error = await refusal(unknown.infer(ask("echo")))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+    public = client.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert seen == [PeerCertificate("app", ("spiffe://example.org/app",), hashlib.sha256(public).hexdigest())]
+
+
+class Noting(Claimed):
+    """An admission that notes who came."""
+
+    def __init__(self, seen: list[PeerCertificate]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def authenticate(self, request: Head) -> Who | GenealogError:
+        self._seen.append(request.certificate)
+        return super().authenticate(request)
+
+
+async def test_who_is_not_let_in_is_refused_on_record(tmp_path: Path) -> None:
+    class Nobody(Claimed):
+        def authenticate(self, _request: Head) -> Who | GenealogError:
+            return PolicyDenied("principal-missing", "who are you?")
+
+    class NotThis(Claimed):
+        def admit(self, _who: Who, deployment: str) -> GenealogError | None:
+            return PolicyDenied("deployment-not-allowed", "not this one", got=deployment)
+
+    async with running(tmp_path) as gateway:
+        for admission, code in ((Nobody(), "principal-missing"), (NotThis(), "deployment-not-allowed")):
+            gateway.parts.admission = admission
+            error = await refusal(gateway.infer(ask("echo")))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert (gateway.last()[1].finish, gateway.last()[1].error) == ("refused", code)
+            assert (await refusal(gateway.infer(ask("echo"), method="ModelReady"))).code() is error.code()
+        assert gateway.upstream.messages == []
+
+
+async def test_a_port_that_is_taken_and_a_key_that_is_not_there(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            for address, tls in (
+                (f"127.0.0.1:{taken.getsockname()[1]}", None),
+                ("127.0.0.1:0", Tls(certificate="none.pem", key="none.key")),
+            ):
+                with pytest.raises(StoreError) as caught:
+                    await Grpc(gateway.parts, tls).start(address)
+                assert caught.value.code == "cannot-listen"

@@ -49,7 +49,7 @@ def _aim(index: int, target: Target, upstreams: Upstreams, root: Path) -> Aim:
     def beside(name: str | None) -> str | None:
         return None if name is None else str(root / name)
 
-    secure = url.scheme == "https"
+    secure = url.scheme in ("https", "grpcs")
     origin = Origin(
         scheme=url.scheme,
         host=url.hostname or "",

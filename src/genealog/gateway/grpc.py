@@ -93,10 +93,12 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
                 if self._tls is None
                 else server.add_secure_port(address, server_credentials(self._tls, self._parts.root))
             )
-        except RuntimeError:
+        except (OSError, RuntimeError) as error:
+            await server.stop(None)
             raise StoreError(
-                "cannot-listen", "another server may be there already", got=address, hint="choose another grpc_port"
-            ) from None
+                "cannot-listen", "cannot listen for gRPC", got=f"{address}: {type(error).__name__}",
+                hint="another server may be there already; choose another grpc_port, or look at [gateway.tls]",
+            ) from None  # fmt: skip
         await server.start()
         self._server = server
         return int(port)

@@ -113,7 +113,7 @@ def server_credentials(tls: Tls, root: Path) -> Any:
     """Return what the listener shows its clients, and asks of them. Raises: OSError."""
     authority = (root / tls.client_ca).read_bytes() if tls.client_ca is not None else None
     chain = [((root / tls.key).read_bytes(), (root / tls.certificate).read_bytes())]
-    return grpc.sslserver_credentials(chain, authority, require_client_auth=authority is not None)
+    return grpc.ssl_server_credentials(chain, authority, require_client_auth=authority is not None)
 
 
 def to_client(metadata: Any) -> Metadata:
