@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from genealog.core.frames import MAX_BODY
-from genealog.errors import GenealogError
+from genealog.errors import GenealogError, not_installed
 from genealog.gateway import principals
 from genealog.gateway.admission import Claimed
 from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Directory, StoreSource
 from genealog.gateway.http1 import Limits, Pool, Server
 from genealog.gateway.http1.tls import server_context
+from genealog.gateway.logs import set_up
 from genealog.gateway.parts import Parts, Settings, report
 from genealog.gateway.plane import Plane
 from genealog.gateway.recording import Recording
@@ -214,8 +215,10 @@ async def _grpc(plane: Plane, config: Config, given: str | None, drain: float) -
     if section.grpc_port is None:
         yield
         return
-    from genealog.gateway.grpc import Grpc
-
+    try:
+        from genealog.gateway.grpc import Grpc
+    except ModuleNotFoundError:
+        raise not_installed("[gateway] grpc_port", "grpcio", "grpc") from None
     service = Grpc(plane.parts, section.tls)
     host = given or section.host
     host = f"[{host}]" if ":" in host else host
@@ -247,8 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--drain", type=float, required=True)
     parser.add_argument("--mark", default=secrets.token_hex(8))
     parser.add_argument("--counters", type=Path)
+    parser.add_argument("--log", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(options.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
