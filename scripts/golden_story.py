@@ -19,16 +19,8 @@ from golden_world import KEYS, QUORUM, Key, Log, seed
 
 from genealog.core import records
 from genealog.core.bundle import Evidence, Opened
-from genealog.core.call import (
-    GROUPS,
-    CallLeaf,
-    Part,
-    RequestFacts,
-    ResponseFacts,
-    SealedCall,
-    call_id,
-    seal_call,
-)
+from genealog.core.call import GROUPS, CallLeaf, SealedCall, call_id, seal_call
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 from genealog.core.canonical import Record, encode, timestamp
 from genealog.core.dsse import sign_envelope
 from genealog.core.frames import EngineEvidence, Intent, Outcome

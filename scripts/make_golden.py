@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from genealog.core import records
 from genealog.core.bundle import Evidence, Opened, encode_evidence
-from genealog.core.call import EngineGroup
+from genealog.core.call_groups import EngineGroup
 from genealog.core.canonical import Record, encode
 from genealog.core.dsse import sign_envelope
 from genealog.core.ids import record_id

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from genealog.core.call import UsageGroup, WhoGroup
+from genealog.core.call_groups import UsageGroup, WhoGroup
 from genealog.core.canonical import encode
 from genealog.errors import StoreError
 from genealog.store.charges import FILE, Charges, charges_of

@@ -16,7 +16,8 @@ from sqlalchemy import select
 
 from genealog.core import records
 from genealog.core.bundle import Disclosure, Evidence, Opened
-from genealog.core.call import GROUPS, CallLeaf, EngineGroup
+from genealog.core.call import GROUPS, CallLeaf
+from genealog.core.call_groups import EngineGroup
 from genealog.core.canonical import decode
 from genealog.core.chain import Hop, Report, examine
 from genealog.core.lineage import Closure, Way

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from sqlalchemy import Select, func, select
 
 from genealog.completeness import find_holes
-from genealog.core.call import RequestGroup
+from genealog.core.call_groups import RequestGroup
 from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.lineage import NEEDS_LINEAGE, Node
 from genealog.deploy import Deployments, Move

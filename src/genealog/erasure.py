@@ -21,7 +21,7 @@ from typing import Literal
 from sqlalchemy import func, select
 
 from genealog.core import records
-from genealog.core.call import RequestGroup
+from genealog.core.call_groups import RequestGroup
 from genealog.core.canonical import decode, parse_timestamp, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.merkle import leaf_hash

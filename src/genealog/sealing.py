@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from msgspec.structs import replace as with_fields
 
 from genealog.capture.dialects import read_intent, read_outcome
-from genealog.core.call import NO_RESPONSE_FACTS, EngineGroup, Part, Pricing, RequestFacts, ResponseFacts, seal_call
+from genealog.core.call import Pricing, seal_call
+from genealog.core.call_groups import NO_RESPONSE_FACTS, EngineGroup, Part, RequestFacts, ResponseFacts
 from genealog.core.canonical import decode, encode_typed
 from genealog.core.frames import MAX_BODY, Intent, Outcome, Piece, StreamedPart, Whole
 from genealog.core.ids import sha256_hex

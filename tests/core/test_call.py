@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from call_samples import BOOT, MODELS, SPEC, answer, intent, leaf, outcome, request
 from genealog.capture.dialects.openai_chat import read_request, read_response
-from genealog.core.call import (
-    GROUPS,
-    NO_REQUEST_FACTS,
-    NO_RESPONSE_FACTS,
-    CallLeaf,
-    call_id,
-    seal_call,
-    without_evidence,
-)
+from genealog.core.call import GROUPS, CallLeaf, call_id, seal_call, without_evidence
+from genealog.core.call_groups import NO_REQUEST_FACTS, NO_RESPONSE_FACTS
 from genealog.core.canonical import decode, encode
 from genealog.core.frames import EngineEvidence, Intent, Outcome
 from genealog.core.ids import seal

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from genealog.core.call import UsageGroup
+from genealog.core.call_groups import UsageGroup
 from genealog.core.prices import Entry, Line, OwnEngine, PriceTable, Rates, Step, Tier, lines_of, total
 from genealog.core.pricing import REASONS, Listed, Prices, milliseconds_between
 from genealog.errors import MalformedError

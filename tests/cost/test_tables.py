@@ -11,7 +11,7 @@ import pytest
 from genai_prices import Usage, calc_price
 
 from costed_store import OPENAI, OWN, Costed, costed
-from genealog.core.call import UsageGroup
+from genealog.core.call_groups import UsageGroup
 from genealog.core.canonical import decode, encode
 from genealog.core.prices import PriceTable, lines_of, total
 from genealog.cost.files import open_table, parse_table, sign_table

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.servers import Answer, Tap, process
-from genealog.core.call import GROUPS, CallLeaf, EngineGroup, RequestGroup, ResponseGroup, UsageGroup, call_id
+from genealog.core.call import GROUPS, CallLeaf, call_id
+from genealog.core.call_groups import EngineGroup, RequestGroup, ResponseGroup, UsageGroup
 from genealog.core.canonical import decode
 from genealog.core.ids import seal
 from genealog.deploy import Deployments

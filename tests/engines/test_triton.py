@@ -15,7 +15,7 @@ import pytest
 from documents import ROOT, blocks
 from engines.behind import Behind, curl, gateway, make_store
 from engines.servers import MODELS, TRITON, Tap, free_port, triton
-from genealog.core.call import Part
+from genealog.core.call_groups import Part
 from genealog.deploy import Wanted
 from kserve_samples import INFER, STREAM, field, framed
 

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from gateway.fake_upstream import Asked, FakeUpstream, Wire
 from gateway.kit import chat
 from gateway.processes import NAME, Process, make_store, on_record
-from genealog.core.call import EngineGroup
+from genealog.core.call_groups import EngineGroup
 from genealog.core.canonical import decode
 from genealog.core.ids import record_id
 from genealog.core.records import ExternalModel

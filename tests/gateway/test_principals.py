@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from genealog.core.call import WhoGroup
+from genealog.core.call_groups import WhoGroup
 from genealog.errors import GenealogError
 from genealog.gateway.admission import Claimed, Who
 from genealog.gateway.http1.head import PeerCertificate

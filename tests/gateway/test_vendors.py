@@ -29,7 +29,7 @@ from gateway.fake_upstream import Asked, FakeUpstream, Script, Wire
 from gateway.processes import NAME, Process, make_store, on_record
 from gateway.tap import Got, Tap
 from genealog.capture.dialects import reader
-from genealog.core.call import EngineGroup, RequestGroup, ResponseGroup, UsageGroup
+from genealog.core.call_groups import EngineGroup, RequestGroup, ResponseGroup, UsageGroup
 from genealog.core.canonical import decode
 from genealog.gateway.routes import route
 from genealog.store.home import Home

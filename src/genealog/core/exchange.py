@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from genealog.core import records
 from genealog.core.bundle import Evidence
-from genealog.core.call import (
-    CallLeaf,
+from genealog.core.call import CallLeaf
+from genealog.core.call_groups import (
     EngineGroup,
     RequestGroup,
     ResponseGroup,

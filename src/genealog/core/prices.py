@@ -5,7 +5,7 @@ dollar for a million tokens is 1,000,000 of them, so every list price that vendo
 count × price over classes that do not overlap, rounded half up to a millionth once, at the end of the call.
 
 A call that cannot be priced has no cost, and a word that says why (`core.pricing.REASONS`); nothing is ever guessed,
-and no cost is not a cost of zero. Source of the meaning of token counts: `core.call.UsageGroup`.
+and no cost is not a cost of zero. Source of the meaning of token counts: `core.call_groups.UsageGroup`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, structs, to_builtins
 
-from genealog.core.call import Time, UsageGroup
+from genealog.core.call_groups import Time, UsageGroup
 from genealog.core.canonical import MAX_INTEGER, Record, encode
 from genealog.core.ids import record_id, sha256_hex
 from genealog.errors import MalformedError

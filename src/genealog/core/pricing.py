@@ -13,7 +13,7 @@ from datetime import datetime
 
 from msgspec import structs
 
-from genealog.core.call import UsageGroup
+from genealog.core.call_groups import UsageGroup
 from genealog.core.canonical import MAX_INTEGER, timestamp
 from genealog.core.frames import Intent, Outcome
 from genealog.core.prices import Line, PriceTable, lines_of, total

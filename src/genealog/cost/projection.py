@@ -25,7 +25,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
-from genealog.core.call import CallLeaf, EngineGroup, RequestGroup, ResponseGroup, UsageGroup, WhoGroup
+from genealog.core.call import CallLeaf
+from genealog.core.call_groups import EngineGroup, RequestGroup, ResponseGroup, UsageGroup, WhoGroup
 from genealog.core.canonical import decode, encode, parse_timestamp
 from genealog.core.ids import seal
 from genealog.core.pricing import milliseconds_between

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from genealog.core.call import UsageGroup
+from genealog.core.call_groups import UsageGroup
 from genealog.core.prices import MICRO, OwnEngine
 from genealog.core.pricing import Listed, Prices
 from genealog.cost.projection import NAMES

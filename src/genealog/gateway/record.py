@@ -23,7 +23,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from genealog.core.call import MAX_MODELS, Model, Spec, call_id, without_evidence
+from genealog.core.call import MAX_MODELS, Model, call_id, without_evidence
+from genealog.core.call_groups import Spec
 from genealog.core.frames import (
     MAX_BODY,
     SALTS,

@@ -7,12 +7,12 @@ when a process died before it could charge is not charged: `restore` sets the mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from genealog.core.call import UsageGroup, WhoGroup
+from genealog.core.call_groups import UsageGroup, WhoGroup
 from genealog.core.canonical import decode, parse_timestamp
 from genealog.errors import StoreError
 from genealog.store.config import Config
@@ -81,7 +81,7 @@ def counts_use(limits: Limits) -> bool:
     return (limits.tokens_per_minute, limits.budget_per_day, limits.budget_per_month) != (None, None, None)
 
 
-def charges_of(config: Config, folder: Path) -> Callable[[Iterable[VaultCall]], None] | None:
+def charges_of(config: Config, folder: Path) -> Charges | None:
     """Return what charges the calls of a store whose node folder is `folder`; None where nothing is to be charged."""
     limits = [*(each.limits for each in config.principals.values()), *(each.limits for each in config.issuers)]
     return Charges(config, Counters(folder / FILE)) if any(map(counts_use, limits)) else None

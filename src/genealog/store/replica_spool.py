@@ -23,7 +23,8 @@ from pathlib import Path
 import google_crc32c
 import msgspec
 
-from genealog.core.call import Boot, Count, Emitter
+from genealog.core.call import Boot, Emitter
+from genealog.core.call_groups import Count
 from genealog.errors import MalformedError, StoreError
 from genealog.store.disk import disk, replace_file
 from genealog.store.spool import HEADER, MAX_PAYLOAD, SEGMENT_NAME, sync_directory

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 from genealog.core.canonical import encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from capture.dialects.reading import bodies, check_request, check_response, messages, sha, texts
 from gateway.fake_anthropic import CITATION, DELTA, MODEL, START, TEXT, error, event, items, message, rich, stream, text
 from genealog.capture.dialects.anthropic_messages import read_request, read_response
-from genealog.core.call import Digest, ResponseFacts
+from genealog.core.call_groups import Digest, ResponseFacts
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"

@@ -41,7 +41,7 @@ from gateway.fake_bedrock import (
 )
 from genealog.capture.dialects import anthropic_messages
 from genealog.capture.dialects.bedrock import read_request, read_response
-from genealog.core.call import ResponseFacts
+from genealog.core.call_groups import ResponseFacts
 
 CONVERSE, STREAM = "/model/m/converse", "/model/m/converse-stream"
 INVOKE, INVOKE_STREAM = "/model/m/invoke", "/model/m/invoke-with-response-stream"

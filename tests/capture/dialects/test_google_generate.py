@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from capture.dialects.reading import bodies, check_request, check_response, messages, sha, texts
 from gateway.fake_google import EARLY, MODEL, PNG, TEXT, answer, as_array, as_events, blocked, error, items, rich, whole
 from genealog.capture.dialects.google_generate import read_request, read_response
-from genealog.core.call import Digest, ResponseFacts
+from genealog.core.call_groups import Digest, ResponseFacts
 
 SSE = "text/event-stream"
 JSON = "application/json; charset=UTF-8"

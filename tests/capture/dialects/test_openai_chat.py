@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from call_samples import TEXT, answer, chunk, request, stream
 from genealog.capture.dialects.openai_chat import read_request, read_response
-from genealog.core.call import Digest
+from genealog.core.call_groups import Digest
 from genealog.core.canonical import encode
 
 SSE = "text/event-stream"

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 import openai_samples as samples
 from genealog.capture.dialects import MODULES, reader
-from genealog.core.call import ResponseFacts
+from genealog.core.call_groups import ResponseFacts
 from genealog.core.canonical import encode
 
 OPERATIONS = {

@@ -28,7 +28,7 @@ from genealog.capture.dialects import (
 )
 from genealog.capture.dialects.foreign import Number, spelled
 from genealog.capture.dialects.openai_common import milliseconds, usage_counts
-from genealog.core.call import Digest, Part
+from genealog.core.call_groups import Digest, Part
 from openai_samples import PNG, TEXT, WAV, b64
 
 PNG_URL = f"data:image/png;base64,{b64(PNG)}"

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from genealog.core.call import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, RequestFacts, ResponseFacts
+from genealog.core.call_groups import NO_REQUEST_FACTS, NO_RESPONSE_FACTS, RequestFacts, ResponseFacts
 from genealog.core.frames import Intent, Outcome
 
 MODULES = {

@@ -38,7 +38,7 @@ from genealog.capture.dialects.foreign import (
     spelled,
 )
 from genealog.capture.dialects.sse import events
-from genealog.core.call import Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 from genealog.core.ids import sha256_hex
 
 _WORDS = frozenset(

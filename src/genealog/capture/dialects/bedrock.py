@@ -40,7 +40,7 @@ from genealog.capture.dialects.foreign import (
     as_strings,
     read_object,
 )
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 
 _WORDS = frozenset(
     ("anthropic_version", "outputConfig.effort", "performanceConfig.latency", "schemaVersion", "serviceTier.type",

@@ -18,7 +18,7 @@ from genealog.capture.dialects.blocks import (
     total,
 )
 from genealog.capture.dialects.foreign import Unreadable, as_count, as_dict, as_list, as_strings, as_word, spelled
-from genealog.core.call import Part
+from genealog.core.call_groups import Part
 from genealog.core.ids import sha256_hex
 
 PROMPTS = ("prompt", "inputText", "texts", "message", "text")

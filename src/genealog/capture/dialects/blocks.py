@@ -26,7 +26,7 @@ from genealog.capture.dialects.foreign import (
     read_object,
     spelled,
 )
-from genealog.core.call import Digest, Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Digest, Part, RequestFacts, ResponseFacts
 from genealog.core.canonical import encode
 from genealog.core.ids import sha256_hex
 

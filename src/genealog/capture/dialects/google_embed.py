@@ -23,7 +23,7 @@ from genealog.capture.dialects.blocks import (
 )
 from genealog.capture.dialects.foreign import as_dict, as_list, as_strings, read_object
 from genealog.capture.dialects.google_generate import content_parts, last_texts, usage_of
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 
 _WORDS = frozenset(("model", "taskType", "task_type"))
 _PARTS = ("content", "requests", "instances")

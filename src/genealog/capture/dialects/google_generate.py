@@ -33,7 +33,7 @@ from genealog.capture.dialects.blocks import (
 from genealog.capture.dialects.foreign import as_count, as_dict, as_list, as_strings, read_object
 from genealog.capture.dialects.json_stream import array_items
 from genealog.capture.dialects.sse import events
-from genealog.core.call import Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 from genealog.core.ids import sha256_hex
 
 _CONFIG = "generationConfig"

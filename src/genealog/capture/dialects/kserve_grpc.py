@@ -17,7 +17,7 @@ from genealog.capture.dialects.blocks import asked, parameters
 from genealog.capture.dialects.foreign import Number, Unreadable
 from genealog.capture.dialects.kserve_http import model_of
 from genealog.capture.dialects.tensors import Tensor, content, packed_bytes, shape_of
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 from genealog.core.cursor import Cursor
 from genealog.core.protobuf import BYTES, fields, signed
 from genealog.errors import MalformedError

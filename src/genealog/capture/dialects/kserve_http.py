@@ -26,7 +26,7 @@ from genealog.capture.dialects.foreign import (
     spelled,
 )
 from genealog.capture.dialects.tensors import Tensor, content, from_json, shape_of
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 
 LENGTH = "inference-header-content-length"
 _WORDS = frozenset(("model_name", "model_version"))

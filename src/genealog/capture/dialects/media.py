@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from genealog.capture.dialects.multipart import media_type as media_type_of
-from genealog.core.call import Part
+from genealog.core.call_groups import Part
 from genealog.core.ids import sha256_hex
 
 _STEP = 1 << 20  # characters of base64 that are decoded at once; a multiple of four

@@ -23,7 +23,7 @@ from genealog.capture.dialects.blocks import (
 )
 from genealog.capture.dialects.foreign import as_dict, as_list, as_strings, as_word, read_object
 from genealog.capture.dialects.json_stream import lines
-from genealog.core.call import Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 
 _WORDS = frozenset(("model", "keep_alive", "think"))
 _PARTS = ("messages", "prompt", "system", "suffix", "images", "input")

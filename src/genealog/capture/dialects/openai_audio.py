@@ -28,7 +28,7 @@ from genealog.capture.dialects.openai_common import (
     usage_counts,
 )
 from genealog.capture.dialects.openai_images import uploads
-from genealog.core.call import Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 from genealog.core.canonical import encode
 
 _SEGMENT = ("start", "end", "speaker", "text")

@@ -29,7 +29,7 @@ from genealog.capture.dialects.foreign import (
 )
 from genealog.capture.dialects.multipart import FormPart
 from genealog.capture.dialects.sse import events
-from genealog.core.call import Digest, Part, ResponseFacts
+from genealog.core.call_groups import Digest, Part, ResponseFacts
 from genealog.core.ids import sha256_hex
 
 CONTENT = "genealog/content/v1"

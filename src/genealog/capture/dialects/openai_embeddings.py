@@ -26,7 +26,7 @@ from genealog.capture.dialects.openai_common import (
     subject,
     usage_counts,
 )
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 from genealog.core.canonical import encode
 from genealog.core.ids import sha256_hex
 

@@ -24,7 +24,7 @@ from genealog.capture.dialects.openai_common import (
     subject,
     usage_counts,
 )
-from genealog.core.call import Part, RequestFacts, ResponseFacts
+from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
 from genealog.core.canonical import encode
 
 _PARTIAL = (".partial_image",)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from genealog.capture.dialects.foreign import LONGEST, Number, Unreadable, ascii_key, joined, spelled
-from genealog.core.call import Part
+from genealog.core.call_groups import Part
 from genealog.core.canonical import encode
 from genealog.core.ids import sha256_hex
 

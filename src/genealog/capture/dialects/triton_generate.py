@@ -15,7 +15,7 @@ from genealog.capture.dialects.blocks import Answer, Said, asked, collect, other
 from genealog.capture.dialects.foreign import LONGEST, Number, as_dict, as_list, as_strings, joined, read_object
 from genealog.capture.dialects.kserve_http import model_of
 from genealog.capture.dialects.sse import events
-from genealog.core.call import RequestFacts, ResponseFacts
+from genealog.core.call_groups import RequestFacts, ResponseFacts
 
 _TEXT = "text_input"
 _SAMPLER = {name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")} | {"random_seed": "seed"}
