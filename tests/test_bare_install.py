@@ -82,5 +82,5 @@ def test_the_extras_are_those_of_the_package() -> None:
     table = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     declared = table["project"]["optional-dependencies"]
     for extra in ("gateway", "engine"):
-        names = {line.partition(">")[0].partition("=")[0] for line in declared[extra]}
+        names = {line.partition(">")[0].partition("=")[0].replace("-", "_") for line in declared[extra]}
         assert set(EXTRAS[extra]) <= names

@@ -53,8 +53,13 @@ def test_every_predicate_has_a_row() -> None:
 
 
 def test_headers_on_record_are_listed() -> None:
-    (listed,) = re.findall(r"On record,\ncut to 256 characters: (.*?)\.\n", page("http"), re.DOTALL)
-    assert {word.lower().encode() for word in re.findall(r"`([^`]+)`", listed)} == set(headers._RECORDED)
+    text = page("http")
+    for pattern, names in (
+        (r"On record, cut to 256 characters:(.*?); of the\nanswer", headers.RECORDED),
+        (r"; of the\nanswer (.*?); and what", headers.ANSWERED),
+    ):
+        (listed,) = re.findall(pattern, text, re.DOTALL)
+        assert {word.lower().encode() for word in re.findall(r"`([^`]+)`", listed)} == set(names)
 
 
 def test_ignored_parameters_are_listed() -> None:
@@ -78,5 +83,5 @@ def test_headers_of_ours_are_described() -> None:
     described = set(re.findall(r"`(Genealog-[A-Z][a-z]+)`", page("http")))
     described |= {f"Genealog{part}" for part in re.findall(r"`(-[A-Z][a-z]+)`", page("http"))}
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
-    used = {name.title() for name in re.findall(r"\bgenealog-(?:call|model|assurance|via)\b", sources)}
+    used = {name.title() for name in re.findall(r"\bgenealog-(?:assurance|call|deployment|model|trace|via)\b", sources)}
     assert used | {name.decode().title() for name in headers._WHO} == described

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from genealog.errors import not_installed
 
 EXTRAS = {
-    "gateway": ("httptools",),
+    "gateway": ("prometheus_client",),
     "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),
     "scale": ("obstore", "psycopg"),
-    "demo": ("aiohttp", "gguf", "openai", "peft", "torch", "transformers", "uvicorn"),
+    "demo": ("gguf", "openai", "peft", "torch", "transformers", "uvicorn"),
 }
 
 

@@ -162,10 +162,10 @@ class Handshakes:
         except UpstreamError as error:
             if error.code not in ("upstream-silent", "upstream-malformed"):
                 raise
-            binding, now = _unbound(aim, error.code), now - AGAIN  # it may just be busy: due again at once
+            binding, now = _unbound(aim, reason=error.code), now - AGAIN  # it may just be busy: due again at once
         else:
             if answer is None:
-                binding = _unbound(aim, "not-an-engine")
+                binding = _unbound(aim, reason="not-an-engine")
             else:
                 found = answer
                 binding = await self._directory.ask(lambda source: _judge(found, nonce, aim, source))
@@ -180,7 +180,7 @@ class Handshakes:
         return await fetch(self._pool, aim.origin, aim.host, aim.base + path.encode(), most=_MOST, patience=PATIENCE)
 
 
-def _unbound(aim: Aim, reason: str, *, contradicted: bool = False) -> Binding:
+def _unbound(aim: Aim, *, reason: str, contradicted: bool = False) -> Binding:
     level: Assurance = "A2" if aim.origin.pins and not contradicted else "A0"
     return Binding(level, reason=reason, contradicted=contradicted)
 
@@ -189,13 +189,13 @@ def _judge(answer: bytes, nonce: str, aim: Aim, source: Source) -> Binding:
     try:
         leaf = _parse(answer, _LoadAnswer).load
     except MalformedError as error:  # something that answers whatever it is asked for
-        return _unbound(aim, error.code)
+        return _unbound(aim, reason=error.code)
     try:
         return check_load(answer, nonce, aim.target, source.statement(leaf), leaf, source.keys())
     except (VerificationError, MissingError, MalformedError) as error:
-        return _unbound(aim, error.code, contradicted=True)
+        return _unbound(aim, reason=error.code, contradicted=True)
     except GenealogError as error:
-        return _unbound(aim, error.code)
+        return _unbound(aim, reason=error.code)
 
 
 def check_load(
