@@ -6,6 +6,8 @@ A step that has its answer at hand goes on at once, in the same callback; only w
 the snapshot does not have, a handshake, a new connection) makes a task. A request that is small, or that only its body
 names, is held until it is whole. One that is named before, by its path, a header or the start of a form, and is bigger
 than `[gateway] hold`, streams through: from its intent on, each piece is on record before it goes upstream.
+
+Long because the steps of one request, and what interrupts them, are one machine to be read in one place.
 """
 
 from __future__ import annotations
