@@ -147,7 +147,7 @@ def _tensors(items: list[bytes], raw: list[bytes]) -> list[Tensor]:
         elif raw and not said:
             data = next(rest, None)
             if data is None:
-                raise Unreadable("tensor-truncated")
+                raise Unreadable("tensor-bytes-missing")
             tensors.append(Tensor(name, datatype, shape, data))
         else:
             tensors.append(Tensor(name, datatype, shape, _typed(datatype, _fields(said)), said))

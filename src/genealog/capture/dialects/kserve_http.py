@@ -109,7 +109,7 @@ def _split(data: bytes, headers: Mapping[str, str]) -> tuple[dict[str, Any], byt
 def read_tensors(items: object, rest: bytes) -> list[Tensor]:
     """Read the inputs or outputs of a message, whose bytes stand in `rest`, one after the other.
 
-    Raises: Unreadable `tensor-shape`, `tensor-truncated`, `tensor-bytes-left`.
+    Raises: Unreadable `tensor-shape`, `tensor-bytes-missing`, `tensor-bytes-left`.
     """
     tensors: list[Tensor] = []
     at = 0
@@ -119,7 +119,7 @@ def read_tensors(items: object, rest: bytes) -> list[Tensor]:
         said = as_dict(item.get("parameters"))
         if (size := as_count(said.get("binary_data_size"))) is not None:
             if at + size > len(rest):
-                raise Unreadable("tensor-truncated")
+                raise Unreadable("tensor-bytes-missing")
             tensors.append(Tensor(name, datatype, shape, rest[at : at + size]))
             at += size
         elif isinstance(data := item.get("data"), list):
