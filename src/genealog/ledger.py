@@ -7,7 +7,7 @@ in the registry log at once, where somebody can sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,14 +32,13 @@ from genealog.redaction import Redactor, redactor
 from genealog.sequencer import Sequenced, Sequencer, Target, check_sealed
 from genealog.store import schema
 from genealog.store.call_logs import name_of
-from genealog.store.charges import charges_of
+from genealog.store.charges import Charges, charges_of
 from genealog.store.home import REGISTRY, Home
 from genealog.store.index import Index
 from genealog.store.log_fsck import Finding
 from genealog.store.lost_page import lost_frames
 from genealog.store.replica_adopt import Copies
 from genealog.store.spool_reader import SpoolReader
-from genealog.store.vault.call import VaultCall
 from genealog.store.vault.erase import Eraser
 from genealog.tombstones import check_tombstones
 
@@ -121,7 +120,7 @@ class Ledger:
     def _sequencer(self, folder: Path, target: Target, *, closes: bool = True) -> Sequencer:
         tables = PriceList(self.home, lambda: self.index(REGISTRY))
         return Sequencer(
-            folder, target, self.home.vault, tables.now, redact=self.redactor, charge=self._charge, closes=closes
+            folder, target, self.home.vault, tables.now, redact=self.redactor, charge=self.charges, closes=closes
         )
 
     @cached_property
@@ -130,7 +129,8 @@ class Ledger:
         return redactor(self.home.config.redaction)
 
     @cached_property
-    def _charge(self) -> Callable[[Iterable[VaultCall]], None] | None:
+    def charges(self) -> Charges | None:
+        """What charges calls to their principals, where the settings limit any."""
         return charges_of(self.home.config, self.home.path)
 
     def state_losses(self) -> int:

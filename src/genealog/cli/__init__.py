@@ -32,7 +32,7 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
         "ls": "listing:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
     },
     "Serve": {
-        "gateway": "gateway:gateway", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
+        "gateway": "gateway:app", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
         "incident": "incident:app", "principal": "principal:app", "replica": "replica:app",
     },

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from genealog.errors import StoreError, UsageError
 class Status(Protocol):
     """What is asked. Called from other threads than the one that does the work."""
 
-    def troubles(self) -> Sequence[str]:
+    def troubles(self) -> Iterable[str]:
         """Return why no call should come here now; nothing if they may."""
 
     def metrics(self) -> tuple[str, bytes]:

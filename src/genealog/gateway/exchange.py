@@ -140,6 +140,8 @@ class Exchange:
         plane = self._owner.plane
         self.last = plane.now()
         self._first = self.entry.call.now()
+        plane.counters.add("first_bytes")
+        plane.counters.add("first_byte_microseconds", int((self.last - self._began) * 1e6))
         if status not in _FINAL:
             self._abort()
             self._lost(
@@ -438,6 +440,7 @@ class Exchange:
         plane = owner.plane
         call = self.entry.call
         plane.counters.ended(finish, self._status, plane.now() - self._began)
+        plane.counters.add("request_bytes", call.sent)
         plane.counters.add("response_bytes", call.received)
         if type(plane.admission) is not Claimed:
             plane.admission.charge(

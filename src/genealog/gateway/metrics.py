@@ -38,7 +38,6 @@ class Sequenced:
     calls: int = 0
     unknown: int = 0
     gaps: int = 0
-    failures: int = 0  # of sequencing: the calls wait in the spool
     restarts: int = 0  # of workers
     last: float = 0.0  # Unix time of the last successful look at the spools
 
@@ -136,7 +135,6 @@ def _parent(sequenced: Sequenced) -> Iterator[Metric]:
         "genealog_calls_unknown", "Of those, with an end that nobody saw", value=sequenced.unknown
     )
     yield CounterMetricFamily("genealog_gaps", "Losses that were noted", value=sequenced.gaps)
-    yield CounterMetricFamily("genealog_sequencing_failures", "Times the log took nothing", value=sequenced.failures)
     yield CounterMetricFamily("genealog_gateway_worker_restarts", "Workers that had to be started again",
                               value=sequenced.restarts)  # fmt: skip
     yield GaugeMetricFamily("genealog_sequenced_at_seconds", "Unix time of the last good look at the spools",

@@ -249,6 +249,11 @@ class Call:
         self._closed = False
 
     @property
+    def sent(self) -> int:
+        """Bytes of the request so far."""
+        return self._upload.at if self._upload is not None else len(self._request)
+
+    @property
     def request_sha256(self) -> str:
         """Hex SHA-256 of the body that went upstream, so far."""
         if self._forwarded is not None:

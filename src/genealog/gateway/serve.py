@@ -15,22 +15,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 
 from genealog.anchoring import Keeper
+from genealog.cost.spending import Spending
 from genealog.drift import Watch
 from genealog.errors import GenealogError
+from genealog.gateway.metrics import CONTENT_TYPE, Sequenced, Totals, exposition, summed
 from genealog.gateway.workers import Workers
 from genealog.ledger import Ledger
 from genealog.listening import url_of
 from genealog.sealing import Reported
+from genealog.store.charges import Charges
+from genealog.store.config import read_config
 from genealog.store.gateway_settings import Gateway
 from genealog.store.home import Home
+from genealog.store.spool import RESERVE
 
 TICK = 0.1  # seconds between two looks at the spool
+LOOK = 1.0  # … at genealog.toml
+LATE = 30.0  # seconds without a look at the spool, after which no call should come here
+SETTINGS = "genealog.toml"
 
 log = logging.getLogger("genealog.gateway")
 
@@ -43,6 +53,7 @@ def serve(home: Home, settings: Gateway, *, announce: Callable[[str], None], max
     started), or what the spool, the vault and the call log raise: a log that cannot be written ends the gateway, and
     the calls stay in the spool.
     """
+    totals = Totals()
     sequence = _Sequence(home)
     workers = Workers(
         home.path,
@@ -51,8 +62,10 @@ def serve(home: Home, settings: Gateway, *, announce: Callable[[str], None], max
         count=settings.workers,
         drain=settings.drain,
         max_body=max_body,
+        log_style=settings.log,
+        retire=totals.retire,
     )
-    with contextlib.closing(workers), _signals() as asked:
+    with contextlib.closing(workers), _signals() as asked, _admin(settings, _Status(home, workers, sequence, totals)):
         url = url_of(workers.listeners[0])
         if settings.tls is not None:
             url = "https" + url.removeprefix("http")
@@ -65,6 +78,7 @@ def serve(home: Home, settings: Gateway, *, announce: Callable[[str], None], max
                 if asked.reload:
                     asked.reload = False
                     workers.reload()
+                    sequence.reload()
                 sequence.step()
             workers.release()
             while asked.stop < 2 and not workers.gone(TICK):
@@ -85,13 +99,32 @@ class _Sequence:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._ledger = Ledger(home)
-        self._sequencer = self._ledger.sequencer()
-        self._keeper = Keeper(self._ledger)
-        self._watch = Watch(self._ledger)
+        self.done = Sequenced()
+        self._looked = time.monotonic()
+        self._stamp = self._settings()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with the settings as they are: prices, budgets, what is masked."""
+        self._ledger = ledger = Ledger(self._home)
+        self._sequencer = ledger.sequencer()
+        self._keeper = Keeper(ledger)
+        self._watch = Watch(ledger)
+        if isinstance(ledger.charges, Charges):
+            spending = Spending(ledger)
+            spending.refresh()
+            ledger.charges.restore(spending, time.time())
 
     def step(self) -> None:
+        if time.monotonic() - self._looked > LOOK:
+            self._looked = time.monotonic()
+            if self._settings() != self._stamp:
+                self.reload()
         done = self._sequencer.run_once()
+        self.done.last = time.time()
+        self.done.calls += done.appended
+        self.done.unknown += done.unknown
+        self.done.gaps += len(done.gaps)
         if done.appended:
             self._home.call_log().checkpoint()
         if done.unknown:
@@ -104,6 +137,25 @@ class _Sequence:
             self._note(done.reported)
         self._keeper.step()
 
+    def reload(self) -> None:
+        """Read genealog.toml again; one that cannot be read changes nothing, and the log says so."""
+        self._stamp = self._settings()
+        try:
+            config = read_config(self._home.path / SETTINGS)
+        except GenealogError as error:
+            log.error("%s is not read again, and what stood in it before holds: %s", SETTINGS, error.message)
+            return
+        if config != self._home.config:
+            self._home.config = config
+            self._begin()
+
+    def _settings(self) -> object:
+        try:
+            found = (self._home.path / SETTINGS).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def _note(self, reported: Sequence[Reported]) -> None:
         try:
             self._watch.take(reported, now=datetime.now(UTC))
@@ -114,6 +166,46 @@ class _Sequence:
         self.step()
         self._home.call_log().checkpoint()
         self._keeper.finish()
+
+
+class _Status:
+    """What the admin address tells: asked by other threads, and answered from what the parent knows anyway."""
+
+    def __init__(self, home: Home, workers: Workers, sequence: _Sequence, totals: Totals) -> None:
+        self._home = home
+        self._workers = workers
+        self._sequence = sequence
+        self._totals = totals
+
+    def troubles(self) -> Iterator[str]:
+        """Yield codes of why no call should come here."""
+        if self._workers.missing:
+            yield "worker-failed"
+        if time.time() - self._sequence.done.last > LATE:
+            yield "gateway-behind"
+        try:
+            if shutil.disk_usage(self._home.spool_dir).free < RESERVE:
+                yield "spool-full"
+        except OSError:
+            yield "spool-unwritable"
+
+    def metrics(self) -> tuple[str, bytes]:
+        """Return what Prometheus reads."""
+        self._sequence.done.restarts = self._workers.restarts
+        counted = summed([*self._totals.gone, *self._workers.counted()])
+        facts = {"call_log_entries": self._home.call_log().size, "gateway_workers_missing": self._workers.missing}
+        return CONTENT_TYPE, exposition(counted, self._sequence.done, facts)
+
+
+@contextlib.contextmanager
+def _admin(settings: Gateway, status: _Status) -> Iterator[None]:
+    if settings.admin is None:
+        yield
+        return
+    from genealog.gateway.admin import Admin
+
+    with contextlib.closing(Admin(settings.admin, status)):
+        yield
 
 
 class _Asked:

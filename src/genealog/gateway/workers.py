@@ -45,6 +45,7 @@ class Workers:
         count: int,
         drain: float,
         max_body: int | None,
+        log_style: str = "text",
         retire: Callable[[Counted], None] = lambda _: None,
     ) -> None:
         """Take the port. Raises: StoreError `cannot-listen`."""
@@ -53,7 +54,7 @@ class Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="genealog-gateway-")
         command = [
             sys.executable, "-m", "genealog.gateway.worker", "--store", str(store), "--drain", str(drain),
-            "--mark", secrets.token_hex(8), "--host", host,
+            "--mark", secrets.token_hex(8), "--host", host, "--log", log_style,
         ]  # fmt: skip
         if max_body is not None:
             command += ["--max-body", str(max_body)]
