@@ -11,6 +11,7 @@ import pytest
 from documents import ROOT
 from genealog.capture.environment import DETERMINISM
 from genealog.core import call, frames, records
+from genealog.core import call_groups as groups
 from genealog.engine.request import IGNORED
 from genealog.gateway import headers
 from genealog.store import log_state, spool_reader
@@ -34,8 +35,8 @@ def names(kind: Any) -> set[str]:
     [
         *(("statements", kind) for kind in records.PREDICATES.values() if kind is not records.Context),
         *(("statements", kind) for kind in (records.EngineSignature, records.LoadChallenge, records.EngineReport)),
-        *(("call-entry", kind) for kind in (call.CallLeaf, call.Seals, call.WhoGroup, call.RequestGroup)),
-        *(("call-entry", kind) for kind in (call.ResponseGroup, call.UsageGroup, call.EngineGroup)),
+        *(("call-entry", kind) for kind in (call.CallLeaf, call.Seals, groups.WhoGroup, groups.RequestGroup)),
+        *(("call-entry", kind) for kind in (groups.ResponseGroup, groups.UsageGroup, groups.EngineGroup)),
         *(("on-disk-format", kind) for kind in (frames.Intent, frames.Outcome, frames.EngineEvidence)),
         *(("on-disk-format", kind) for kind in (spool_reader.Gap, log_state.State, log_state.EmitterMark)),
     ],

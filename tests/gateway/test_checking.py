@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from certificates import DAY, NOW, authority, leaf
 from gateway.processes import make_store
 from genealog.deploy import Deployments
-from genealog.gateway.checking import Checked, check
+from genealog.gateway.checking import Look, check
 from genealog.gateway.http1.tls import server_context
 from genealog.registry import Registry
 from genealog.store.home import Home
@@ -31,7 +31,7 @@ def with_settings(store: Path, text: str) -> Path:
     return store
 
 
-async def looked(store: Path) -> dict[str, Checked]:
+async def looked(store: Path) -> dict[str, Look]:
     home = Home.open(store)
     try:
         return {each.what: each for each in await check(home)}

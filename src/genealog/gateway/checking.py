@@ -37,7 +37,7 @@ _PATIENCE = 5.0  # seconds for one connection
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class Look:
     """One thing that was looked at. An `error` keeps the gateway from starting or from serving something."""
 
     grade: Grade
@@ -46,7 +46,7 @@ class Checked:
     hint: str | None = None
 
 
-async def check(home: Home) -> list[Checked]:
+async def check(home: Home) -> list[Look]:
     """Look at everything, settings first."""
     config = home.config
     found = [*_listening(config.gateway), *_tls(config.gateway, home.path), *_principals(config, home.path)]
@@ -58,13 +58,13 @@ async def check(home: Home) -> list[Checked]:
     pool = Pool()
     try:
         for each in live:
-            found += [checked async for checked in _deployment(each, upstreams, home.path, pool)]
+            found += [look async for look in _deployment(each, upstreams, home.path, pool)]
     finally:
         await pool.close()
     return found
 
 
-def _listening(gateway: Gateway) -> Iterator[Checked]:
+def _listening(gateway: Gateway) -> Iterator[Look]:
     places = [("gateway", gateway.host, gateway.port)]
     if gateway.grpc_port is not None:
         places.append(("gRPC", gateway.host, gateway.grpc_port))
@@ -72,7 +72,7 @@ def _listening(gateway: Gateway) -> Iterator[Checked]:
         try:
             places.append(("health and metrics", *parse_address(gateway.admin)))
         except GenealogError as error:
-            yield Checked("error", "[gateway] admin", error.message, f"expected {error.expected}")
+            yield Look("error", "[gateway] admin", error.message, f"expected {error.expected}")
     for what, host, port in places:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -81,17 +81,17 @@ def _listening(gateway: Gateway) -> Iterator[Checked]:
                 tried.bind((host, port))
         except OSError as error:
             hint = "is a gateway running already?" if port else None
-            yield Checked("warning", what, f"{host}:{port} cannot be listened on now: {error.strerror}", hint)
+            yield Look("warning", what, f"{host}:{port} cannot be listened on now: {error.strerror}", hint)
         else:
             open_to = " (any machine that reaches this one)" if host in ("0.0.0.0", "::") else ""  # noqa: S104
-            yield Checked("ok", what, f"{host}:{port} is free{open_to}")
+            yield Look("ok", what, f"{host}:{port} is free{open_to}")
 
 
-def _tls(gateway: Gateway, root: Path) -> Iterator[Checked]:
+def _tls(gateway: Gateway, root: Path) -> Iterator[Look]:
     if gateway.tls is None:
         if gateway.host not in ("127.0.0.1", "::1", "localhost"):
             hint = "[gateway.tls], or a proxy in front that has it"
-            yield Checked("warning", "TLS", "clients on other machines talk to the gateway in clear", hint)
+            yield Look("warning", "TLS", "clients on other machines talk to the gateway in clear", hint)
         return
     files = gateway.tls
     client_ca = str(root / files.client_ca) if files.client_ca else None
@@ -100,54 +100,52 @@ def _tls(gateway: Gateway, root: Path) -> Iterator[Checked]:
         certificate = x509.load_pem_x509_certificate((root / files.certificate).read_bytes())
     except (GenealogError, OSError, ValueError) as error:
         said = error.message if isinstance(error, GenealogError) else type(error).__name__
-        yield Checked("error", "[gateway.tls]", said, "PEM files; the key belongs to the first certificate")
+        yield Look("error", "[gateway.tls]", said, "PEM files; the key belongs to the first certificate")
         return
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     grade: Grade = "ok" if left > _SOON else "warning" if left > timedelta() else "error"
     day = certificate.not_valid_after_utc.date()
-    yield Checked(grade, "[gateway.tls]", f"the certificate is good until {day}", None if grade == "ok" else "renew it")
+    yield Look(grade, "[gateway.tls]", f"the certificate is good until {day}", None if grade == "ok" else "renew it")
 
 
-def _principals(config: Config, root: Path) -> Iterator[Checked]:
+def _principals(config: Config, root: Path) -> Iterator[Look]:
     gateway, now = config.gateway, datetime.now(UTC)
     known = len(config.principals) + len(config.issuers)
     if gateway.principals == "required" and not known:
         hint = "genealog principal add NAME --department D"
-        yield Checked("error", "principals", "a key is required, and nobody has one", hint)
+        yield Look("error", "principals", "a key is required, and nobody has one", hint)
     elif gateway.principals == "optional":
-        yield Checked("note", "principals", "calls without a key pass as claimed",
+        yield Look("note", "principals", "calls without a key pass as claimed",
                       '[gateway] principals = "required" refuses them')  # fmt: skip
     else:
-        yield Checked(
-            "ok", "principals", f"{len(config.principals)} with keys, {len(config.issuers)} issuers of tokens"
-        )
+        yield Look("ok", "principals", f"{len(config.principals)} with keys, {len(config.issuers)} issuers of tokens")
     for name, principal in sorted(config.principals.items()):
         for key in principal.keys:
             if key.expires is not None and parse_timestamp(key.expires) <= now:
-                yield Checked("warning", f"principal {name}", f"its key {key.id} expired at {key.expires}")
+                yield Look("warning", f"principal {name}", f"its key {key.id} expired at {key.expires}")
     for issuer in config.issuers:
         if "://" not in issuer.jwks and not (root / issuer.jwks).is_file():
-            yield Checked("error", f"issuer {issuer.issuer}", f"its keys are not at {issuer.jwks}")
+            yield Look("error", f"issuer {issuer.issuer}", f"its keys are not at {issuer.jwks}")
 
 
-def _upstreams(config: Config, root: Path) -> Iterator[Checked]:
+def _upstreams(config: Config, root: Path) -> Iterator[Look]:
     for label, section in sorted(config.upstreams.items()):
         what = f"[upstreams.{label}]"
         absent = [
             name for name in (section.ca, section.certificate, section.key) if name and not (root / name).is_file()
         ]
         if absent:
-            yield Checked("error", what, f"there is no {', '.join(absent)}")
+            yield Look("error", what, f"there is no {', '.join(absent)}")
         if section.secret is not None:
             try:
                 Secret(section.secret, root).read()
             except StoreError as error:
-                yield Checked("error", what, f"{error.message}: {error.got}", error.hint)
+                yield Look("error", what, f"{error.message}: {error.got}", error.hint)
             else:
-                yield Checked("ok", what, f"its secret is there ({section.secret.partition(':')[0]})")
+                yield Look("ok", what, f"its secret is there ({section.secret.partition(':')[0]})")
 
 
-def _libraries(config: Config) -> Iterator[Checked]:
+def _libraries(config: Config) -> Iterator[Look]:
     wanted = {
         "grpc": ("grpc", config.gateway.grpc_port is not None),
         "oidc": ("jwt", bool(config.issuers)),
@@ -156,79 +154,77 @@ def _libraries(config: Config) -> Iterator[Checked]:
     }
     for extra, (module, needed) in wanted.items():
         if needed and find_spec(module) is None:
-            yield Checked("error", f"extra {extra}", "it is not installed", f"pip install 'genealog[{extra}]'")
+            yield Look("error", f"extra {extra}", "it is not installed", f"pip install 'genealog[{extra}]'")
     if find_spec("uvloop") is None:
-        yield Checked("note", "uvloop", "it is not installed", "pip install 'genealog[fast]': calls cost less")
+        yield Look("note", "uvloop", "it is not installed", "pip install 'genealog[fast]': calls cost less")
 
 
-def _room(home: Home) -> Iterator[Checked]:
+def _room(home: Home) -> Iterator[Look]:
     try:
         home.spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         free = shutil.disk_usage(home.spool_dir).free
     except OSError as error:
-        yield Checked("error", "spool", f"it cannot be written: {error.strerror}")
+        yield Look("error", "spool", f"it cannot be written: {error.strerror}")
         return
     needed = RESERVE + home.config.gateway.max_behind
     grade: Grade = "error" if free < RESERVE else "warning" if free < needed else "ok"
-    yield Checked(grade, "spool", f"{free >> 20} MiB free at {home.spool_dir}",
+    yield Look(grade, "spool", f"{free >> 20} MiB free at {home.spool_dir}",
                   None if grade == "ok" else f"{needed >> 20} MiB are room for [gateway] max_behind")  # fmt: skip
 
 
-def _names(config: Config, live: list[Live]) -> Iterator[Checked]:
+def _names(config: Config, live: list[Live]) -> Iterator[Look]:
     names = {each.name for each in live}
     if not names:
-        yield Checked("warning", "deployments", "there are none, so every call is refused", "genealog deploy")
+        yield Look("warning", "deployments", "there are none, so every call is refused", "genealog deploy")
     if config.gateway.default is not None and config.gateway.default not in names:
-        yield Checked("error", "[gateway] default", f"no deployment is called {config.gateway.default}")
+        yield Look("error", "[gateway] default", f"no deployment is called {config.gateway.default}")
     if config.replica is None:
         for each in live:
             if each.body.durability == "D3":
-                yield Checked("error", each.name, "D3 needs a second node", "[replica] in genealog.toml")
+                yield Look("error", each.name, "D3 needs a second node", "[replica] in genealog.toml")
 
 
-def _replica(config: Config, root: Path) -> Iterator[Checked]:
+def _replica(config: Config, root: Path) -> Iterator[Look]:
     if config.replica is None:
         return
     try:
         Secret(config.replica.secret, root).read()
     except StoreError as error:
-        yield Checked("error", "[replica]", f"{error.message}: {error.got}", error.hint)
+        yield Look("error", "[replica]", f"{error.message}: {error.got}", error.hint)
     else:
-        yield Checked("ok", "[replica]", f"its secret is there; D3 calls wait for {config.replica.url}")
+        yield Look("ok", "[replica]", f"its secret is there; D3 calls wait for {config.replica.url}")
 
 
-async def _deployment(live: Live, upstreams: Upstreams, root: Path, pool: Pool) -> AsyncIterator[Checked]:
+async def _deployment(live: Live, upstreams: Upstreams, root: Path, pool: Pool) -> AsyncIterator[Look]:
     if live.revoked is not None:
-        yield Checked(
-            "error", live.name, f"a model of it was revoked: {live.revoked}", f"genealog rollback {live.name}"
-        )
+        yield Look("error", live.name, f"a model of it was revoked: {live.revoked}", f"genealog rollback {live.name}")
         return
     try:
         aims = aims_of(live.body, upstreams, root)
     except StoreError as error:
-        yield Checked("error", live.name, f"{error.message}: {error.got}", error.hint)
+        yield Look("error", live.name, f"{error.message}: {error.got}", error.hint)
         return
     for aim in aims:
         what = f"{live.name} → {aim.target.upstream}"
         if aim.origin.scheme not in ("http", "https"):
-            yield Checked("note", what, "gRPC: not tried here")
+            yield Look("note", what, "gRPC: not tried here")
             continue
         yield await _target(what, aim, pool)
 
 
-async def _target(what: str, aim: Aim, pool: Pool) -> Checked:
+async def _target(what: str, aim: Aim, pool: Pool) -> Look:
     try:
         async with asyncio.timeout(_PATIENCE):
             connection = await pool.open(aim.origin)
     except UpstreamError as error:
         got = f": {error.got}" if error.got else ""
-        return Checked("error", what, f"{error.message} [{error.code}]{got}", error.hint)
+        return Look("error", what, f"{error.message} [{error.code}]{got}", error.hint)
     except (TimeoutError, GenealogError) as error:
         said = error.message if isinstance(error, GenealogError) else f"no connection within {_PATIENCE:g} s"
-        return Checked("error", what, said)
+        return Look("error", what, said)
     spki = connection.spki
     connection.abort()
     if spki is None:
-        return Checked("ok", what, "it listens")
+        return Look("ok", what, "it listens")
     bound = "as pinned" if aim.target.endpoint else f"not pinned: --endpoint {spki} would bind it (A2)"
-    return Checked("ok" if aim.target.endpoint else "note", what, f"its key in TLS is {bound}")
+    return Look("ok" if aim.target.endpoint else "note", what, f"its key in TLS is {bound}")
