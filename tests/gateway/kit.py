@@ -8,6 +8,7 @@ import io
 import json
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +184,7 @@ async def running(
     *,
     drain: float = 5.0,
     limits: Limits | None = None,
+    tls: ssl.SSLContext | None = None,
     admission: Admission | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
     root: Path = Path(),
@@ -204,7 +206,7 @@ async def running(
     )  # fmt: skip
     plane = Plane(parts)
     async with aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as client:
-        serving = asyncio.create_task(serve(plane, listener, theirs, drain=drain, limits=limits))
+        serving = asyncio.create_task(serve(plane, listener, theirs, drain=drain, limits=limits, tls=tls))
         assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"r"
         try:
             yield Running(url, spool, source, recording, directory, parts.handshakes, plane, client)

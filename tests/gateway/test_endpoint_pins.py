@@ -15,8 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.fake_upstream import completion
+from gateway.fake_upstream import FakeUpstream, completion, events, stream
 from gateway.kit import NAME, FakeSource, chat, running, spec
+from genealog.gateway.http1.tls import server_context
 from genealog.store.gateway_settings import Upstream
 
 
@@ -81,6 +82,22 @@ async def test_a_pinned_key_binds_at_a2_and_another_one_is_refused(tmp_path: Pat
     level = "A2" if pinned == "right" else "A0"
     assert (status, body, headers["Genealog-Assurance"]) == (200, completion(), level)
     assert (intent.bound, outcome.assurance, outcome.endpoint) == (level, level, spki)
+
+
+async def test_clients_are_answered_over_tls(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    tls = server_context(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    source = FakeSource()
+    async with (
+        FakeUpstream(stream(events())) as upstream,
+        running(tmp_path / "spool", source, tls=tls) as gateway,
+    ):
+        source.deploy(NAME, spec(upstream.url))
+        url = gateway.url.replace("http:", "https:") + "/v1/chat/completions"
+        async with gateway.client.post(url, data=chat(stream=True), ssl=trusting) as response:
+            assert await response.read() == b"".join(events())
+        assert gateway.last()[1].finish == "complete"
 
 
 async def test_a_demand_for_a2_is_not_met_without_a_pin(tmp_path: Path) -> None:

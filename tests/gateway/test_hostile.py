@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from gateway.fake_upstream import Asked, FakeUpstream, Wire
-from gateway.kit import NAME, FakeSource, running, spec
+from gateway.kit import NAME, FakeSource, running, spec, until
 
 
 def chat(model: str = NAME) -> bytes:
@@ -73,3 +74,48 @@ async def test_a_head_without_end_is_cut(tmp_path: Path) -> None:
         writer.close()
         big = b"a" * 2**20  # a body has another limit, and comes after as many heads as one likes
         assert [(await gateway.ask(big))[0] for _ in range(3)] == [400] * 3
+
+
+async def test_a_connection_that_was_closed_while_it_was_idle_is_not_an_error(tmp_path: Path) -> None:
+    """The upstream reads the second request on an old connection, and closes it: that race is nobody's fault."""
+    asked: list[bytes] = []
+
+    async def script(wire: Wire, call: Asked) -> None:
+        asked.append(call.body)
+        if len(asked) in (2, 4, 5):
+            wire.die()
+        else:
+            await wire.head(Content_Type="application/json", Content_Length="2")
+            await wire.raw(b"{}")
+
+    source = FakeSource()
+    async with FakeUpstream(script) as upstream, running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(upstream.url))
+        statuses = [(await gateway.ask(chat()))[0] for _ in range(3)]
+        finishes = [outcome and (outcome.finish, outcome.error) for _, outcome in gateway.calls()]
+    assert statuses == [200, 200, 502]  # the third died on a new connection as well
+    assert len(asked) == 5
+    assert finishes == [("complete", None), ("complete", None), ("upstream_error", "upstream-unreachable")]
+
+
+async def test_a_client_that_leaves_while_a_connection_is_made_is_on_record(tmp_path: Path) -> None:
+    source = FakeSource()
+    waiting = socket.create_server(("127.0.0.1", 0), backlog=0)  # accepts nobody
+    held = [socket.create_connection(waiting.getsockname()) for _ in range(1)]
+    async with running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(f"http://127.0.0.1:{waiting.getsockname()[1]}"))
+        asking = asyncio.create_task(gateway.ask(chat()))
+
+        async def begun() -> bool:
+            return bool(gateway.plane.live)
+
+        async def recorded() -> bool:
+            return bool(gateway.calls())
+
+        await until(begun)
+        asking.cancel()
+        await until(recorded)
+        _, outcome = gateway.last()
+    for each in (*held, waiting):
+        each.close()
+    assert (outcome.finish, outcome.error, outcome.status) == ("client_abandoned", "client-gone", None)

