@@ -92,6 +92,11 @@ async def test_an_error_of_the_upstream_passes_and_says_whose_fault_it_was(tmp_p
         broken = await refusal(gateway.infer(ask("broken")))
         assert broken.code() is grpc.StatusCode.INTERNAL
         assert (gateway.last()[1].finish, gateway.last()[1].status) == ("upstream_error", 13)
+        await refusal(gateway.infer(ask("nobody")))
+        counted = gateway.parts.counters.read().finishes
+        assert {name: count for name, count in counted.items() if count} == {
+            "complete": 1, "refused": 1, "upstream_error": 1,
+        }  # fmt: skip
 
 
 async def test_an_answer_that_names_another_model_is_a_report(tmp_path: Path) -> None:

@@ -191,12 +191,15 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             rename=rename,
         )
         channel = self._ways.channel(aim)
+        began = self._parts.now()
         try:
             if streams:
                 await exchange.stream(channel.stream_stream(STREAM), message, metadata)
                 return None
             return await exchange.unary(channel.unary_unary(INFER), message, metadata)
         finally:
+            self._parts.counters.ended(exchange.finish, None, self._parts.now() - began)
+            self._parts.counters.add("response_bytes", entry.call.received)
             self._charge(asked, live, aim, exchange)
 
     def _charge(self, asked: _Asked, live: Live, aim: Aim, exchange: Exchange) -> None:
@@ -296,6 +299,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             entry = self._parts.recording.open(framed(message), about)
             entry.call.close(finish="refused", assurance="A0", error=error.code)
+            self._parts.counters.ended("refused", None, 0.0)
             await settled(entry)
         except StoreError as unwritable:
             await _abort(context, unwritable)

@@ -117,6 +117,7 @@ class Exchange:
     ) -> None:
         self.entry = entry
         self.status: int | None = None
+        self.finish: Finish = "unknown"
         self._context = context
         self._streams = method.endswith("StreamInfer")
         self._asked = asked
@@ -266,7 +267,7 @@ class Exchange:
             log.error("call %s: its outcome could not be recorded: %s", self.entry.call.id, error.code)
 
     def _close(self, finish: Finish, status: int | None, error: str | None) -> None:
-        self.status = status
+        self.status, self.finish = status, finish
         self.entry.call.close(
             finish=finish,
             status=status,
