@@ -82,7 +82,7 @@ def _target(asking: Asking, aim: Aim, changed: tuple[str, ...]) -> bytes:
     target = request.target
     if changed and route.named_by == "path" and route.name is not None:
         path, mark, query = target.partition(b"?")
-        target = rewrite.in_path(path, route.name, aim.target.served_as or "") + mark + query
+        target = rewrite.in_path(path, aim.target.served_as or "") + mark + query
     if request.query:
         query = upstream_query(request.query, asking.who)
         if aim.credentials is not None and aim.credentials.replaces:

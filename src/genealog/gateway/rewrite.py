@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from genealog.gateway.routes import name_span
+
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _FIELD = re.compile(
@@ -42,17 +44,14 @@ def in_json(body: bytes, name: str) -> bytes:
     return b"".join((*parts, body[copied:]))
 
 
-def in_path(path: bytes, old: str, name: str) -> bytes:
-    """Return a path (as sent) with `name` where it names `old`, written in whatever way."""
-    safe = (
-        "-._~:@!$&'()*+,;=" if path.startswith(b"/model/") else "/-._~:@!$&'()*+,;="
-    )  # Bedrock: an ARN is one segment
-    written = quote(name, safe=safe).encode()
-    for spelled in (old, quote(old, safe=""), quote(old, safe="/"), quote(old, safe="/:"), quote(old, safe=":")):
-        wanted = b"/" + spelled.encode("latin-1", "ignore")
-        if (at := path.find(wanted)) >= 0:
-            return path[: at + 1] + written + path[at + len(wanted) :]
-    return path
+def in_path(path: bytes, name: str) -> bytes:
+    """Return a path (as sent) with `name` where it names a deployment."""
+    # Bedrock: an ARN is one segment
+    safe = "-._~:@!$&'()*+,;=" if path.startswith(b"/model/") else "/-._~:@!$&'()*+,;="
+    span = name_span(path.decode("latin-1"))
+    if span is None:
+        return path
+    return path[: span[0]] + quote(name, safe=safe).encode() + path[span[1] :]
 
 
 def in_form(start: bytes, name: str) -> bytes:

@@ -106,6 +106,14 @@ def _name(found: re.Match[str], rule: _Rule) -> str | None:
     return name if publisher in (None, "google") else f"{unquote(publisher)}/{name}"
 
 
+def name_span(path: str) -> tuple[int, int] | None:
+    """Return where a path, as it came, names the deployment; None where it does not."""
+    for rule in _POST:
+        if rule.named_by == "path" and (found := rule.pattern.fullmatch(path)) is not None:
+            return found.span("name")
+    return None
+
+
 def streams_by_default(path: str) -> bool:
     """Say whether a request whose body does not speak of `stream` asks for one."""
     return path in _DEFAULT_STREAMS
