@@ -142,8 +142,6 @@ class Exchange:
         self._first = self.entry.call.now()
         plane.counters.add("first_bytes")
         plane.counters.add("first_byte_microseconds", int((self.last - self._began) * 1e6))
-        plane.counters.add("first_bytes")
-        plane.counters.add("first_byte_microseconds", int((self.last - self._began) * 1e6))
         if status not in _FINAL:
             self._abort()
             self._lost(
