@@ -19,6 +19,7 @@ from genealog.core.canonical import (
     decimal,
     decode,
     encode,
+    encode_made,
     encode_typed,
     parse_timestamp,
     timestamp,
@@ -254,6 +255,20 @@ def test_the_quick_spelling_is_the_careful_one(
         careful = error.code
     try:
         quick: bytes | str = encode_typed(value)
+    except MalformedError as error:
+        quick = error.code
+    assert quick == careful
+
+
+@given(objects, st.text(st.characters(exclude_categories=())))
+def test_what_we_put_together_is_spelled_as_carefully(value: dict[str, object], text: str) -> None:
+    value["text"] = text
+    try:
+        careful: bytes | str = encode(value)
+    except MalformedError as error:
+        careful = error.code
+    try:
+        quick: bytes | str = encode_made(value)
     except MalformedError as error:
         quick = error.code
     assert quick == careful

@@ -57,11 +57,19 @@ def encode_typed(value: Record) -> bytes:
 
     Those types have no floats, and whoever made it saw to its integers: what is left are keys and lone surrogates.
     """
+    data = encode_made(value)
+    return data if data.isascii() else encode(value)  # a key may be what is not ASCII
+
+
+def encode_made(value: Any) -> bytes:
+    """Return what `encode` does, sooner, of JSON values that we put together: no key and no number of them is foreign.
+
+    What is left are lone surrogates. Raises: as `encode`.
+    """
     try:
-        data = msgspec.json.encode(value, order="sorted")
+        return msgspec.json.encode(value, order="sorted")
     except (TypeError, UnicodeEncodeError):
         return encode(value)
-    return data if data.isascii() else encode(value)  # a key may be what is not ASCII
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -107,6 +107,7 @@ def test_the_parts_of_a_prompt() -> None:
         (b"\xff", "not-json"),
         (b"[]", "not-an-object"),
         (b'{"temperature":NaN}', "not-json"),
+        (b'\xef\xbb\xbf\xef\xbb\xbf{"model":"a"}', "not-json"),
         (b'{"model":"a","model":"b"}', "repeated-key"),
         (b'{"messages":[{"role":"user","role":"system"}]}', "repeated-key"),
         (b'{"a":' * 100_000, "json-too-deep"),

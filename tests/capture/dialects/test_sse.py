@@ -19,6 +19,7 @@ from genealog.capture.dialects.sse import events
         (b"data:test\n\ndata: test\n\n", ["test", "test"]),
         (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", ["a", "b", "c"]),
         (b"\xef\xbb\xbfdata: after a BOM\n\n", ["after a BOM"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: a second BOM is a name\n\n", []),
         (b"event: x\nretry: 1\n\n", []),
         (b"data: one\n\ndata: never ended\n", ["one"]),
         (b"data: \xe2\x80\xa8 is no line end\n\n", ["\u2028 is no line end"]),

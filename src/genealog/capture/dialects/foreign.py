@@ -30,13 +30,7 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the dialects
 def read_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object. Raises: Unreadable `not-json`, `not-an-object`, `repeated-key`."""
     try:
-        value = json.loads(
-            body.decode("utf-8-sig"),
-            parse_int=Number,
-            parse_float=Number,
-            parse_constant=_no_constant,
-            object_pairs_hook=_unique,
-        )
+        value = _decoder.decode(body.decode().removeprefix("\N{BYTE ORDER MARK}"))
     except (ValueError, UnicodeDecodeError):
         raise Unreadable("not-json") from None
     if not isinstance(value, dict):
@@ -53,6 +47,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise Unreadable("repeated-key")
     return found
+
+
+_decoder = json.JSONDecoder(
+    parse_int=Number, parse_float=Number, parse_constant=_no_constant, object_pairs_hook=_unique
+)
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
@@ -106,7 +105,7 @@ def joined(pieces: list[str]) -> str:
 
 def ascii_key(key: str) -> str:
     """Return an ASCII spelling of a foreign key. Two keys never share one."""
-    return key.encode("unicode_escape").decode("ascii")
+    return key if key.isascii() and key.isidentifier() else key.encode("unicode_escape").decode("ascii")
 
 
 def as_word(value: object) -> str | None:

@@ -40,7 +40,7 @@ from genealog.capture.dialects.openai_common import (
     usage_counts,
 )
 from genealog.core.call_groups import Part, RequestFacts, ResponseFacts
-from genealog.core.canonical import encode
+from genealog.core.canonical import encode_made
 from genealog.core.ids import sha256_hex
 
 DIALECT = "openai-chat"
@@ -117,7 +117,7 @@ class _Answer:
             finish_reason = choices[0].finish_reason
             try:
                 messages = [choice.message() for choice in choices]
-                content = encode({"messages": messages, "t": CONTENT})
+                content = encode_made({"messages": messages, "t": CONTENT})
                 texts = tuple([text for choice in choices for text in choice.read()])
                 parts = tuple([part for index in sorted(self.choices) for part in self.choices[index].shown(index)])
             except Unreadable as error:

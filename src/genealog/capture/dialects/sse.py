@@ -15,7 +15,7 @@ _LINE_END = re.compile("\r\n|\n|\r")
 def events(body: bytes) -> Iterator[str]:
     """Yield the data of each complete event. Bytes that are not UTF-8 become U+FFFD, as the standard says."""
     data: list[str] = []
-    for line in _LINE_END.split(body.decode("utf-8-sig", "replace"))[:-1]:
+    for line in _LINE_END.split(body.decode(errors="replace").removeprefix("\N{BYTE ORDER MARK}"))[:-1]:
         if not line:
             if data:
                 yield "\n".join(data)
