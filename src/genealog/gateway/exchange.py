@@ -440,7 +440,6 @@ class Exchange:
         plane = owner.plane
         call = self.entry.call
         plane.counters.ended(finish, self._status, plane.now() - self._began)
-        plane.counters.add("request_bytes", call.sent)
         plane.counters.add("response_bytes", call.received)
         if type(plane.admission) is not Claimed:
             plane.admission.charge(
