@@ -6,6 +6,7 @@ vault, and from there into the rows of costs. `totals_wrong` counts sums that di
 that this file computes on its own from the prices in text (`fractions`, no code of the package).
 
     seal_us          the sequencer, for each call, everything included: reading, sealing, vault, log
+    seal_cpu_first_us, seal_cpu_last_us    its CPU for a call while the first and the last twentieth of them came in
     project_us       rows of costs from entries and vault, for each call
     query_*_ms       `genealog cost --by …` once the rows are there; `query_slowest_ms` is the worst of all dimensions
     spent_ms         what every principal has spent this day
@@ -121,7 +122,7 @@ def run(runs: int) -> Result:
         for text in _tables():
             tables.add(sign_table(parse_table(text.encode()), registry.signer()))
         start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        expected, sealing = _record(registry, start)
+        expected, sealing, cpu = _record(registry, start)
         began = time.perf_counter()
         catch_up(registry.ledger)
         projecting = time.perf_counter() - began
@@ -151,19 +152,26 @@ def run(runs: int) -> Result:
     total = sum(cost for cost, _ in expected["day"].values())
     figures = {
         "calls": float(CALLS), "total_cents": total / 10_000, "totals_wrong": float(wrong),
-        "seal_us": sealing / CALLS * 1e6, "project_us": projecting / CALLS * 1e6,
+        "seal_us": sealing / CALLS * 1e6, "seal_cpu_first_us": cpu[0] * 1e6, "seal_cpu_last_us": cpu[-1] * 1e6,
+        "project_us": projecting / CALLS * 1e6,
         "query_slowest_ms": max(times.values()), "query_department_ms": times["department"],
         "query_hour_ms": times["hour"], "spent_ms": spent_ms, "what_if_s": again, "rows_mib": size / 2**20,
     }  # fmt: skip
-    return Result("cost", runs, figures, {})
+    return Result("cost", runs, figures, {"seal_cpu_last_over_first": cpu[-1] / cpu[0]})
 
 
-def _record(registry: Registry, start: datetime) -> tuple[dict[str, dict[str | None, tuple[int, int]]], float]:
-    """Write and sequence the day; return what each sum should be (cost, calls), and the seconds of sequencing."""
+def _record(
+    registry: Registry, start: datetime
+) -> tuple[dict[str, dict[str | None, tuple[int, int]]], float, list[float]]:
+    """Write and sequence the day; return what each sum should be (cost, calls), the seconds of sequencing, and the
+    CPU seconds of a call in each chunk.
+    """
     sums: dict[str, dict[str | None, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     spool = SpoolWriter(registry.home.spool_dir)
     sequencer = registry.ledger.sequencer()
     seconds = 0.0
+    cpu: list[float] = []
+    since = 0
     for number, made in enumerate(day(CALLS, start), 1):
         for frame in _frames(number, made):
             spool.write(frame)
@@ -172,11 +180,13 @@ def _record(registry: Registry, start: datetime) -> tuple[dict[str, dict[str | N
                 sums[name][value][0] += made.cost
                 sums[name][value][1] += 1
         if number % _CHUNK == 0 or number == CALLS:
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             sequencer.run_once()
             seconds += time.perf_counter() - began
+            cpu.append((time.process_time() - spent) / (number - since))
+            since = number
     spool.close()
-    return {name: {key: (c, n) for key, (c, n) in each.items()} for name, each in sums.items()}, seconds
+    return {name: {key: (c, n) for key, (c, n) in each.items()} for name, each in sums.items()}, seconds, cpu
 
 
 def _frames(number: int, made: Made) -> tuple[bytes, bytes]:
