@@ -149,6 +149,8 @@ def run(runs: int) -> Result:
     for name in ("direct", "plain", "worker"):
         firsts = [found["first_us"] for found in seen[f"{name}_stream_1"][-runs:]]
         figures[f"first_chunk_{name}_us"] = statistics.median(firsts)
+    rounds = zip(seen["worker_stream_1"][-runs:], seen["direct_stream_1"][-runs:], strict=True)
+    figures["first_chunk_added_us"] = statistics.median(ours["first_us"] - base["first_us"] for ours, base in rounds)
     return Result(name="gateway", runs=runs, figures=figures, ratios=ratios)
 
 
