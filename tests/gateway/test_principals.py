@@ -207,6 +207,19 @@ def test_settings_that_cannot_be_read_leave_those_that_were_good(tmp_path: Path)
     assert code(made.authenticate(request)) == ("key-unknown", 401)
 
 
+def test_who_reads_the_settings_by_itself_stays_when_they_are_read_again(tmp_path: Path) -> None:
+    made = admission(config(), tmp_path)
+    assert admission(config(""), tmp_path, made) is made
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        claimed = admission(config("", required=False), tmp_path, made)
+        made.close()
+        made = admission(config(), tmp_path, claimed)
+        assert isinstance(made, Principals)
+    made.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) < open_files
+
+
 def test_without_principals_everybody_claims(tmp_path: Path) -> None:
     assert isinstance(admission(config("", required=False), tmp_path), Claimed)
     assert isinstance(admission(config(""), tmp_path), Principals)

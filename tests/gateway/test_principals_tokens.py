@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,6 +224,42 @@ def test_a_key_that_is_new_in_the_file_is_found(made: Principals, tmp_path: Path
     assert isinstance(made.authenticate(shown(token())), GenealogError)  # the old key is gone
     (tmp_path / "keys.json").write_text("no JSON")
     assert isinstance(made.authenticate(shown(token(STRANGER, "RS256", "new", sub="x"))), Who)  # what was good stays
+
+
+def test_a_key_that_left_the_file_is_believed_no_more(made: Principals, tmp_path: Path) -> None:
+    assert isinstance(made.authenticate(shown(token())), Who)
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [jwk(STRANGER.public_key(), kid="new")]}))
+    assert isinstance(made.authenticate(shown(token(sub="x"))), GenealogError)
+
+
+def test_settings_that_change_ask_no_url_again(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def opened(url: str, timeout: float) -> Any:
+        asked.append(url)
+        return io.BytesIO(json.dumps(KEYS).encode())
+
+    monkeypatch.setattr(tokens._opener, "open", opened)
+    text = SETTINGS.replace("keys.json", "https://login.example/keys")
+    settings = parse_config(text.encode(), tmp_path / "x")
+    other = parse_config(text.replace("finance", "sales").replace('"t-*"', '"u-*"').encode(), tmp_path / "x")
+    given = [None, other, other]
+    made = Principals(settings, Counters(tmp_path / "c"), clock=clock, reread=lambda: given.pop(0))
+    threads = threading.active_count()
+    try:
+        for _ in range(3):
+            clock.now += 2
+            assert isinstance(made.authenticate(shown(token())), Who)
+        assert not given
+        assert len(asked) == 1
+        assert threading.active_count() == threads
+        request = shown(token())
+        request.headers.append((b"genealog-tenant", b"t-1"))
+        refused = made.authenticate(request)
+        assert isinstance(refused, GenealogError)
+        assert refused.code == "tenant-not-allowed"  # the settings are the new ones
+    finally:
+        made.close()
 
 
 def test_a_file_that_is_no_key_set_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ class Admission(Protocol):
     def charge(self, who: Who, used: Used) -> None:
         """Take an attempt into account."""
 
+    def close(self) -> None:
+        """Let go of what it holds: nobody asks it any more."""
+
 
 class Claimed:
     """Believes what the headers claim, and limits nothing."""
@@ -120,3 +123,6 @@ class Claimed:
 
     def charge(self, _who: Who, _used: Used) -> None:
         """Nothing is counted."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -51,6 +51,10 @@ class Meter:
         usage = self._counters.begin(name, allowed, self._clock())
         return None if usage.over is None else _refused(name, limits, usage)
 
+    def close(self) -> None:
+        """Let go of the counters."""
+        self._counters.close()
+
 
 def allowed_by(limits: Limits) -> Allowed | None:
     """Return what limits allow, as counted; None where they limit nothing."""
@@ -107,4 +111,5 @@ def _until(at: float, period: str) -> int:
 
 
 def _money(micro: int, currency: str) -> str:
-    return f"{micro / 1e6:.6f}".rstrip("0").rstrip(".") + f" {currency}"
+    whole, part = divmod(micro, 1_000_000)
+    return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + f" {currency}"

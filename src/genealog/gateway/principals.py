@@ -142,12 +142,14 @@ class Principals:
         """Tokens and money are charged by whoever puts the call into the log (`store.charges`)."""
 
     def close(self) -> None:
-        """Stop reading the keys of issuers."""
+        """Stop reading the keys of issuers, and let go of the counters."""
         self._issuers.close()
+        self._meter.close()
 
     def _learn(self, config: Config) -> None:
-        issuers = Issuers(config.issuers, self._folder, taken=frozenset(config.principals), clock=self._clock)
-        self._issuers.close()
+        taken = frozenset(config.principals)
+        issuers = Issuers(config.issuers, self._folder, taken=taken, clock=self._clock, before=self._issuers)
+        self._issuers.close(but=issuers)
         self._issuers = issuers
         self._required = config.gateway.principals == "required"
         self._keys: dict[bytes, tuple[bytes, Caller]] = {}
@@ -285,13 +287,16 @@ def _unknown(got: str) -> NotAuthenticated:
     )
 
 
-def admission(config: Config, path: Path) -> Admission:
+def admission(config: Config, path: Path, before: Admission | None = None) -> Admission:
     """Return who lets calls in, for the settings of a store whose node folder is `path`.
 
+    One that was there `before` stays where it reads the settings again by itself: it knows what was used.
     Raises: StoreError `disk-error`; MissingError `extra-not-installed`.
     """
     if not config.principals and not config.issuers and config.gateway.principals == "optional":
         return Claimed()
+    if isinstance(before, Principals):
+        return before
     return Principals(config, Counters(path / FILE), reread=_rereader(path / "genealog.toml"), folder=path)
 
 

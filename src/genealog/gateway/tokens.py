@@ -45,8 +45,9 @@ class Named:
 
 
 class Issuers:
-    """Verifies tokens. `taken` are names that no token may claim: principals with keys. Raises: MissingError
-    `extra-not-installed`; StoreError `jwks-unusable` for a file that cannot be read at the start.
+    """Verifies tokens. `taken` are names that no token may claim: principals with keys. Keys that were known `before`
+    from the same URL are not asked for again. Raises: MissingError `extra-not-installed`; StoreError `jwks-unusable`
+    for a file that cannot be read at the start.
     """
 
     def __init__(
@@ -56,10 +57,15 @@ class Issuers:
         *,
         taken: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.time,
+        before: Issuers | None = None,
     ) -> None:
         self._clock = clock
         self._taken = taken
-        self._keys = {each.issuer: (each, _Keys(each.jwks, folder)) for each in issuers}
+        known = {} if before is None else {(each.issuer, each.jwks): keys for each, keys in before._keys.values()}
+        known = {place: keys for place, keys in known.items() if keys.at_url}
+        self._keys: dict[str, tuple[Issuer, _Keys]] = {
+            each.issuer: (each, known.get((each.issuer, each.jwks)) or _Keys(each.jwks, folder)) for each in issuers
+        }
         if issuers:
             try:
                 import jwt  # noqa: F401
@@ -97,10 +103,12 @@ class Issuers:
             return _WHY.get(type(error).__name__, "a signature or claim that is wrong")
         return self._named(issuer, claims, kid if isinstance(kid, str) else None)
 
-    def close(self) -> None:
-        """Stop reading URLs."""
+    def close(self, *, but: Issuers | None = None) -> None:
+        """Stop reading URLs, but for keys that another has taken over."""
+        kept = [] if but is None else [keys for _, keys in but._keys.values()]
         for _, keys in self._keys.values():
-            keys.close()
+            if keys not in kept:
+                keys.close()
 
     def _named(self, issuer: Issuer, claims: Mapping[str, Any], kid: str | None) -> Named | str:
         now, until, since = self._clock(), claims["exp"], claims["nbf"]
@@ -155,17 +163,21 @@ class _Keys:
             arguments = (weakref.ref(self), self._asked)
             threading.Thread(target=_refresh, args=arguments, name="genealog-jwks", daemon=True).start()
 
+    @property
+    def at_url(self) -> bool:
+        """Whether they are read from the network."""
+        return self._url is not None
+
     def get(self, kid: str | None, algorithm: str) -> Any:
-        if (found := self._fitting(kid, algorithm)) is not None:
-            return found
-        if self._url is not None:
+        if self._url is None:
+            try:
+                self._read_file()
+            except StoreError as error:
+                log.error("%s", error)
+        found = self._fitting(kid, algorithm)
+        if found is None and self._url is not None:
             self._asked.set()
-            return None
-        try:
-            self._read_file()
-        except StoreError as error:
-            log.error("%s", error)
-        return self._fitting(kid, algorithm)
+        return found
 
     def close(self) -> None:
         self._over = True

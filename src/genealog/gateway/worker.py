@@ -21,12 +21,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from genealog.core.frames import MAX_BODY
 from genealog.errors import GenealogError, not_installed
 from genealog.gateway import principals
-from genealog.gateway.admission import Claimed
+from genealog.gateway.admission import Admission
 from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Directory, StoreSource
 from genealog.gateway.http1 import Limits, Pool, Server
@@ -67,17 +66,21 @@ class Reloading:
         self._stamp = _stamp(self._file)
         try:
             config = read_config(self._file)
-            settings, admission, upstreams = _configured(config, self._file.parent, self._max_body)
-            if type(admission) is not Claimed and type(self._parts.admission) is type(admission):
-                admission = self._parts.admission  # it reads the file by itself, and knows what was used
-            if self._tls is not None and (tls := config.gateway.tls) is not None:
-                certificate, key, _ = _beside(self._file.parent, tls)
-                self._tls.load_cert_chain(certificate, key)
+            tls = config.gateway.tls if self._tls is not None else None
+            files = None if tls is None else _beside(self._file.parent, tls)
+            if files is not None:
+                server_context(*files)  # what does not fit together must not get into the one in use
+            before = self._parts.admission
+            settings, admission, upstreams = _configured(config, self._file.parent, self._max_body, before)
+            if self._tls is not None and files is not None:
+                self._tls.load_cert_chain(*files[:2])
         except (GenealogError, OSError) as error:
             what = error.facts.removeprefix("; ") if isinstance(error, GenealogError) else type(error).__name__
             log.error("genealog.toml cannot be used, so the gateway goes on with what it read before: %s", what)
             return
         self._parts.configure(settings, admission, upstreams)
+        if admission is not before:
+            before.close()
         log.info("genealog.toml was read again")
 
 
@@ -89,11 +92,13 @@ def _stamp(file: Path) -> object:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _configured(config: Config, path: Path, max_body: int | None) -> tuple[Settings, Any, Upstreams]:
+def _configured(
+    config: Config, path: Path, max_body: int | None, before: Admission | None = None
+) -> tuple[Settings, Admission, Upstreams]:
     settings = Settings.of(config.gateway)
     if max_body is not None:
         settings = replace(settings, max_body=min(max_body, MAX_BODY))
-    return settings, principals.admission(config, path), Upstreams(config.upstreams, path)
+    return settings, principals.admission(config, path, before), Upstreams(config.upstreams, path)
 
 
 def _beside(path: Path, tls: Tls) -> tuple[str, str, str | None]:
