@@ -61,6 +61,7 @@ def test_a_call_is_sealed_with_its_cost_and_the_entry_that_it_used(store: Costed
         (used(5, 5), {"model": "gpt-6"}),
         (used(5, 5), {"tier": "priority"}),
         (None, {"end": False}),
+        (None, {"seller": "own/h100", "finish": "refused", "seconds": 7.2}),
     ],
 )
 def test_a_call_that_cannot_be_priced_has_no_cost(store: Costed, usage: object, changes: dict[str, object]) -> None:
@@ -271,10 +272,13 @@ def test_the_same_calls_as_another_model(store: Costed) -> None:
     assert found.other == {"USD": 450 + 338}
     assert found.classes["cached"].count == 500
     assert found.classes["cached"].cost == Fraction(500 * 25_000)
-    assert not found.same_model
+    assert not found.exact
     again = what_if(store.home.index, prices, at=timestamp(store.at), where={"department": ["law"]})
-    assert again.same_model
+    assert again.exact
     assert again.other == again.actual
+    elsewhere = what_if(store.home.index, prices, at=timestamp(store.at), seller="own/h100")
+    assert elsewhere.compared
+    assert not elsewhere.exact  # how long our engine would have taken is not known
 
 
 def test_calls_that_were_not_priced_can_be_priced_by_a_later_table(store: Costed) -> None:

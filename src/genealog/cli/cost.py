@@ -292,7 +292,7 @@ def _what_if_json(found: WhatIf) -> dict[str, Any]:
     }
     return {
         "compared": found.compared, "actual": found.actual, "other": found.other, "classes": classes,
-        "not_covered": dict(sorted(found.not_covered.items())), "prices": found.prices, "exact": found.same_model,
+        "not_covered": dict(sorted(found.not_covered.items())), "prices": found.prices, "exact": found.exact,
     }  # fmt: skip
 
 
@@ -309,8 +309,8 @@ def _print_what_if(found: WhatIf, model: str | None) -> None:
     for reason, count in sorted(found.not_covered.items()):
         what = "they have no cost now to compare with" if reason == "no-cost-now" else REASONS.get(reason, reason)
         out.print(f"left out  {count:,} calls: {what} [{reason}]", markup=False)
-    if not found.same_model:
-        out.print("an estimate: the other model cuts text into other tokens and answers at another length")
+    if not found.exact:
+        out.print("an estimate: another model has other tokens and other answers, another engine takes another time")
 
 
 def _half_up(value: Fraction) -> int:

@@ -26,6 +26,7 @@ from genealog.errors import MalformedError
 TABLE = "application/vnd.genealog.price-table+json"  # the payload type of a signed table
 PICO = 10**12
 MICRO = 10**6  # pico-units in a millionth
+ENGINE_TIME = "gpu_ms"  # the line of an engine of one's own
 STANDARD = frozenset((None, "", "default", "standard", "on_demand"))  # what vendors call the tier that is none
 Price = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")]
@@ -159,7 +160,7 @@ def lines_of(entry: Entry, usage: UsageGroup, milliseconds: int | None) -> tuple
     if (own := entry.engine) is not None:
         if milliseconds is None:
             return "usage-missing"
-        return (Line("gpu_ms", milliseconds * own.gpus, own.gpu_hour, 3_600_000 * own.slots),)
+        return (Line(ENGINE_TIME, milliseconds * own.gpus, own.gpu_hour, 3_600_000 * own.slots),)
     if entry.rates is None and not entry.tiers:
         return "no-rate"
     tier = (usage.tier or "").lower()

@@ -128,6 +128,8 @@ class Prices:
         """
         if outcome is None:
             return usage  # nobody saw its end
+        if outcome.finish == "refused" or (outcome.finish == "upstream_error" and outcome.status is None):
+            return usage  # nobody answered
         began, ended = timestamp(intent.called_at), timestamp(outcome.ended_at)
         name, took = model or intent.deployment, milliseconds_between(began, ended)
         done = self.price(usage, seller=intent.seller, model=name, at=began, milliseconds=took)

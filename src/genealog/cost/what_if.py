@@ -1,8 +1,8 @@
 """The same calls by other prices; and an API against an engine of one's own.
 
 What a call would have cost is its own token counts at other prices. Another model has another tokenizer, another cache
-and another length of answers, so between models the result is an estimate, and says so; between two tables for one
-model it is exact. Only calls that both sides have a cost for are compared.
+and another length of answers, and another engine takes another time, so then the result is an estimate, and says so;
+between two tables for one model it is exact. Only calls that both sides have a cost for are compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import and_, func, select
 
 from genealog.core.call_groups import UsageGroup
-from genealog.core.prices import MICRO, OwnEngine
+from genealog.core.prices import ENGINE_TIME, MICRO, OwnEngine
 from genealog.core.pricing import Listed, Prices
 from genealog.cost.projection import NAMES
 from genealog.errors import MissingError, UsageError
@@ -44,7 +44,7 @@ class WhatIf:
     classes: dict[str, Class] = field(default_factory=dict)
     not_covered: dict[str, int] = field(default_factory=dict)
     prices: dict[str, int] = field(default_factory=dict)  # price entry → calls
-    same_model: bool = True
+    exact: bool = True  # no other model, and no time that another engine took
 
 
 def what_if(
@@ -61,7 +61,7 @@ def what_if(
     for row in _calls(index, since, until, where or {}):
         usage = UsageGroup(tier=row["tier"] if model is None else None, **{n: row[n] for n in schema.COUNTS})
         named = model or row["model"]
-        found.same_model &= named == row["model"]
+        found.exact &= named == row["model"]
         done = prices.price(
             usage, seller=seller or row["seller"], model=named or "", at=at, milliseconds=row["ms"], known=False
         )
@@ -77,6 +77,8 @@ def what_if(
             found.actual[row["currency"]] = found.actual.get(row["currency"], 0) + row["cost"]
         found.other[done.currency] = found.other.get(done.currency, 0) + done.cost
         found.prices[done.price or ""] = found.prices.get(done.price or "", 0) + 1
+        if seller not in (None, row["seller"]) and any(line.name == ENGINE_TIME for line in done.lines):
+            found.exact = False
         for line in done.lines:
             each = found.classes.setdefault(line.name, Class())
             each.count += line.count

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from genealog.core.canonical import Record
 from genealog.errors import MissingError, StoreError
-from genealog.store.gateway_settings import Gateway, Issuer, Prices, Principal, Redaction, Replica, Upstream
+from genealog.store.gateway_settings import Gateway, Issuer, Principal, Redaction, Replica, Upstream
 from genealog.store.units import Bytes, Seconds, read_unit
 
 FORMAT = 1
@@ -171,7 +171,6 @@ class Config(Record):
     principals: dict[str, Principal] = {}  # noqa: RUF012
     issuers: tuple[Issuer, ...] = ()
     upstreams: dict[str, Upstream] = {}  # noqa: RUF012
-    prices: Prices = Prices()
     redaction: tuple[Redaction, ...] = ()
     replica: Replica | None = None
 

@@ -133,12 +133,6 @@ class Upstream(Record):
     read_timeout: Seconds = Seconds(600)  # without a byte
 
 
-class Prices(Record):
-    """`[prices]`: in what money spending is held against budgets. Tables are registered: `genealog cost prices add`."""
-
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "USD"
-
-
 class Redaction(Record):
     """`[[redaction]]`: what is masked in bodies before they are kept. Commitments stay over what really passed."""
 
