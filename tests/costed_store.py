@@ -76,7 +76,7 @@ class Costed:
     def call(
         self, usage: dict[str, Any] | None, *, seller: str | None = "openai", model: str | None = "gpt-5",
         seconds: float = 1.5, status: int = 200, finish: Any = "complete", end: bool = True, tier: str | None = None,
-        deployment: str = "bot", asked: str = "bot", **who: str,
+        deployment: str = "bot", asked: str = "bot", served_as: str | None = None, **who: str,
     ) -> str:  # fmt: skip
         """Record a call of a chat whose answer reports `usage` as OpenAI does."""
         if self.spool is None:
@@ -90,6 +90,7 @@ class Costed:
             n=self._next(), call=call, seq=self._calls, called_at=self.at, deployment=deployment, spec=None, models=(),
             bound="A0", durability="D1", capture="encrypted", dialect="openai-chat",
             operation="/v1/chat/completions", who={"principal": "svc", **who}, headers={}, salts=salts, seller=seller,
+            served_as=served_as,
             request=json.dumps({"model": asked, "messages": [{"role": "user", "content": "x"}]}).encode(),
         )  # fmt: skip
         self.spool.write(encode_frame(intent))

@@ -135,14 +135,15 @@ def seal_call(
     """Join what is known of a call into its leaf and groups. Without an outcome the call ends as `unknown`, and `seen`
     is what came from upstream until then. A body stands in its frame as a whole, or the outcome says what it was.
 
-    `price` fills the cost into its usage (`core.pricing`), for the model that was reported, else asked for.
+    `price` fills the cost into its usage (`core.pricing`), for the model that was reported, else the one that the
+    upstream was asked for.
 
     The same arguments give the same bytes: a call that is sealed twice because of a crash is the same call.
     """
     texts = intent.capture != "none"
     usage = _usage(asked, outcome, answered, report)
     if price is not None:
-        named = asked.parameters.get("model")
+        named = intent.served_as or asked.parameters.get("model")
         usage = price(intent, outcome, answered.model or (named if isinstance(named, str) else None), usage)
     groups = {
         "engine": _engine(intent, outcome, answered, report),

@@ -63,6 +63,7 @@ class Intent(
     attempt: int = 1
     target: int = 0  # which of the spec's targets this attempt went to
     seller: str | None = None  # whom the call is paid to: a key of price tables
+    served_as: str | None = None  # what the upstream calls the model, where that is not what was asked for
     changed: tuple[str, ...] = ()  # what was rewritten in the request before it went upstream, by name
     forwarded: str | None = None  # hex SHA-256 of the body that went upstream, where something was changed
 

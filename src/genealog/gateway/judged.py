@@ -59,6 +59,7 @@ def context_of(asking: Asking, found: Found | None, aim: Aim | None, bound: Assu
             content_type=header(asking.request, b"content-type"),
             target=aim.index if aim is not None else 0,
             seller=aim.target.seller if aim is not None else None,
+            served_as=aim.target.served_as if aim is not None else None,
         )
     return context
 

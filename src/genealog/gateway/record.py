@@ -57,7 +57,8 @@ class Context:
     """What the caller of the record core knows of a call besides its bytes.
 
     `who` has the keys principal, department, project, tenant, subject (the person it is about), how and key, or fewer;
-    `headers` only those on the allow-list. `target` is which of the spec's targets is asked, `seller` who is paid.
+    `headers` only those on the allow-list. `target` is which of the spec's targets is asked, `seller` who is paid,
+    `served_as` what the upstream calls the model, where that is another name.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
     Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """
@@ -75,6 +76,7 @@ class Context:
     content_type: str | None = None
     target: int = 0
     seller: str | None = None
+    served_as: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -202,6 +204,7 @@ class Recorder:
                     attempt=attempt,
                     target=context.target,
                     seller=context.seller,
+                    served_as=context.served_as,
                     changed=changed,
                     forwarded=forwarded,
                 )
