@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import re
 import stat
 import threading
@@ -14,6 +15,7 @@ from genealog.core.call import GROUPS
 from genealog.errors import MalformedError, MissingError, StoreError, VerificationError
 from genealog.store.scale.objects import FolderObjects, open_objects
 from genealog.store.vault import Limits, Vault, VaultCall
+from genealog.store.vault.keys import Hmac, TextKey
 from genealog.store.vault.schema import BODIES, COLUMNS
 from s3 import s3_bucket, s3_server
 from vault_samples import KEY, Place, call, place, postgres, vault
@@ -207,6 +209,23 @@ def test_a_whole_body_is_found_too(vault: Vault) -> None:
     vault.put_calls([call(texts=(("response", body),))])
     assert vault.find_text(body.decode("utf-8", "surrogateescape")) == []
     assert vault.find_text(body.decode("utf-8", "replace")) == [(call().call, "response", "normalised")]
+
+
+@given(st.binary(max_size=64), st.lists(st.binary(max_size=200), min_size=2, max_size=2))
+def test_a_key_that_is_hashed_once_gives_the_same_digests(key: bytes, values: list[bytes]) -> None:
+    mac = Hmac(key)
+    assert [mac.digest(value) for value in values] == [hmac.digest(key, value, "sha256") for value in values]
+
+
+@given(
+    st.text(st.sampled_from("ab \n\t\v\f\r\x1b\x1c\x1d\x1e\x1f\x85\xa0\u2028é")).map(str.encode)
+    | st.binary(max_size=20)
+)
+def test_every_white_space_is_normalised(text: bytes) -> None:
+    words = " ".join(text.decode("utf-8", "replace").split()).encode()
+    found = TextKey(KEY).digests(text)
+    assert found["exact"] == hmac.digest(KEY, b"exact\0" + text, "sha256")
+    assert found.get("normalised") == (hmac.digest(KEY, b"normalised\0" + words, "sha256") if words else None)
 
 
 def test_the_index_is_useless_without_the_key(vault: Vault, place: Place, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
+from hashlib import sha256
 from typing import Literal
 
 from cryptography.exceptions import InvalidTag
@@ -26,11 +27,31 @@ from genealog.errors import MalformedError
 KEY = 32
 SHARE = 16
 _NONCE = 12
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+_BLANKS = b"\t\n\v\f\r\x1c\x1d\x1e\x1f"  # what ASCII has of white space besides " "
 
 
 def derive(key: bytes, label: bytes) -> bytes:
     """Return a 32-byte key for one purpose. Source: SP 800-108 (HMAC as the function, one block)."""
     return hmac.digest(key, label, "sha256")
+
+
+class Hmac:
+    """HMAC-SHA256 of many values under one key of at most 64 bytes, which is hashed once. Source: RFC 2104."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(64, b"\0")
+        self._inner = sha256(block.translate(_INNER))
+        self._outer = sha256(block.translate(_OUTER))
+
+    def digest(self, value: bytes) -> bytes:
+        """Return what `hmac.digest` does, in half of the time for a short value."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(value)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def encrypt(cipher: AESGCM, value: bytes, place: bytes) -> bytes:
@@ -102,22 +123,24 @@ class TenantKey:
 
 
 class CallKey:
-    """Closes and opens the columns of one call. `share` is its own random part; a call of format 1 has none."""
+    """Closes and opens the columns of one call. `subject` has the key of its subject; `share` is its own random part,
+    which a call of format 1 does not have.
+    """
 
-    __slots__ = ("_call", "_cipher")
+    __slots__ = ("_cipher", "_place")
 
-    def __init__(self, subject: bytes, call: str, share: bytes) -> None:
-        self._call = call
+    def __init__(self, subject: Hmac, call: str, share: bytes) -> None:
+        self._place = call.encode() + b"\0"
         label = b"genealog/vault/call/v2\0%s\0%s" if share else b"genealog/vault/call/v1\0%s%s"
-        self._cipher = AESGCM(derive(subject, label % (call.encode(), share)))
+        self._cipher = AESGCM(subject.digest(label % (call.encode(), share)))
 
     def close(self, column: str, value: bytes, nonce: bytes) -> bytes:
         """Close a value. `nonce` has 12 random bytes."""
-        return nonce + self._cipher.encrypt(nonce, value, f"{self._call}\0{column}".encode())
+        return nonce + self._cipher.encrypt(nonce, value, self._place + column.encode())
 
     def open(self, column: str, value: bytes) -> bytes:
         """Open a value. Raises: InvalidTag."""
-        return decrypt(self._cipher, value, f"{self._call}\0{column}".encode())
+        return decrypt(self._cipher, value, self._place + column.encode())
 
 
 def fresh(count: int) -> tuple[bytes, list[bytes]]:
@@ -131,23 +154,26 @@ class TextKey:
 
     def __init__(self, key: bytes) -> None:
         self.raw = key
-        self._key = key
+        self._mac = Hmac(key)
 
     def digests(self, text: bytes) -> dict[Literal["exact", "normalised"], bytes]:
-        """Return what a text is found by."""
-        found: dict[Literal["exact", "normalised"], bytes] = {"exact": self.exact(text)}
-        if (digest := self.normalised(text)) is not None:
-            found["normalised"] = digest
+        """Return what a text is found by: the digest of it as it is, and of its words where it has some."""
+        found: dict[Literal["exact", "normalised"], bytes] = {"exact": self._mac.digest(b"exact\0" + text)}
+        if words := _words(text):
+            found["normalised"] = self._mac.digest(b"normalised\0" + words)
         return found
 
-    def exact(self, text: bytes) -> bytes:
-        """Return the digest of a text as it is."""
-        return hmac.digest(self._key, b"exact\0" + text, "sha256")
 
-    def normalised(self, text: bytes) -> bytes | None:
-        """Return the digest of its words, None where there are none."""
-        words = " ".join(text.decode("utf-8", "replace").split())
-        return hmac.digest(self._key, b"normalised\0" + words.encode(), "sha256") if words else None
+def _words(text: bytes) -> bytes:
+    """Return the words of a text, a blank between each two. Most texts are that already."""
+    if (
+        text.isascii()
+        and b"  " not in text
+        and text.strip(b" ") == text
+        and len(text.translate(None, _BLANKS)) == len(text)
+    ):
+        return text
+    return " ".join(text.decode("utf-8", "replace").split()).encode()
 
 
 def pack_number(number: int) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 
 from genealog.errors import MissingError, VerificationError
-from genealog.store.vault.keys import CallKey
+from genealog.store.vault.keys import CallKey, Hmac
 from genealog.store.vault.vault import KEY_OF, SALT, Vault
 
 MANY = 500
@@ -43,7 +43,7 @@ class Groups:
     def __init__(self, vault: Vault, names: Sequence[str]) -> None:
         self._vault = vault
         self._names = tuple(names)
-        self._subjects: dict[int, bytes | None] = {}
+        self._subjects: dict[int, Hmac | None] = {}
         self._epoch = -1
 
     def read(self, calls: Sequence[str]) -> dict[str, Kept | str]:
@@ -86,14 +86,14 @@ class Groups:
                 found[call] = Kept(call, CallKey(key, call, bytes(share)), closed)
             return found | dict.fromkeys(gone, "call-erased")
 
-    def _subject(self, number: int) -> bytes | None:
+    def _subject(self, number: int) -> Hmac | None:
         if number not in self._subjects:
             rows = self._vault.db.run(KEY_OF, (number,))
             try:
                 tenant, wrapped_tenant, masked, wrapped = rows[0]
                 digest = self._vault.key.unmask(bytes(masked))
                 opened = self._vault.open_tenant(tenant, wrapped_tenant).open_subject(digest, bytes(wrapped))
-                self._subjects[number] = opened
+                self._subjects[number] = Hmac(opened)
             except (IndexError, InvalidTag, VerificationError, MissingError):
                 self._subjects[number] = None
         return self._subjects[number]

@@ -32,6 +32,7 @@ from genealog.store.vault.call import NO_LIMITS, NOT_KEPT, Limits, Match, VaultC
 from genealog.store.vault.keys import (
     KEY,
     CallKey,
+    Hmac,
     TenantKey,
     VaultKey,
     fresh,
@@ -82,7 +83,7 @@ class Vault:
         self.mutex = threading.RLock()
         self.limits = limits
         self.outside = outside
-        self._subjects: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._subjects: dict[tuple[str, str], tuple[int, Hmac]] = {}
         self._waiting: dict[str, bytes] = {}
         self._folder = ""
         self.db = open_sql(place, schema)
@@ -277,8 +278,8 @@ class Vault:
         share, nonces = fresh(len(COLUMNS))
         key = CallKey(subject_key, item.call, share)
         groups = [
-            key.close(f"group_{name}", b"".join(item.groups[name]), nonce)
-            for name, nonce in zip(GROUPS, nonces, strict=False)
+            key.close(column, b"".join(item.groups[name]), nonce)
+            for column, name, nonce in zip(COLUMNS, GROUPS, nonces, strict=False)
         ]
         bodies, words, size = [], [], 0
         limits = self.limits
@@ -338,7 +339,7 @@ class Vault:
             rows = self.db.run(query, (name,))
         return rows[0][0], self.open_tenant(name, rows[0][1])
 
-    def _subject(self, tenant: str, name: str) -> tuple[int, bytes]:
+    def _subject(self, tenant: str, name: str) -> tuple[int, Hmac]:
         """Return number and key of a subject, a new one if need be. In a transaction."""
         if found := self._subjects.get((tenant, name)):
             return found
@@ -351,7 +352,7 @@ class Vault:
             self.db.run("INSERT INTO subject(tenant, name, key) VALUES (?, ?, ?)", (*where, wrapped))
             rows = self.db.run(query, where)
         try:
-            key = tenant_key.open_subject(digest, bytes(rows[0][1]))
+            key = Hmac(tenant_key.open_subject(digest, bytes(rows[0][1])))
         except InvalidTag:
             raise VerificationError("vault-row-altered", f"the key of a subject of {tenant!r} was altered") from None
         if len(self._subjects) >= _CACHED:
@@ -375,7 +376,7 @@ class Vault:
                 subject_key = self.open_tenant(tenant, tenant_wrapped).open_subject(digest, bytes(wrapped))
             except InvalidTag:
                 raise VerificationError("vault-row-altered", f"the key of call {call} was altered") from None
-            return CallKey(subject_key, call, bytes(share)), notes, [v if v is None else bytes(v) for v in values]
+            return CallKey(Hmac(subject_key), call, bytes(share)), notes, [v if v is None else bytes(v) for v in values]
 
     def _decided(self, call: str, part: str) -> int:
         """Return the erasure that was decided to destroy this and has not done so yet, else 0: it is not shown."""
