@@ -44,12 +44,13 @@ def test_a_call_is_sealed_with_its_cost_and_the_entry_that_it_used(store: Costed
     batch = store.call(used(3000, 700, 1024), tier="batch")
     own = store.call(used(10, 10), seller="own/h100", model="llama", seconds=7.2)
     named = store.call(used(1000, 0), model=None, asked="gpt-5-mini")
+    other = store.call(used(1000, 0), model=None, asked="prod/bot", served_as="gpt-5-mini")
     store.drain()
     usage = store.usage(plain)
     assert (usage["cost"], usage["currency"], usage["price"]) == (9598, "USD", f"{table.id}#0")
     assert store.usage(batch)["cost"] == 4799
     assert store.usage(own)["cost"] == 625
-    assert store.usage(named)["price"] == f"{table.id}#1"
+    assert store.usage(named)["price"] == store.usage(other)["price"] == f"{table.id}#1"
 
 
 @pytest.mark.parametrize(
