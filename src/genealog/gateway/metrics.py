@@ -19,7 +19,7 @@ from genealog.gateway.counters import BUCKETS, CLASSES, FINISHES, Counted
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _GAUGES = {
     "in_flight": ("genealog_gateway_requests_in_flight", "Requests that have no end yet"),
-    "spool_bytes": ("genealog_gateway_spool_bytes", "Bytes of frames that are not in the log yet"),
+    "spool_bytes": ("genealog_gateway_spool_bytes", "Bytes in the spools, not in the log yet or not deleted yet"),
     "connections": ("genealog_gateway_connections", "Open connections of clients"),
     "upstream_connections": ("genealog_gateway_upstream_connections", "Open connections to upstreams"),
 }
