@@ -23,6 +23,7 @@ from genealog.gateway.admission import Claimed, Head, Who
 from genealog.gateway.grpc import Grpc
 from genealog.gateway.http1 import PeerCertificate
 from genealog.gateway.parts import Settings
+from genealog.gateway.recording import Entry
 from genealog.store.gateway_settings import Tls, Upstream
 from kserve_samples import request, tensor
 
@@ -276,6 +277,43 @@ async def test_durability_d2_waits_for_the_disk(tmp_path: Path) -> None:
         await gateway.stream(ask("twice"))
         intent, outcome = gateway.last()
         assert (intent.durability, outcome.finish) == ("D2", "complete")
+
+
+@pytest.mark.parametrize("why", ["gone", "unsafe"])
+async def test_a_call_that_ends_while_its_intent_waits_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    waits = asyncio.Event()
+
+    def settle(_entry: Entry, done: Any) -> None:
+        waits.set()
+        if why == "unsafe":
+            done(StoreError("replica-unreachable", "the second node is away"))
+
+    async with running(tmp_path) as gateway:
+        monkeypatch.setattr(Entry, "settle", settle)
+        call = gateway.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(ask("echo"))
+        await waits.wait()
+        if why == "gone":
+            call.cancel()
+
+        def closed() -> bool:
+            return len(gateway.frames()) == 2
+
+        await until(closed)
+        _, outcome = gateway.last()
+        call.cancel()
+    found = (outcome.finish, outcome.error)
+    assert found == (("client_abandoned", "client-gone") if why == "gone" else ("refused", "replica-unreachable"))
+    assert gateway.upstream.messages == []
+
+
+async def test_a_file_of_tls_that_is_not_there_is_said_before_the_call_begins(tmp_path: Path) -> None:
+    section = Upstream(ca="nowhere.pem")
+    async with running(tmp_path, section=section, credentials="vendor", upstream="grpcs://localhost:1") as gateway:
+        error = await refusal(gateway.infer(ask("echo"), timeout=20))
+        assert said(error.trailing_metadata())["genealog-error"] == "tls-files"
+        assert gateway.frames() == []
 
 
 async def test_a_full_gateway_takes_no_call(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ Source: KServe `grpc_predict_v2.proto`; github.com/grpc, PROTOCOL-HTTP2.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ from genealog.gateway.grpc_ways import OPTIONS, Ways, certificate, server_creden
 from genealog.gateway.http1 import PeerCertificate
 from genealog.gateway.parts import Parts
 from genealog.gateway.record import Context, Name
+from genealog.gateway.recording import Entry
 from genealog.gateway.refusal import status_of as http_status_of
 from genealog.store.gateway_settings import Tls
 
@@ -168,6 +171,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         if rename is not None and not streams:
             forwarded = hashlib.sha256(framed(renamed(message, rename))).hexdigest()
         try:
+            channel = self._ways.channel(aim)
             metadata = self._ways.metadata(asked.head.headers, asked.who.withheld, aim, name.call)
             entry = self._parts.recording.open(
                 framed(message),
@@ -178,9 +182,9 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
                 changed=("model",) if rename is not None else (),
                 forwarded=forwarded,
             )
-            await settled(entry)
         except GenealogError as error:
             await _abort(context, error)
+        await self._intended(entry, context)
         exchange = Exchange(
             entry,
             context,
@@ -190,7 +194,6 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             to_client=to_client,
             rename=rename,
         )
-        channel = self._ways.channel(aim)
         began = self._parts.now()
         try:
             if streams:
@@ -199,8 +202,24 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             return await exchange.unary(channel.unary_unary(INFER), message, metadata)
         finally:
             self._parts.counters.ended(exchange.finish, None, self._parts.now() - began)
+            self._parts.counters.add("request_bytes", entry.call.sent)
             self._parts.counters.add("response_bytes", entry.call.received)
             self._charge(asked, live, aim, exchange)
+
+    async def _intended(self, entry: Entry, context: Any) -> None:
+        """Return when the intent is as durable as it has to be. A call that ends here has an outcome as well: one that
+        stays open keeps its part of the spool.
+        """
+        try:
+            await settled(entry)
+        except asyncio.CancelledError:
+            with contextlib.suppress(StoreError):  # the sequencer will close the call as unknown
+                entry.call.close(finish="client_abandoned", assurance="A0", error="client-gone")
+            raise
+        except StoreError as error:
+            with contextlib.suppress(StoreError):
+                entry.call.close(finish="refused", assurance="A0", error=error.code)
+            await _abort(context, error)
 
     def _charge(self, asked: _Asked, live: Live, aim: Aim, exchange: Exchange) -> None:
         self._parts.admission.charge(
@@ -234,9 +253,9 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._parts.admission.settle(who, asked.name)
             rename = aim.target.served_as if method in _READS else None
             metadata = self._ways.metadata(asked.head.headers, who.withheld, aim, name.call)
+            ask = self._ways.channel(aim).unary_unary(method)
         except GenealogError as error:
             await _abort(context, error)
-        ask = self._ways.channel(aim).unary_unary(method)
         try:
             answer: bytes = await ask(
                 message if rename is None else renamed(message, rename),

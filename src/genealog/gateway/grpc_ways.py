@@ -24,6 +24,7 @@ from genealog.gateway import headers as rules
 from genealog.gateway.aims import Aim, order
 from genealog.gateway.grpc_call import Metadata
 from genealog.gateway.http1 import PeerCertificate
+from genealog.gateway.http1.tls import client_context
 from genealog.gateway.parts import Parts
 from genealog.gateway.record import Name
 from genealog.store.gateway_settings import Tls
@@ -62,13 +63,14 @@ class Ways:
         return aim
 
     def channel(self, aim: Aim) -> aio.Channel:
-        """Return the channel to a target."""
+        """Return the channel to a target. Raises: UsageError `tls-files`."""
         files = aim.credentials.section if aim.credentials is not None else None
         known = (aim.host, aim.origin.scheme, files)
         channel = self._channels.get(known)
         if channel is None:
             address = f"{aim.origin.host}:{aim.origin.port}"
             if _TLS[aim.origin.scheme]:
+                client_context(aim.origin)  # files that cannot be used are said so now
                 read = (aim.origin.ca, aim.origin.key, aim.origin.certificate)
                 secure = grpc.ssl_channel_credentials(*(Path(path).read_bytes() if path else None for path in read))
                 channel = aio.secure_channel(address, secure, options=OPTIONS)
