@@ -1,8 +1,9 @@
-"""Who calls, and whether they may: the one place where the plane asks, and where it says what was used.
+"""Who calls, and whether they may: the one place where the plane asks.
 
     authenticate(request)          at the end of a request's head, before any byte of its body is read
     admit(who, deployment)         once the name is known, before anything goes upstream; `settle` ends what it began
-    charge(who, used)              once for each attempt that went upstream, after its outcome is on record
+
+What a call used is charged by whoever puts it into the log (`store.charges`).
 
 None of them may wait: they run between two bytes of somebody else's call. `Claimed` believes the `Genealog-…` headers,
 which is right where only a proxy that authenticates reaches the gateway; `gateway.principals` knows better.
@@ -10,8 +11,8 @@ which is right where only a proxy that authenticates reaches the gateway; `gatew
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from genealog.errors import GenealogError
@@ -59,23 +60,6 @@ class Who:
     key: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Used:
-    """What one attempt was: its bodies as far as they are held, in the order in which they came."""
-
-    call: str
-    deployment: str
-    dialect: str
-    operation: str
-    status: int | None
-    content_type: str | None
-    content_encoding: str | None
-    response: Sequence[bytes]  # the last pieces of it where it was too big to hold
-    seller: str | None = None
-    models: tuple[str, ...] = ()
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-
 class Admission(Protocol):
     """What the plane asks of whoever knows principals."""
 
@@ -87,9 +71,6 @@ class Admission(Protocol):
 
     def settle(self, who: Who, deployment: str) -> None:
         """The call that `admit` let in has ended, however it did."""
-
-    def charge(self, who: Who, used: Used) -> None:
-        """Take an attempt into account."""
 
     def close(self) -> None:
         """Let go of what it holds: nobody asks it any more."""
@@ -120,9 +101,6 @@ class Claimed:
 
     def settle(self, _who: Who, _deployment: str) -> None:
         """Nothing was begun."""
-
-    def charge(self, _who: Who, _used: Used) -> None:
-        """Nothing is counted."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 from genealog.core.frames import Assurance, EngineEvidence, Finish, StreamedPart
 from genealog.errors import GenealogError, StoreError, UpstreamError
 from genealog.gateway import headers as rules
-from genealog.gateway.admission import Claimed, Used, Who
 from genealog.gateway.aims import Aim
 from genealog.gateway.handshake import Binding
 from genealog.gateway.hold import Hold, Way
@@ -42,7 +41,6 @@ class Owner(Protocol):
 
     plane: Parts
     reply: Reply
-    who: Who
     name: str
     streams: bool
     parts: tuple[StreamedPart, ...]
@@ -50,10 +48,6 @@ class Owner(Protocol):
     @property
     def dialect(self) -> str:
         """As the intent says it."""
-
-    @property
-    def operation(self) -> str:
-        """The path that was asked for."""
 
     def may_retry(self) -> bool:
         """Say whether another attempt may follow."""
@@ -276,10 +270,11 @@ class Exchange:
         plane = self._owner.plane
         try:
             connection = await plane.pool.open(self.aim.origin)
-        except UpstreamError as error:
+        except GenealogError as error:
             self._task = None
             if not self.closed:
-                self._lost(error)
+                lost = error if isinstance(error, UpstreamError) else UpstreamError("upstream-tls", error.message)
+                self._lost(lost)
             return
         self._task = None
         if self.closed:
@@ -441,15 +436,6 @@ class Exchange:
         call = self.entry.call
         plane.counters.ended(finish, self._status, plane.now() - self._began)
         plane.counters.add("response_bytes", call.received)
-        if type(plane.admission) is not Claimed:
-            plane.admission.charge(
-                owner.who,
-                Used(
-                    call=call.id, deployment=owner.name, dialect=owner.dialect, operation=owner.operation,
-                    status=self._status, content_type=self._kind, content_encoding=self._encoding,
-                    response=call.held, seller=self.aim.target.seller, models=self.aim.models,
-                ),
-            )  # fmt: skip
 
     def _abort(self) -> None:
         connection, self.connection = self.connection, None

@@ -33,7 +33,7 @@ from genealog.core.frames import Durability
 from genealog.deploy import Live
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied, StoreError, UpstreamError
 from genealog.gateway import headers as rules
-from genealog.gateway.admission import Used, Who
+from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
 from genealog.gateway.grpc_call import Exchange, Metadata, framed, renamed, settled, status_of, text_field
 from genealog.gateway.grpc_ways import OPTIONS, Ways, certificate, server_credentials, to_client
@@ -204,7 +204,6 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._parts.counters.ended(exchange.finish, None, self._parts.now() - began)
             self._parts.counters.add("request_bytes", entry.call.sent)
             self._parts.counters.add("response_bytes", entry.call.received)
-            self._charge(asked, live, aim, exchange)
 
     async def _intended(self, entry: Entry, context: Any) -> None:
         """Return when the intent is as durable as it has to be. A call that ends here has an outcome as well: one that
@@ -220,16 +219,6 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             with contextlib.suppress(StoreError):
                 entry.call.close(finish="refused", assurance="A0", error=error.code)
             await _abort(context, error)
-
-    def _charge(self, asked: _Asked, live: Live, aim: Aim, exchange: Exchange) -> None:
-        self._parts.admission.charge(
-            asked.who,
-            Used(
-                call=exchange.entry.call.id, deployment=live.name, dialect=DIALECT, operation=asked.head.path,
-                status=exchange.status, content_type=None, content_encoding=None, response=exchange.entry.call.held,
-                seller=aim.target.seller, models=aim.models,
-            ),
-        )  # fmt: skip
 
     async def _other(self, method: str, message: bytes, context: Any) -> bytes:
         """Answer or pass what is no inference. Nothing of it is on record."""

@@ -29,7 +29,7 @@ from urllib.parse import unquote_to_bytes
 from genealog.core.canonical import parse_timestamp
 from genealog.errors import GenealogError, PolicyDenied
 from genealog.gateway import headers as rules
-from genealog.gateway.admission import Admission, Claimed, Head, Used, Who
+from genealog.gateway.admission import Admission, Claimed, Head, Who
 from genealog.gateway.limits import Meter, allowed_by
 from genealog.gateway.tokens import Issuers, is_token
 from genealog.store.api_keys import KEY, PREFIX
@@ -137,9 +137,6 @@ class Principals:
 
     def settle(self, _who: Who, _deployment: str) -> None:
         """Requests are counted when they begin."""
-
-    def charge(self, _who: Who, _used: Used) -> None:
-        """Tokens and money are charged by whoever puts the call into the log (`store.charges`)."""
 
     def close(self) -> None:
         """Stop reading the keys of issuers, and let go of the counters."""
