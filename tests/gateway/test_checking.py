@@ -17,9 +17,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from certificates import DAY, NOW, authority, leaf
 from gateway.processes import make_store
 from genealog.deploy import Deployments
+from genealog.errors import StoreError
 from genealog.gateway.checking import Look, check
 from genealog.gateway.http1.tls import server_context
+from genealog.redaction.engine import Engine
 from genealog.registry import Registry
+from genealog.store.gateway_settings import Redaction
 from genealog.store.home import Home
 
 HERE = (x509.IPAddress(ipaddress.ip_address("127.0.0.1")),)
@@ -154,3 +157,14 @@ async def test_a_model_that_was_revoked(tmp_path: Path) -> None:
     checked = (await looked(store))["prod/bot"]
     assert checked.grade == "error"
     assert checked.hint == "genealog rollback prod/bot"
+
+
+async def test_what_masks_has_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_rule: Redaction) -> Engine:
+        raise StoreError("redaction-unusable", "the engine does not know such entities", got="NAMES")
+
+    store = with_settings(make_store(tmp_path, "http://127.0.0.1:1"), "[[redaction]]\nentities = ['email']\n")
+    assert (await looked(store))["[[redaction]]"].grade == "ok"
+    monkeypatch.setattr("genealog.redaction._load", refuse)
+    checked = (await looked(store))["[[redaction]]"]
+    assert (checked.grade, checked.found) == ("error", "the engine does not know such entities: NAMES")

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from genealog.errors import MissingError, StoreError
 from genealog.redaction.engine import Engine, Span, mask
-from genealog.redaction.patterns import Patterns
+from genealog.redaction.patterns import _FINDERS, Patterns
 from genealog.redaction.presidio import LONGEST, Presidio
 from genealog.redaction.rendering import TAG, UnreadableError, rendered
+from genealog.store.gateway_settings import PATTERNS, Redaction
 
 ALL = Patterns()
 
@@ -74,6 +75,7 @@ def test_kinds_can_be_chosen() -> None:
     assert masked("a@example.org at 10.1.2.3", Patterns(("ip",))) == "a@example.org at [ip]"
     with pytest.raises(StoreError, match="redaction-unusable"):
         Patterns(("names",))
+    assert set(Redaction(entities=tuple(_FINDERS)).entities) == PATTERNS  # settings know the same kinds
 
 
 def test_phones_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:

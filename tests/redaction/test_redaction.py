@@ -22,9 +22,11 @@ from genealog.core.ids import seal, sha256_hex
 from genealog.errors import MissingError, StoreError
 from genealog.ledger import Ledger
 from genealog.redaction import Redactor
+from genealog.redaction.engine import Engine
 from genealog.redaction.patterns import Patterns
 from genealog.redaction.rendering import TAG
 from genealog.registry import Registry
+from genealog.store.gateway_settings import Redaction
 from genealog.store.home import Home
 from genealog.store.spool import SpoolWriter
 
@@ -216,13 +218,20 @@ def test_an_engine_that_fails_keeps_nothing_and_says_nothing(
     assert store.leaf(ledger, call).finish == "complete"  # the call is on record all the same
 
 
-def test_an_engine_that_cannot_be_loaded_leaves_calls_in_the_spool(tmp_path: Path) -> None:
-    made = Store(tmp_path / ".genealog", '[[redaction]]\nentities = ["names"]\n')
+def test_an_engine_that_cannot_be_loaded_leaves_calls_in_the_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_rule: Redaction) -> Engine:
+        raise StoreError("redaction-unusable", "the engine does not know such entities")
+
+    made = Store(tmp_path / ".genealog", '[[redaction]]\nengine = "presidio"\nentities = ["NAMES"]\n')
     call = made.call(request(PROMPT), answer(ANSWER))
+    monkeypatch.setattr("genealog.redaction._load", refuse)
     with pytest.raises(StoreError, match="redaction-unusable"):
         made.drain()
+    monkeypatch.undo()
     settings = tmp_path / ".genealog" / "genealog.toml"
-    settings.write_text(settings.read_text().replace("names", "email"))
+    settings.write_text(settings.read_text().replace("presidio", "patterns").replace("NAMES", "email"))
     made.home.reload()
     made.drain()
     assert made.kept(call, "request")

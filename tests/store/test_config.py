@@ -87,6 +87,7 @@ def test_a_vault_is_no_place_for_a_password(tmp_path: Path, url: str) -> None:
         (BASE + "[vault]\nmax_total = 8\n", "a size with its unit"),
         (BASE + '[vault]\nschema = "a b"\n', "in [vault.schema]"),
         (BASE + "[retention]\n", "in [retention]"),
+        (BASE + '[[redaction]]\nentities = ["emial"]\n', "emial"),
         (BASE + "color = 1\n", "unknown field `color` in [identities"),
         ('signer = "owner"\n' + BASE, "outside of [identities]"),
         (BASE.replace('"x"', "7"), "in [store.origin]"),

@@ -26,6 +26,7 @@ from genealog.gateway.aims import Aim, aims_of
 from genealog.gateway.http1 import Pool
 from genealog.gateway.http1.tls import server_context
 from genealog.gateway.upstreams import Secret, Upstreams
+from genealog.redaction import redactor
 from genealog.store.config import Config
 from genealog.store.gateway_settings import Gateway
 from genealog.store.home import Home
@@ -50,7 +51,7 @@ async def check(home: Home) -> list[Look]:
     """Look at everything, settings first."""
     config = home.config
     found = [*_listening(config.gateway), *_tls(config.gateway, home.path), *_principals(config, home.path)]
-    found += [*_upstreams(config, home.path), *_libraries(config), *_room(home)]
+    found += [*_upstreams(config, home.path), *_libraries(config), *_redaction(config), *_room(home)]
     live = list(Deployments(home).snapshot().live.values())
     found += _names(config, live)
     found += _replica(config, home.path)
@@ -99,7 +100,7 @@ def _tls(gateway: Gateway, root: Path) -> Iterator[Look]:
         server_context(str(root / files.certificate), str(root / files.key), client_ca)
         certificate = x509.load_pem_x509_certificate((root / files.certificate).read_bytes())
     except (GenealogError, OSError, ValueError) as error:
-        said = error.message if isinstance(error, GenealogError) else type(error).__name__
+        said = f"{error.message}: {error.got}" if isinstance(error, GenealogError) else str(error)
         yield Look("error", "[gateway.tls]", said, "PEM files; the key belongs to the first certificate")
         return
     left = certificate.not_valid_after_utc - datetime.now(UTC)
@@ -157,6 +158,18 @@ def _libraries(config: Config) -> Iterator[Look]:
             yield Look("error", f"extra {extra}", "it is not installed", f"pip install 'genealog[{extra}]'")
     if find_spec("uvloop") is None:
         yield Look("note", "uvloop", "it is not installed", "pip install 'genealog[fast]': calls cost less")
+
+
+def _redaction(config: Config) -> Iterator[Look]:
+    masks = redactor(config.redaction)
+    if masks is None:
+        return
+    try:
+        masks.load()
+    except GenealogError as error:
+        yield Look("error", "[[redaction]]", f"{error.message}: {error.got}", error.hint)
+    else:
+        yield Look("ok", "[[redaction]]", f"{len(config.redaction)} rules, every engine is there")
 
 
 def _room(home: Home) -> Iterator[Look]:

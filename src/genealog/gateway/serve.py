@@ -106,7 +106,10 @@ class _Sequence:
 
     def _begin(self) -> None:
         """Begin with the settings as they are: prices, budgets, what is masked."""
-        self._ledger = ledger = Ledger(self._home)
+        ledger = Ledger(self._home)
+        if ledger.redactor is not None:
+            ledger.redactor.load()
+        self._ledger = ledger
         self._sequencer = ledger.sequencer()
         self._keeper = Keeper(ledger)
         self._watch = Watch(ledger)
@@ -145,9 +148,15 @@ class _Sequence:
         except GenealogError as error:
             log.error("%s is not read again, and what stood in it before holds: %s", SETTINGS, error.message)
             return
-        if config != self._home.config:
-            self._home.config = config
+        before = self._home.config
+        if config == before:
+            return
+        self._home.config = config
+        try:
             self._begin()
+        except GenealogError as error:
+            self._home.config = before
+            log.error("%s cannot be used for the log, where what stood in it before holds: %s", SETTINGS, error)
 
     def _settings(self) -> object:
         try:

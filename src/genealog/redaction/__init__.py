@@ -7,7 +7,7 @@ are found by their masked form: a search for the original text masks it the same
     the first rule that fits tenant and deployment decides
     a body that cannot be read as text is not kept       images, multipart, protobuf, a stream that broke off early
     an engine that fails on a body: it is not kept       counted, and said in its row
-    an engine that cannot be loaded: nothing is sequenced   calls wait in the spool, as they came
+    an engine that cannot be loaded: the gateway does not start, and does not take such settings while it runs
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Redactor:
         return replace(
             kept, bodies=bodies, marks=marks, texts=tuple((which, text) for which, text in texts if text is not None)
         )
+
+    def load(self) -> None:
+        """Load every engine now, so that none fails when the first call comes. Raises: as a call does."""
+        for rule in self._rules:
+            self._engine(rule)
 
     def forms(self, text: str) -> tuple[str, ...]:
         """Return what a text may have become under the rules: what to search for besides it."""

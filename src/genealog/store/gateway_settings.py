@@ -133,6 +133,9 @@ class Upstream(Record):
     read_timeout: Seconds = Seconds(600)  # without a byte
 
 
+PATTERNS = frozenset({"card", "email", "iban", "ip", "phone"})  # what the engine of that name finds
+
+
 class Redaction(Record):
     """`[[redaction]]`: what is masked in bodies before they are kept. Commitments stay over what really passed."""
 
@@ -141,6 +144,13 @@ class Redaction(Record):
     engine: Literal["presidio", "patterns"] = "patterns"
     entities: tuple[str, ...] = ()  # none: all that the engine knows
     language: str = "en"
+
+    def __post_init__(self) -> None:
+        """Refuse misspelt entities. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        strange = set(self.entities) - PATTERNS if self.engine == "patterns" else ()
+        if strange:
+            known = ", ".join(sorted(PATTERNS))
+            raise ValueError(f"`entities` has {min(strange)!r}, and the engine patterns knows {known}")
 
 
 class Replica(Record):
