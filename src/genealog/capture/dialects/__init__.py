@@ -3,10 +3,13 @@
 A dialect is found by its name in a frame. Its module is imported when the first call of it is sequenced. To add one:
 a module with `read_request` and `read_response`, a row here, its routes in `gateway.routes`, a row in
 docs/reference/dialects.md. Nothing here fails: the call has happened, and what cannot be read is said in `malformed`.
+Not even a mistake in a reader does: one body that nobody thought of must not keep all calls behind it from the log.
 """
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -34,6 +37,8 @@ MODULES = {
 _BY_HEADERS = frozenset(
     ("bedrock", "kserve-http")
 )  # whose readers take `headers` too: those on record, names in lower case
+
+log = logging.getLogger("genealog.dialects")
 
 
 class Reader(Protocol):
@@ -70,12 +75,16 @@ def read_intent(intent: Intent) -> RequestFacts:
     dialect = reader(intent.dialect)
     if dialect is None:
         return NO_REQUEST_FACTS
-    return dialect.read_request(
-        intent.request,
-        operation=intent.operation,
-        content_type=intent.content_type,
-        **_more(intent.dialect, intent.headers),
-    )
+    try:
+        return dialect.read_request(
+            intent.request,
+            operation=intent.operation,
+            content_type=intent.content_type,
+            **_more(intent.dialect, intent.headers),
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text may quote the body
+        _say(intent, "request", error)
+        return RequestFacts({}, {}, malformed="reader-failed")
 
 
 def read_outcome(intent: Intent, outcome: Outcome) -> ResponseFacts:
@@ -83,14 +92,23 @@ def read_outcome(intent: Intent, outcome: Outcome) -> ResponseFacts:
     dialect = reader(intent.dialect)
     if dialect is None:
         return NO_RESPONSE_FACTS
-    return dialect.read_response(
-        outcome.response,
-        operation=intent.operation,
-        status=outcome.status,
-        content_type=outcome.content_type,
-        content_encoding=outcome.content_encoding,
-        **_more(intent.dialect, outcome.headers),
-    )
+    try:
+        return dialect.read_response(
+            outcome.response,
+            operation=intent.operation,
+            status=outcome.status,
+            content_type=outcome.content_type,
+            content_encoding=outcome.content_encoding,
+            **_more(intent.dialect, outcome.headers),
+        )
+    except Exception as error:  # noqa: BLE001 - as above
+        _say(intent, "response", error)
+        return ResponseFacts(malformed="reader-failed")
+
+
+def _say(intent: Intent, side: str, error: Exception) -> None:
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("the %s of call %s (%s): %s\n%s", side, intent.call, intent.dialect, type(error).__name__, where)
 
 
 def _more(dialect: str, headers: Mapping[str, str]) -> dict[str, Any]:
