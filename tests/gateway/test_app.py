@@ -6,6 +6,7 @@ Long because each way a call can go wrong is one short test, and a reader looks 
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.fake_upstream import Asked, FakeUpstream, Wire, completion, events, stream, whole
+from gateway.fake_upstream import Asked, FakeUpstream, Script, Wire, completion, events, stream, whole
 from gateway.kit import ADAPTER, MODEL, NAME, FakeSource, chat, running, spec
 from genealog.errors import StoreError
+from genealog.gateway.asking import Asking
+from genealog.gateway.exchange import Exchange
 
 
 async def test_whole_answer_passes_verbatim_and_is_on_record(tmp_path: Path) -> None:
@@ -40,6 +43,22 @@ async def test_whole_answer_passes_verbatim_and_is_on_record(tmp_path: Path) -> 
     assert intent.who == {"tenant": "acme", "how": "claimed"}
     assert (outcome.finish, outcome.status, outcome.response) == ("complete", 200, answer)
     assert (outcome.delivered, outcome.assurance, outcome.error) == (len(answer), "A0", None)
+
+
+@pytest.mark.parametrize("script", [whole(completion()), stream(events()), whole(b"{}", 500)])
+async def test_what_a_call_leaves_dies_by_its_count(tmp_path: Path, script: Script) -> None:
+    """Bodies do not wait for a search for cycles: that would be seldom, and slow."""
+    source = FakeSource()
+    async with FakeUpstream(script) as upstream, running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(upstream.url))
+        await gateway.ask(chat())
+        gc.collect()
+        gc.disable()
+        try:
+            await gateway.ask(chat())
+            assert not [each for each in gc.get_objects() if isinstance(each, Asking | Exchange)]
+        finally:
+            gc.enable()
 
 
 async def test_stream_passes_verbatim_with_comments_and_white_space(tmp_path: Path) -> None:

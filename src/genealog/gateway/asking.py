@@ -234,6 +234,7 @@ class Asking:
                 self.plane.admission.settle(self.who, self.name)
             self._over_cb(self)
 
+            self._exchange = None  # it knows us too: what a call leaves shall die by its count
     # Steps
 
     def _begin(self, *, more: bool) -> None:
