@@ -149,6 +149,16 @@ async def test_what_settings_name_and_is_not_there(tmp_path: Path) -> None:
     assert "[upstreams.gone]" in told
 
 
+async def test_credentials_that_anybody_may_spend(tmp_path: Path) -> None:
+    store = make_store(tmp_path, "http://127.0.0.1:1", credentials="vendor")
+    section = '[upstreams.vendor]\nheader = "Authorization"\nsecret = "file:key"\n'
+    checked = (await looked(with_settings(store, section)))["credentials"]
+    assert checked.grade == "warning"
+    assert "prod/bot" in checked.found
+    required = with_settings(store, '[gateway]\nprincipals = "required"\n')
+    assert "credentials" not in await looked(required)
+
+
 async def test_a_model_that_was_revoked(tmp_path: Path) -> None:
     store = make_store(tmp_path, "http://127.0.0.1:1")
     home = Home.open(store)

@@ -191,6 +191,10 @@ def _names(config: Config, live: list[Live]) -> Iterator[Look]:
         yield Look("warning", "deployments", "there are none, so every call is refused", "genealog deploy")
     if config.gateway.default is not None and config.gateway.default not in names:
         yield Look("error", "[gateway] default", f"no deployment is called {config.gateway.default}")
+    lent = sorted({each.name for each in live if any(target.credentials for target in each.body.targets)})
+    if config.gateway.principals == "optional" and lent:
+        hint = '[gateway] principals = "required"'
+        yield Look("warning", "credentials", f"whoever reaches the port spends what {', '.join(lent)} costs", hint)
     if config.replica is None:
         for each in live:
             if each.body.durability == "D3":
