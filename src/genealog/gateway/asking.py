@@ -491,7 +491,7 @@ class Asking:
 
     def _answer(self, error: GenealogError, extra: list[tuple[bytes, bytes]]) -> None:
         status, headers, body = refusal(error)
-        self.reply.start(status, [*headers, *extra], len(body))
+        self.reply.start(status, [*headers, *extra], len(body), whole=True)
         self.reply.end(body)
 
     def _live(self) -> Live:

@@ -354,7 +354,7 @@ class Exchange:
             self._withhold(failed)
             return
         if not owner.reply.started:
-            self._start()
+            self._start(whole=True)
         owner.reply.end(self._hold.rest if self._hold is not None else b"")
         owner.over()
 
@@ -404,7 +404,7 @@ class Exchange:
         else:
             owner.fail(_unrecorded(), self)
 
-    def _start(self) -> None:
+    def _start(self, *, whole: bool = False) -> None:
         response, owner = self._response, self._owner
         if response is None:
             return
@@ -413,7 +413,7 @@ class Exchange:
         length = response.length
         if self._head.startswith(b"HEAD ") and (stated := response.first(b"content-length")) is not None:
             length = int(stated)
-        owner.reply.start(response.status, headers, length)
+        owner.reply.start(response.status, headers, length, whole=whole)
 
     def _unsigned(self) -> Assurance:
         """Return the level of an answer that no engine vouches for."""

@@ -160,7 +160,7 @@ class Plane:
 
 def _say(reply: Reply, content: tuple[int, list[tuple[bytes, bytes]], bytes]) -> None:
     status, headers, body = content
-    reply.start(status, headers, len(body))
+    reply.start(status, headers, len(body), whole=True)
     reply.end(body)
 
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -97,8 +97,7 @@ class _Recordable(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[Annotated[str, msgspec.Meta(pattern=r"^[!-~]+\Z")], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """What a call is called, drawn before it begins: `lot` are 80 random bits that stand in the ID."""
 
     call: str

@@ -71,8 +71,11 @@ class Reply:
         self.started = False
         self.ended = False
 
-    def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> None:
+    def start(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None, *, whole: bool = False
+    ) -> None:
         """Send a final status and headers. `length` None: in chunks (to HTTP/1.0: until the connection closes).
+        `whole`: `end` is called next, so that nothing needs to leave before.
 
         Content-Length, Transfer-Encoding, Connection and Keep-Alive among `headers` are left out: they are the
         server's. Raises: GenealogError if a header holds a line break or NUL.
@@ -103,15 +106,21 @@ class Reply:
         self.started = True
         link.head_at = len(link.pending)
         link.pending.append(head)
-        link.send_soon()
+        if not whole:
+            link.send_soon()
 
     def write(self, data: bytes) -> None:
         """Send bytes of the body at the end of this turn of the loop."""
+        if self._add(data):
+            self._link.send_soon()
+
+    def _add(self, data: bytes) -> bool:
+        """Put bytes of the body behind what is pending; say whether there is something to send."""
         if self.ended or self._silent or not data:
-            return
+            return False
         if not self.started:
             self.cut()  # a body without a head is nothing
-            return
+            return False
         link = self._link
         if self._chunked:
             link.pending += (b"%x\r\n" % len(data), data, b"\r\n")
@@ -120,14 +129,13 @@ class Reply:
                 self._left -= len(data)
                 if self._left < 0:
                     self.cut()  # more than was said: a client would take it for the next answer
-                    return
+                    return False
             link.pending.append(data)
-        link.send_soon()
+        return True
 
     def end(self, data: bytes = b"") -> None:
         """Send the last bytes and the end, now. An answer shorter than its length is cut instead."""
-        if not self.ended and data:
-            self.write(data)
+        self._add(data)
         if self.ended:
             return
         if (self._left > 0 and not self._silent) or not self.started:
