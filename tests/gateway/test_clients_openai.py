@@ -246,7 +246,7 @@ def _prove(store: Path, heard: list[Heard], texts: list[str]) -> None:
             assert not text or _sha(text) in said["text"]
             counted = dict(facts.usage or {}) | ({"characters": 6} if "/audio/speech" in answer.path else {})
             assert {name: count for name, count in used.items() if name not in ("source", "tier")} == counted
-            assert used.get("source") == ("provider" if counted else None)
+            assert used.get("source") == ("provider" if facts.usage else "request" if counted else None)
             assert kept.leaf.finish == "complete"
     finally:
         home.close()

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, convert
 
@@ -241,7 +241,7 @@ def _usage(
 ) -> UsageGroup:
     spoken = {} if asked.characters is None or answered.content is None else {"characters": asked.characters}
     if outcome and (answered.usage or spoken):
-        source: Literal["provider", "partial"] = "provider" if outcome.finish == "complete" else "partial"
+        source = "partial" if outcome.finish != "complete" else "provider" if answered.usage else "request"
         counts = {**(answered.usage or {}), **spoken, "tier": answered.tier, "source": source}
         return convert(counts, UsageGroup)
     if report:

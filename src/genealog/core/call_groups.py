@@ -113,7 +113,8 @@ class RetrievalGroup(Record):
 
 
 class UsageGroup(Record):
-    """Tokens, and whose word that is: the provider's last snapshot (`partial` if the call was cut), or the engine's.
+    """Tokens, and whose word that is: the provider's last snapshot (`partial` if the call was cut), the engine's, or
+    nobody's, where all that is known was counted in the `request`.
 
     `prompt_tokens` is all that went in, `completion_tokens` all that came out; the other token counts are parts of one
     of them, whatever way a vendor adds them up. `cost` is in millionths of `currency`, by the price entry `price`.
@@ -137,7 +138,7 @@ class UsageGroup(Record):
     cost: Count | None = None
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
     price: str | None = None
-    source: Literal["provider", "partial", "engine"] | None = None
+    source: Literal["provider", "partial", "engine", "request"] | None = None
 
 
 class EngineGroup(Record):
