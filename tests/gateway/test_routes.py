@@ -70,7 +70,7 @@ ARN = "arn%3Aaws%3Abedrock%3Aeu-central-1%3A123456789012%3Ainference-profile%2Fe
 def test_what_clients_send(path: str, dialect: str, name: str | None, streams: bool | None) -> None:
     found = route("POST", path)
     assert (found.dialect, found.name, found.streams) == (dialect, name, streams)
-    assert found.operation == path
+    assert (found.operation, found.refused, route("PUT", path).refused) == (path, None, None)
     assert found.named_by == ("path" if name is not None else found.named_by)
     assert route("GET", path).dialect == "opaque"
 
@@ -95,7 +95,34 @@ def test_what_clients_send(path: str, dialect: str, name: str | None, streams: b
 )
 def test_everything_else_is_opaque(path: str) -> None:
     found = route("POST", path)
-    assert (found.dialect, found.named_by, found.name) == ("opaque", "header", None)
+    assert (found.dialect, found.named_by, found.name, found.refused) == ("opaque", "header", None, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/../admin", "dot segments"),
+        ("/v1/%2e%2E/admin", "dot segments"),
+        ("/v1/..%2fadmin", "dot segments"),
+        ("/v1\\..\\admin", "dot segments"),
+        ("/v1/..;x/admin", "dot segments"),
+        ("/v1beta/models/prod/../x:generateContent", "dot segments"),
+        ("/v1beta/models/bot%00:generateContent", "control characters"),
+        ("/files/%1b[2J", "control characters"),
+        ("/v1/chat/completion%73", "another spelling of a known path"),
+        ("/v1/chat%2Fcompletions", "another spelling of a known path"),
+        ("//v1/chat/completions", "another spelling of a known path"),
+        ("/v1/chat/completions/", "another spelling of a known path"),
+        ("/v1/chat/completions;x", "another spelling of a known path"),
+        ("/V1/Chat/Completions", "another spelling of a known path"),
+        ("/v1beta/models/bot:%67enerateContent", "another spelling of a known path"),
+        ("/genealog/v1/load", "a path between gateway and engine"),
+        ("//%67enealog/v1/signatures/01", "a path between gateway and engine"),
+    ],
+)
+def test_what_could_mean_something_else_to_an_upstream_passes_nowhere(path: str, why: str) -> None:
+    assert route("POST", path).refused == why
+    assert route("GET", "/v1/files/a..b/%20").refused is None
 
 
 def test_only_ollama_streams_unasked() -> None:

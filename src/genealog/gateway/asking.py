@@ -35,7 +35,7 @@ from genealog.gateway.record import Name
 from genealog.gateway.recording import Entry, unwritable
 from genealog.gateway.refusal import refusal
 from genealog.gateway.routes import Route
-from genealog.gateway.said import read_said
+from genealog.gateway.said import malformed_form, read_said
 
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 _DEPLOYMENT = b"genealog-deployment"
@@ -114,6 +114,9 @@ class Asking:
         self._size += len(data)
         if self._form is not None:
             self._form.feed(data)
+            if self._more and self._form.malformed:
+                self._give_up(malformed_form(self._form))
+                return
         settings = self.plane.settings
         if self._more:
             if self._size > settings.max_upload:
@@ -139,6 +142,9 @@ class Asking:
         if self._form is not None:
             self._form.end()
             if self._more:
+                if self._form.malformed:
+                    self._give_up(malformed_form(self._form))
+                    return
                 self.parts = tuple(part.streamed() for part in self._form.parts)
         if not self._began:
             self._begin(more=False)
@@ -228,13 +234,13 @@ class Asking:
         """Know that the reply has ended."""
         if not self._over:
             self._over = True
+            self._exchange = None  # it knows us too: what a call leaves shall die by its count
             self.plane.counters.add("request_bytes", self._size)
             self._pieces.clear()
             if self._admitted:
                 self.plane.admission.settle(self.who, self.name)
             self._over_cb(self)
 
-            self._exchange = None  # it knows us too: what a call leaves shall die by its count
     # Steps
 
     def _begin(self, *, more: bool) -> None:
@@ -278,6 +284,11 @@ class Asking:
             self._refuse(denied)
             return
         self._admitted = True
+        self._aim(live)
+
+    def _aim(self, live: Live) -> None:
+        """Go to the targets of a deployment, in the order of this call."""
+        plane = self.plane
         try:
             aims = plane.aims(live)
         except GenealogError as error:
@@ -291,6 +302,8 @@ class Asking:
 
     def _next(self) -> None:
         """Make the next attempt."""
+        if self._moved():
+            return
         aim = self._aims[self._attempt % len(self._aims)]
         self._attempt += 1
         binding = self.plane.handshakes.known(aim)
@@ -298,6 +311,19 @@ class Asking:
             self._later(self._bind(aim))
         else:
             self._bound(aim, binding)
+
+    def _moved(self) -> bool:
+        """Say whether the deployment is another by now, or must not be served any more; then go there, or refuse."""
+        found = self.plane.directory.look(self.name)
+        if found is self._found:
+            return False
+        if found is None or found.live is None or found.refusal is not None:
+            stale = StoreError("registry-stale", "the registry cannot be read, or has this deployment no more")
+            self._refuse(stale if found is None or found.refusal is None else found.refusal)
+            return True
+        self._found = found
+        self._aim(found.live)
+        return True
 
     async def _bind(self, aim: Aim) -> None:
         try:
@@ -351,8 +377,15 @@ class Asking:
     def _connected(self, aim: Aim, binding: Binding, connection: Connection) -> None:
         """Put the intent on record."""
         plane = self.plane
+        if plane.directory.look(self.name) is not self._found:
+            connection.abort()
+            self._attempt -= 1
+            self._moved()
+            return
         try:
-            body, changed = outgoing.forwarded(self.route, self._body, self.name, aim)
+            body, changed = outgoing.forwarded(
+                self.route, self._body, self.name, aim, form=self._form, given=self._given is not None
+            )  # fmt: skip
             entry = self._open_entry(aim, binding, changed, body)
         except GenealogError as error:
             connection.abort()
@@ -393,14 +426,15 @@ class Asking:
 
     def _streamable(self) -> bool:
         """Say whether it is known, before its end, where this request goes and what it is."""
-        if self._given is None:
-            if self.route.named_by == "json" or (self.route.named_by == "header" and not self.plane.settings.default):
-                return False
-            if self._form is not None and self._form.model is None:
-                return False
+        by = self.route.named_by
+        if self._given is None and (by == "json" or (by == "header" and not self.plane.settings.default)):
+            return False
         found = self.plane.directory.look(self._given or self.route.name or self._form_model() or "")
         live = found.live if found is not None else None
-        return live is None or self.route.named_by != "json" or all(t.served_as is None for t in live.body.targets)
+        renamed = live is not None and any(target.served_as is not None for target in live.body.targets)
+        if self._form is not None:
+            return self._form.model is not None or (self._given is not None and not renamed)
+        return not renamed or by != "json"
 
     def _form_model(self) -> str | None:
         return self._form.model if self._form is not None else None
@@ -478,7 +512,10 @@ class Asking:
         self.fail(error, None)
 
     def _too_large(self, limit: int) -> None:
-        error = MalformedError("body-too-large", "the request body is too large", expected=f"≤ {limit} bytes")
+        self._give_up(MalformedError("body-too-large", "the request body is too large", expected=f"≤ {limit} bytes"))
+
+    def _give_up(self, error: MalformedError) -> None:
+        """Refuse a request in its middle."""
         exchange = self._exchange
         if exchange is not None:
             exchange.break_off("client_abandoned", error.code)

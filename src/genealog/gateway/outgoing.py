@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from genealog.capture.dialects.multipart import Form
+from genealog.errors import MalformedError
 from genealog.gateway import headers as rules
 from genealog.gateway import rewrite
 from genealog.gateway.admission import Who
@@ -30,17 +32,27 @@ class Asking(Protocol):
     streams: bool
 
 
-def forwarded(route: Route, body: bytes, name: str, aim: Aim) -> tuple[bytes, tuple[str, ...]]:
-    """Return the body as it goes to a target, and what was changed in the request."""
+def forwarded(
+    route: Route, body: bytes, name: str, aim: Aim, *, form: Form | None = None, given: bool = False
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return the body as it goes to a target, and what was changed in the request. `given`: a header named it, so
+    that the request itself may name anything. Raises: MalformedError `malformed-json`.
+    """
     served_as = aim.target.served_as
-    if served_as is None or served_as == name:
+    if served_as is None or (served_as == name and not given):
         return body, ()
     if route.named_by == "path" and route.name is not None:
         return body, ("model",)
-    if route.named_by == "multipart":
-        return rewrite.in_form(body, served_as), ("model",)
+    if form is not None:
+        return (body, ()) if form.model_at is None else (rewrite.in_form(body, form.model_at, served_as), ("model",))
     if route.named_by == "json":
-        return rewrite.in_json(body, served_as), ("model",)
+        changed = rewrite.in_json(body, served_as)
+        if changed is body and not rewrite.names_none(body):
+            raise MalformedError(
+                "malformed-json", "the model that this request names cannot be found, so it cannot be replaced",
+                expected="a JSON object, uncompressed, in UTF-8",
+            )  # fmt: skip
+        return changed, () if changed is body else ("model",)
     return body, ()
 
 

@@ -63,6 +63,9 @@ class Plane:
             return _ANSWERED
         parts = self.parts
         found = route(request.method, request.path)
+        if found.refused is not None:
+            _say(reply, refusal(_unclear(found.refused)))
+            return _ANSWERED
         if found.dialect == "opaque" and not self._addressed(request):
             _say(reply, refusal(_no_such_route(request)))
             return _ANSWERED
@@ -166,6 +169,13 @@ def _say(reply: Reply, content: tuple[int, list[tuple[bytes, bytes]], bytes]) ->
 
 def _json(value: object) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     return 200, [(b"content-type", b"application/json")], msgspec.json.encode(value)
+
+
+def _unclear(what: str) -> MalformedError:
+    return MalformedError(
+        "http-refused", "this path could mean something else to an upstream than to the gateway", got=what,
+        expected="the path as its API writes it, without . and .. in it",
+    )  # fmt: skip
 
 
 def _no_such_route(request: Request) -> GenealogError:

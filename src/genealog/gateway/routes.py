@@ -3,7 +3,8 @@
 A route is found by method and path alone. Where the path names the deployment, everything between the fixed parts is
 its name, slashes and percent signs included: `/v1beta/models/prod/bot:generateContent`. Where it does not, the body's
 `model` does. What no route fits passes as `opaque`, if somebody says where to: the header `Genealog-Deployment`, or
-`[gateway] default`.
+`[gateway] default`. What an upstream could read as a path that is known here, and we do not, passes nowhere: it would
+go past the name that a target is asked for, and past what is read of a call.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Route:
     named_by: NamedBy
     name: str | None = None  # by the path
     streams: bool | None = None
+    refused: str | None = None  # why nobody passes this path on
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ _POST: tuple[_Rule, ...] = (
     _rule("bedrock", rf"/model/{_NAME}/(?:converse|invoke)"),
     _rule("bedrock", rf"/model/{_NAME}/(?:converse-stream|invoke-with-response-stream)", streams=True),
 )
+_LOOSE = tuple(re.compile(rule.pattern.pattern, re.IGNORECASE) for rule in _POST)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_STREAMS = frozenset(("/api/chat", "/api/generate"))  # where a body that says nothing asks for a stream
 
 
@@ -93,8 +97,28 @@ def route(method: str, path: str) -> Route:
     if method == "POST":
         for rule in _POST:
             if (found := rule.pattern.fullmatch(path)) is not None:
-                return Route(rule.dialect, path, rule.named_by, _name(found, rule), rule.streams)
-    return Route("opaque", path, "header")
+                return Route(rule.dialect, path, rule.named_by, _name(found, rule), rule.streams, _unsound(path))
+    return Route("opaque", path, "header", refused=_unsound(path) or _disguised(path))
+
+
+def _unsound(path: str) -> str | None:
+    """Say what of a path could lead an upstream elsewhere: out of the target's own path, or to another name."""
+    plain = unquote(path, "latin-1").replace("\\", "/")
+    if any(segment.partition(";")[0] in (".", "..") for segment in plain.split("/")):
+        return "dot segments"
+    return "control characters" if _CONTROL.search(plain) else None
+
+
+def _disguised(path: str) -> str | None:
+    """Say whether a lax upstream reads a path as one that we know: it would be asked past all that we do there."""
+    segments = unquote(path, "latin-1").replace("\\", "/").split("/")
+    plain = "/" + "/".join(filter(None, (segment.partition(";")[0] for segment in segments)))
+    if f"{plain}/".lower().startswith("/genealog/"):
+        return "a path between gateway and engine"
+    known = (rule.pattern.fullmatch(path) for rule in _POST)  # with another method
+    if not any(known) and any(pattern.fullmatch(plain) for pattern in _LOOSE):
+        return "another spelling of a known path"
+    return None
 
 
 def _name(found: re.Match[str], rule: _Rule) -> str | None:

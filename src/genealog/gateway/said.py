@@ -6,6 +6,8 @@ Nothing else of a body is read here, and nothing of one that streams through.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import msgspec
 
@@ -14,6 +16,10 @@ from genealog.errors import MalformedError
 from genealog.gateway.routes import Route, streams_by_default
 
 _TRUE = frozenset(("true", "1"))
+_MODEL = "model"
+_SPELLINGS = tuple(
+    word for letters in product(*zip(_MODEL, _MODEL.upper(), strict=True)) if (word := "".join(letters)) != _MODEL
+)
 
 
 class _Asked(msgspec.Struct):
@@ -21,7 +27,25 @@ class _Asked(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Named:
+    """A value of `model`, to be counted."""
+
+
+_named: list[object] = []  # the values of `model` in the object that is being read
+
+
+def _count(_: type, value: object) -> _Named:
+    _named.append(value)
+    return _NAMED
+
+
+_NAMED = _Named()
+_Every: Any = msgspec.defstruct(
+    "_Every", [(_MODEL, _Named | None, None), *((word, str | None, None) for word in _SPELLINGS)]
+)
+_SOUND = (_Every(), _Every(_NAMED))
 _asked = msgspec.json.Decoder(_Asked)
+_every: Any = msgspec.json.Decoder(_Every, dec_hook=_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,8 @@ def read_said(
     streams = route.streams
     model: str | None = None
     if form is not None:
+        if form.malformed:
+            raise malformed_form(form)
         model = form.model
         streams = bool(streams) or form.value("stream") in _TRUE
     elif route.named_by == "json" or streams is None:
@@ -54,11 +80,16 @@ def read_said(
     if name is not None:
         return Said(name, bool(streams))
     if form is not None:
-        raise MalformedError(
-            "malformed-form", "the form does not name a model", got=form.malformed,
-            expected="a field `model`, the name of a deployment",
-        )  # fmt: skip
+        raise malformed_form(form)
     raise _malformed("no model")
+
+
+def malformed_form(form: Form) -> MalformedError:
+    """Return why a form is refused: no model in it, or two readers could disagree about what it says."""
+    return MalformedError(
+        "malformed-form", "the form does not name a model, or not so that every reader agrees", got=form.malformed,
+        expected="one field `model`, the name of a deployment",
+    )  # fmt: skip
 
 
 def _read_json(route: Route, body: bytes, *, required: bool) -> tuple[str | None, bool]:
@@ -68,9 +99,23 @@ def _read_json(route: Route, body: bytes, *, required: bool) -> tuple[str | None
         if required:
             raise _malformed(str(error)) from None
         return None, bool(route.streams)
+    if route.named_by == "json" and _named_twice(body):
+        raise _malformed("more than one `model`")
     if route.streams is not None:
         return asked.model, route.streams
     return asked.model, streams_by_default(route.operation) if asked.stream is None else asked.stream
+
+
+def _named_twice(body: bytes) -> bool:
+    """Say whether two readers may find two names in an object: a key repeated, or one that Go's takes for `model`.
+
+    Each `model` of it has been read as a text, so that counting them makes nothing big.
+    """
+    _named.clear()
+    try:
+        return _every.decode(body) not in _SOUND or len(_named) > 1
+    except msgspec.MsgspecError:
+        return True  # a `Model` that is no text
 
 
 def _malformed(got: str) -> MalformedError:

@@ -66,7 +66,7 @@ class Credentials:
         """The headers of a client that do not go to this upstream, in lower case."""
         if self._secret is None and self.section.sigv4_region is None:
             return frozenset()
-        return rules.CREDENTIALS
+        return rules.CREDENTIALS | {(self.section.header or "Authorization").lower().encode()}
 
     def put(self, headers: Head) -> None:
         """Add the header that says who we are. Raises: StoreError `secret-missing`."""

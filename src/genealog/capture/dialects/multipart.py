@@ -54,8 +54,10 @@ class Form:
     def __init__(self, content_type: str | None) -> None:
         self.parts: list[FormPart] = []
         self.malformed: str | None = None
+        self.model_at: tuple[int, int] | None = None  # where the value of `model` stands in what was fed
         self._room = MAX_TEXT
         self._kept = b""
+        self._fed = 0  # bytes before those that are looked at
         self._state = _FIRST
         self._part = _Open("", None, file=False)
         try:
@@ -85,6 +87,7 @@ class Form:
             self._break(str(error))
         else:
             self._kept = data[at:]
+            self._fed += at
 
     def end(self) -> None:
         """Say that the body is over."""
@@ -150,6 +153,8 @@ class Form:
             return safe
         self._take(data, at, found)
         self._state = _AFTER
+        if self._part.name == "model" and self.model_at is None:
+            self.model_at = (self._fed + found - self._part.size, self._fed + found)
         self._close()
         return found + len(self._delimiter)
 
