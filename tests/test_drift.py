@@ -68,6 +68,15 @@ def test_another_model_than_the_registered_one_follows_it(deployments: Deploymen
     assert [each.previous for each in seen(ledger)] == [record_id(EXPECTED)]
 
 
+def test_a_region_that_no_answer_reports_is_no_drift(deployments: Deployments) -> None:
+    body = ExternalModel(vendor="example", model="m-1", region="eu", snapshot="2026-01-01")
+    deployments.registry.add_record(to_builtins(body), kind="external-model", name="eu")
+    deployments.deploy("bot", model="eu", upstream="https://api.example")
+    ledger = Ledger(deployments.home)
+    Watch(ledger).take([say(deployments, "m-1", "fp_1")], now=NOW)
+    assert [each.previous for each in seen(ledger)] == [None]
+
+
 def test_what_could_not_be_stated_is_said_again(deployments: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(deployments.home)
     watch = Watch(ledger)
