@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import string
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -183,6 +184,18 @@ def test_a_stream_is_kept_as_what_it_adds_up_to() -> None:
 def test_what_nobody_can_read_is_not_rendered(body: bytes) -> None:
     with pytest.raises(UnreadableError):
         rendered(ALL, body, None)
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
+def test_what_is_made_to_fill_the_memory_is_not_rendered(value: bytes) -> None:
+    body = b"[" + value * (5 << 20) + b"1]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableError):
+            rendered(ALL, body, None)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_too_deep_is_not_rendered() -> None:

@@ -20,6 +20,7 @@ from genealog.redaction.engine import Engine, mask
 TAG = "genealog/redacted/v1"
 _DEPTH = 100
 _NUMBERS = 16  # so many in a row may be a text in disguise
+_MOST_NESTED, _MOST_VALUES = 1 << 20, 1 << 22  # of a body: its objects and arrays, its commas
 _SPELLED = frozenset(("logprobs", "logprobsresult", "top_logprobs", "token_ids"))
 _MEDIA = re.compile(r"(?:data:[\w/+.;=-]{0,100},)?[A-Za-z0-9+/_-]{256,}={0,2}")
 
@@ -45,7 +46,10 @@ def rendered(engine: Engine, body: bytes, content: bytes | None) -> bytes:
 
 
 def _read(data: bytes) -> tuple[Any] | None:
-    """Return the JSON value of a body in a tuple, None where it is none: compressed, a stream, a form, media."""
+    """Return the JSON value of a body in a tuple, None where it is none: compressed, a stream, a form, media; or
+    made to fill the memory of whoever reads it."""
+    if data.count(b"[") + data.count(b"{") > _MOST_NESTED or data.count(b",") > _MOST_VALUES:
+        return None
     try:
         return (json.loads(data.decode(), parse_constant=str),)
     except (ValueError, RecursionError):

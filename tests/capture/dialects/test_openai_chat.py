@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -320,6 +321,17 @@ def test_a_compressed_stream_may_be_cut() -> None:
 )
 def test_an_encoding_that_cannot_be_undone_is_said(encoding: str, body: bytes, code: str) -> None:
     assert read_response(body, content_type=JSON, content_encoding=encoding).malformed == code
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
+def test_a_body_that_is_made_to_fill_the_memory_is_not_read(value: bytes) -> None:
+    body = b'{"model":"m","tools":[' + value * (5 << 20) + b"1]}"
+    tracemalloc.start()
+    try:
+        assert read_request(body).malformed == "json-too-many-values"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @given(

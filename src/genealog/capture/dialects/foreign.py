@@ -14,6 +14,8 @@ from genealog.core.frames import MAX_BODY
 
 LONGEST = 256  # characters of a value that is spelled out
 _MEMBERS = 64  # of a gzip body: one may follow another
+_MOST_NESTED = 1 << 20  # objects and arrays of a body: up to 240 bytes of memory each
+_MOST_VALUES = 1 << 22  # commas of it: up to 80 bytes each
 _DIGITS = 15  # so that a count fits 53 bits
 
 
@@ -28,7 +30,9 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the dialects
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object. Raises: Unreadable `not-json`, `not-an-object`, `repeated-key`."""
+    """Read a JSON object. Raises: Unreadable `not-json`, `not-an-object`, `repeated-key`, `json-too-many-values`."""
+    if body.count(b"[") + body.count(b"{") > _MOST_NESTED or body.count(b",") > _MOST_VALUES:
+        raise Unreadable("json-too-many-values")
     try:
         value = _decoder.decode(body.decode().removeprefix("\N{BYTE ORDER MARK}"))
     except (ValueError, UnicodeDecodeError):
