@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,7 +15,11 @@ from gateway.kit import ADAPTER, MODEL, NAME, FakeSource, chat, running, spec, s
 from genealog.core.frames import Piece, Whole
 from genealog.core.ids import sha256_hex
 from genealog.errors import StoreError
+from genealog.gateway.admission import Claimed
 from genealog.gateway.http1 import Limits
+from genealog.gateway.principals import NotAuthenticated
+
+SECRET = "sk-hidden"
 
 
 async def test_clients_choose_no_ids_and_upstreams_speak_for_nobody(tmp_path: Path) -> None:
@@ -98,6 +103,45 @@ async def test_models_health_and_unknown_routes(tmp_path: Path) -> None:
         (NAME, "model", [MODEL, ADAPTER])
     ]
     assert gateway.calls() == []
+
+
+async def test_what_is_deployed_is_shown_to_those_who_may_call(tmp_path: Path) -> None:
+    class Nobody(Claimed):
+        def authenticate(self, _request: object) -> NotAuthenticated:
+            return NotAuthenticated("principal-missing", "nobody is known here")
+
+    source = FakeSource()
+    async with running(tmp_path, source, admission=Nobody()) as gateway:
+        source.deploy(NAME, spec("http://127.0.0.1:1"))
+        await gateway.directory.renew()
+        for path in ("/v1/models", f"/v1/models/{NAME}", "/api/tags", "/v1beta/models"):
+            async with gateway.client.get(gateway.url + path) as response:
+                assert response.status == 401
+                assert NAME.encode() not in await response.read()
+        async with gateway.client.get(gateway.url + "/healthz") as response:
+            assert response.status == 200
+
+
+@pytest.mark.parametrize("where", ["find", "open"])
+async def test_a_mistake_of_ours_ends_the_call_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    async def broken(*_: object, **__: object) -> NoReturn:
+        raise KeyError(SECRET)
+
+    source = FakeSource()
+    async with FakeUpstream(whole(completion())) as upstream, running(tmp_path, source) as gateway:
+        source.deploy(NAME, spec(upstream.url))
+        if where == "open":
+            monkeypatch.setattr(gateway.plane.parts.pool, "open", broken)
+        else:
+            monkeypatch.setattr(gateway.directory, "find", broken)
+        status, _, body = await gateway.ask(chat())
+        assert (status, json.loads(body)["code"]) == (503, "gateway-failed")
+        _, outcome = gateway.last()
+    assert (outcome.finish, outcome.error) == ("unknown", "gateway-failed")
+    assert "KeyError" in caplog.text
+    assert SECRET not in caplog.text
 
 
 async def test_drain_finishes_what_runs(tmp_path: Path) -> None:

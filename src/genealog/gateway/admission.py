@@ -1,7 +1,7 @@
 """Who calls, and whether they may: the one place where the plane asks.
 
     authenticate(request)          at the end of a request's head, before any byte of its body is read
-    admit(who, deployment)         once the name is known, before anything goes upstream; `settle` ends what it began
+    admit(who, deployment)         once the name is known, before anything goes upstream
 
 What a call used is charged by whoever puts it into the log (`store.charges`).
 
@@ -67,10 +67,7 @@ class Admission(Protocol):
         """Say who calls, or why they may not: PolicyDenied, with `http_status` 401 or 403 by `gateway.refusal`."""
 
     def admit(self, who: Who, deployment: str) -> GenealogError | None:
-        """Say why this call must not be made now, or begin it; where it was begun, `settle` is called once."""
-
-    def settle(self, who: Who, deployment: str) -> None:
-        """The call that `admit` let in has ended, however it did."""
+        """Say why this call must not be made now, or count it."""
 
     def close(self) -> None:
         """Let go of what it holds: nobody asks it any more."""
@@ -98,9 +95,6 @@ class Claimed:
     def admit(self, _who: Who, _deployment: str) -> GenealogError | None:
         """Let everybody in."""
         return None
-
-    def settle(self, _who: Who, _deployment: str) -> None:
-        """Nothing was begun."""
 
     def close(self) -> None:
         """Nothing is held."""

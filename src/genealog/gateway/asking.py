@@ -49,7 +49,7 @@ class Asking:
     """One request: a `http1.Handler`, and the `exchange.Owner` of its attempts."""
 
     __slots__ = (
-        "_admitted", "_aims", "_attempt", "_began", "_body", "_exchange", "_form", "_found", "_given", "_lot",
+        "_aims", "_attempt", "_began", "_body", "_exchange", "_form", "_found", "_given", "_lot",
         "_more", "_over", "_over_cb", "_paused", "_pieces", "_route", "_sent", "_size", "_stated", "_task", "_trace",
         "_whole", "name", "parts", "plane", "reply", "request", "route", "streams", "who",
     )  # fmt: skip
@@ -78,7 +78,6 @@ class Asking:
         self._sent = False  # an attempt has the request, so that what comes next goes after it
         self._paused = False
         self._over = False
-        self._admitted = False
         self._attempt = 0
         self._trace: str | None = None
         self._lot: Name | None = None
@@ -91,11 +90,6 @@ class Asking:
     def dialect(self) -> str:
         """As the intent says it."""
         return self.route.dialect
-
-    @property
-    def operation(self) -> str:
-        """The path that was asked for."""
-        return self.route.operation
 
     # From the client
 
@@ -183,6 +177,19 @@ class Asking:
         self.reply.cut()
         self.over()
 
+    def crashed(self) -> None:
+        """End it: something failed that nobody thought of. The log of this process says where."""
+        if self._over:
+            return
+        error = StoreError("gateway-failed", "the gateway made a mistake", hint="its log says where; please report it")
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.break_off("unknown", error.code)
+        else:
+            self._record("unknown", error.code)
+        if not self._over:
+            self.fail(error, exchange)
+
     def look_at_silence(self, now: float) -> None:
         """Break off an attempt whose upstream has been silent for too long."""
         exchange = self._exchange
@@ -237,8 +244,6 @@ class Asking:
             self._exchange = None  # it knows us too: what a call leaves shall die by its count
             self.plane.counters.add("request_bytes", self._size)
             self._pieces.clear()
-            if self._admitted:
-                self.plane.admission.settle(self.who, self.name)
             self._over_cb(self)
 
     # Steps
@@ -283,7 +288,6 @@ class Asking:
         if (denied := plane.admission.admit(self.who, self.name)) is not None:
             self._refuse(denied)
             return
-        self._admitted = True
         self._aim(live)
 
     def _aim(self, live: Live) -> None:
@@ -546,7 +550,7 @@ class Asking:
             self.reply.pause_body()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = self.plane.spawn(work)
+        self._task = self.plane.spawn(work, self.crashed)
 
     def _waited(self) -> bool:
         """Say whether what was waited for is still wanted."""

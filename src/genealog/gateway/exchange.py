@@ -58,6 +58,9 @@ class Owner(Protocol):
     def fail(self, error: GenealogError, exchange: Exchange | None) -> None:
         """Tell the client, which has got nothing yet, why there is no answer; the call is on record."""
 
+    def crashed(self) -> None:
+        """End it all: something failed that nobody thought of."""
+
     def ours(self, call: str, aim: Aim, binding: Binding) -> list[tuple[bytes, bytes]]:
         """Return the headers that the gateway puts on an answer."""
 
@@ -264,7 +267,7 @@ class Exchange:
     # Inside
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = self._owner.plane.spawn(work)
+        self._task = self._owner.plane.spawn(work, self._owner.crashed)
 
     async def _ask_anew(self) -> None:
         plane = self._owner.plane

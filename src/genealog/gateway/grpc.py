@@ -157,10 +157,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             await self._refuse(context, message, self._context(asked, live), error)
         if (denied := self._parts.admission.admit(who, asked.name)) is not None:
             await self._refuse(context, message, self._context(asked, live), denied)
-        try:
-            return await self._pass(method, message, context, asked, live, aim, name)
-        finally:
-            self._parts.admission.settle(who, asked.name)
+        return await self._pass(method, message, context, asked, live, aim, name)
 
     async def _pass(
         self, method: str, message: bytes, context: Any, asked: _Asked, live: Live, aim: Aim, name: Name
@@ -239,7 +236,6 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             aim = self._ways.aim(found.live, name := self._parts.recording.draw())
             if (denied := self._parts.admission.admit(who, asked.name)) is not None:
                 raise denied
-            self._parts.admission.settle(who, asked.name)
             rename = aim.target.served_as if method in _READS else None
             metadata = self._ways.metadata(asked.head.headers, who.withheld, aim, name.call)
             ask = self._ways.channel(aim).unary_unary(method)

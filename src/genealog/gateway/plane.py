@@ -1,7 +1,7 @@
 """The data plane as one `http1` application: which request is a call, and which the gateway answers itself.
 
     any dialect (`routes`)   passed on, verbatim both ways, streaming or not: a call, on record
-    GET /v1/models …         what is deployed, in the shape that the dialect's clients read
+    GET /v1/models …         what is deployed, in the shape that the dialect's clients read, for who may call
     GET /healthz             whether calls can be recorded
     anything else            a call as well (`opaque`), where a header or `[gateway] default` says where to
 
@@ -143,7 +143,8 @@ class Plane:
         shown = listing(path, request, self.parts.directory)
         if shown is None:
             return False
-        _say(reply, _json(shown))
+        who = self.parts.admission.authenticate(request)
+        _say(reply, refusal(who) if isinstance(who, GenealogError) else _json(shown))
         return True
 
     def _health(self, path: str, reply: Reply) -> None:

@@ -135,9 +135,6 @@ class Principals:
         except GenealogError as error:
             return error  # what cannot be counted is not let in
 
-    def settle(self, _who: Who, _deployment: str) -> None:
-        """Requests are counted when they begin."""
-
     def close(self) -> None:
         """Stop reading the keys of issuers, and let go of the counters."""
         self._issuers.close()
