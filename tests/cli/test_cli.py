@@ -77,6 +77,7 @@ def test_show_tells_ids_files_signer_and_claims(cli: Cli, store: Path) -> None:
         assert word in shown
     assert cli("show", "model", "--json").json["files"][0]["path"] == "config.json"
     assert cli("show", "ghost").status == 3
+    assert "genealog why 01M825K18EVBBBJ6E9AZF8S4QT" in cli("show", "01M825K18EVBBBJ6E9AZF8S4QT").err
 
 
 def test_add_and_show_say_how_weights_were_read_and_what_a_pickle_would_run(
@@ -239,6 +240,11 @@ def test_help_teaches(cli: Cli) -> None:
     for command in ("init", "add", "deploy", "why", "verify", "evidence", "rollback", "revoke"):
         shown = cli(command, "--help").out
         assert "Example:" in shown, command
+
+
+def test_help_shows_sections_of_settings(cli: Cli) -> None:
+    for words, section in ((("deploy",), "[upstreams.LABEL]"), (("replica", "serve"), "[replica]")):
+        assert section in cli(*words, "--help").out
 
 
 def test_a_label_is_no_path_and_breaks_no_configuration(cli: Cli, store: Path, tmp_path: Path) -> None:

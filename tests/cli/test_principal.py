@@ -22,7 +22,7 @@ def sections(store: Path) -> Any:
 
 def test_a_principal_comes_gets_keys_and_goes(cli: Cli, store: Path) -> None:
     with (store / "genealog.toml").open("a") as file:
-        file.write('\n# a note of mine\n[prices]  # another\ncurrency = "EUR"\n')
+        file.write('\n# a note of mine\n[calls]  # another\nsplit = "none"\n')
     before = (store / "genealog.toml").read_text()
     limits = ("--requests-per-minute", "600", "--tokens-per-minute", "9", "--budget-per-day", "0.5")
     facts = ("--department", "finance", "--project", "inv", "--tenant", "acme", "--tenants", "acme-*")
@@ -63,6 +63,7 @@ def test_a_principal_comes_gets_keys_and_goes(cli: Cli, store: Path) -> None:
         (("add", "x", "--budget-per-day", "a lot"), "bad-option"),
         (("add", "x", "--budget-per-day", "0.0000001"), "bad-option"),
         (("add", "x", "--expires", "soon"), "bad-option"),
+        (("add", "x", "--expires", "2020-01-31"), "bad-option"),
         (("add", "x", "--currency", "dollars", "--budget-per-day", "1"), "config-malformed"),
         (("show", "x"), "no-such-principal"),
         (("key", "add", "x"), "no-such-principal"),

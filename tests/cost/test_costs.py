@@ -288,7 +288,7 @@ def test_calls_that_were_not_priced_can_be_priced_by_a_later_table(store: Costed
     catch_up(store.ledger)
     store.table(OPENAI.replace("gpt-5-mini*", "gpt-6"), valid_from="2026-02-01")
     found = what_if(store.home.index, Tables(store.home).now(), at=today())
-    assert (found.compared, found.actual, found.other) == (1, {}, {"USD": 250_000})
+    assert (found.compared, found.added, found.actual, found.other) == (1, 1, {}, {"USD": 250_000})
 
 
 def test_when_an_engine_of_ones_own_pays(store: Costed) -> None:

@@ -1,15 +1,17 @@
-"""Settings that the log cannot use: refused before the gateway starts, and not taken while it runs."""
+"""What the parent of a gateway does with settings that the log cannot use, and says while it stops."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from gateway.processes import make_store
 from genealog.errors import StoreError
-from genealog.gateway.serve import _Sequence
+from genealog.gateway.serve import _Sequence, _Status
 from genealog.redaction.engine import Engine
 from genealog.store.gateway_settings import Redaction
 from genealog.store.home import Home
@@ -47,3 +49,20 @@ def test_an_engine_that_cannot_be_loaded_is_not_taken_while_it_runs(
     assert home.config is before
     assert "redaction-unusable" in caplog.text
     sequence.step()
+
+
+@pytest.mark.parametrize(
+    ("workers", "because"),
+    [
+        (SimpleNamespace(released=False, missing=0), []),
+        (SimpleNamespace(released=False, missing=1), ["worker-failed"]),
+        (SimpleNamespace(released=True, missing=2), ["stopping"]),
+    ],
+)
+def test_a_gateway_that_stops_is_not_one_that_fails(tmp_path: Path, workers: Any, because: list[str]) -> None:
+    home = Home.open(make_store(tmp_path, "http://127.0.0.1:1"))
+    home.spool_dir.mkdir(exist_ok=True)
+    sequence = _Sequence(home)
+    sequence.step()
+    totals: Any = None
+    assert list(_Status(home, workers, sequence, totals).troubles()) == because

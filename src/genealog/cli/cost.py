@@ -48,7 +48,10 @@ _WHY = {
     "altered": "the vault has something else than what was sealed: genealog fsck",
     "failed": "ended without an answer, and nobody reported that they used anything",
 }
-_REASONS = {**REASONS, "no-price": "no table of their seller has a price for them: genealog cost prices check"}
+_REASONS = {
+    **REASONS,
+    "no-price": "no table of their seller had a price for them: genealog cost prices ls; what-if takes those of now",
+}
 
 
 @app.callback()
@@ -291,7 +294,8 @@ def _what_if_json(found: WhatIf) -> dict[str, Any]:
         for name, each in sorted(found.classes.items())
     }
     return {
-        "compared": found.compared, "actual": found.actual, "other": found.other, "classes": classes,
+        "compared": found.compared, "added": found.added, "actual": found.actual, "other": found.other,
+        "classes": classes,
         "not_covered": dict(sorted(found.not_covered.items())), "prices": found.prices, "exact": found.exact,
     }  # fmt: skip
 
@@ -299,7 +303,8 @@ def _what_if_json(found: WhatIf) -> dict[str, Any]:
 def _print_what_if(found: WhatIf, model: str | None) -> None:
     was = ", ".join(money(cost, currency) for currency, cost in sorted(found.actual.items())) or "nothing known"
     other = ", ".join(money(cost, currency) for currency, cost in sorted(found.other.items())) or "nothing known"
-    out.print(f"{found.compared:,} calls cost {was}", markup=False)
+    of_them = f"; {found.added:,} of them have no cost" if found.added else ""
+    out.print(f"{found.compared:,} calls cost {was}{of_them}", markup=False)
     out.print(f"as {model or 'they are'} they would cost {other}", markup=False)
     rows = [
         (name, f"{each.count:,}", money(_half_up(each.cost / MICRO), None))

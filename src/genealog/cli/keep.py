@@ -32,6 +32,7 @@ from genealog.signing.listing import Signature, signatures_of
 from genealog.store.home import NAME, REGISTRY, Home, as_place
 
 Kind = Literal["model", "adapter", "checkpoint", "dataset", "code", "index", "prompt-template", "report", "files"]
+_CALL = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 def init(
@@ -175,6 +176,10 @@ def show(
                     raise
             else:
                 return
+        if _CALL.fullmatch(ref):
+            raise MissingError(
+                "unknown-artifact", missing.message, got=ref, hint=f"a call: genealog why {ref}"
+            ) from None
         raise
 
 

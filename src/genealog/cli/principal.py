@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 
@@ -61,9 +62,16 @@ def add(
     """
     home = Home.find(store)
     if not _NAME.fullmatch(name):
-        raise UsageError("bad-option", "not a name for a principal", got=ascii(name)[1:-1][:80])
+        raise UsageError(
+            "bad-option", "not a name for a principal", got=ascii(name)[1:-1][:80],
+            expected="1 to 64 letters, digits, '-' and '_'",
+        )  # fmt: skip
     if name in home.config.principals:
-        raise StoreError("principal-exists", f"there is a principal {name!r} already", hint="genealog principal show")
+        raise StoreError(
+            "principal-exists",
+            f"there is a principal {name!r} already",
+            hint=f"genealog principal show {name}; one more key: genealog principal key add {name}",
+        )
     limits = {
         "requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute,
         "budget_per_day": _micro(budget_per_day), "budget_per_month": _micro(budget_per_month),
@@ -168,6 +176,10 @@ def _new_key(expires: str | None) -> tuple[str, str, str, str | None]:
     from genealog.store.api_keys import new_key
 
     until = moment(expires, last=True)
+    if until is not None and until <= datetime.now(UTC):
+        raise UsageError(
+            "bad-option", "the key would have ended before it began", got=expires, expected="a time to come"
+        )
     return (*new_key(), timestamp(until) if until else None)
 
 

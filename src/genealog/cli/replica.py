@@ -32,7 +32,7 @@ def serve(
 ) -> None:
     """Take the frames of gateways, and tell them when they are on this disk.
 
-    A gateway whose genealog.toml has [replica] with this URL sends every frame here; calls of deployments at D3 wait
+    A gateway whose genealog.toml has \\[replica] with this URL sends every frame here; calls of deployments at D3 wait
     for the answer.
 
     Example: [bold]genealog replica serve --dir ./replica --secret env:REPLICA_SECRET[/bold]
@@ -90,8 +90,12 @@ def adopt(
             "left": {each.emitter: list(each.boots) for each in rest},
         })  # fmt: skip
         return
-    out.print(f"{done.appended} calls adopted, {done.unknown} of them closed as unknown")
+    out.print(f"{_count(done.appended, 'call')} adopted, {done.unknown} closed as unknown")
     for gap in done.gaps:
         out.print(f"gap in {gap.emitter} {gap.boot} after frame {gap.after}: {gap.reason}")
     for each in rest:
-        out.print(f"{each.emitter} has frames of {len(each.boots)} boots left: its calls without an end wait")
+        out.print(f"{each.emitter} has frames of {_count(len(each.boots), 'boot')} left: its calls without an end wait")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -47,7 +47,7 @@ def deploy(
         typer.Option(help="SHA-256 of the public key that the upstream shows in TLS (A2); may be given again."),
     ] = None,
     credentials: Annotated[
-        str | None, typer.Option(help="LABEL of [upstreams.LABEL] in genealog.toml: how to log in there.")
+        str | None, typer.Option(help="LABEL of \\[upstreams.LABEL] in genealog.toml: how to log in there.")
     ] = None,
     target: Annotated[
         list[str] | None,

@@ -39,6 +39,7 @@ class WhatIf:
     """What calls cost, and what they would have cost. Costs in millionths, by currency."""
 
     compared: int = 0
+    added: int = 0  # of those, calls that have no cost now
     actual: dict[str, int] = field(default_factory=dict)
     other: dict[str, int] = field(default_factory=dict)
     classes: dict[str, Class] = field(default_factory=dict)
@@ -55,7 +56,7 @@ def what_if(
     """Price calls again by the tables that are valid at `at`: as `model` of `seller`, or as what they were.
 
     Without a seller, `model` is of the seller that each call was paid to. Calls that have no cost now are priced as
-    well; they stand in `other`, and in `not_covered` as `no-cost-now`.
+    well where they stay what they were, and counted (`added`); as another model they stand in `not_covered`.
     """
     found = WhatIf()
     for row in _calls(index, since, until, where or {}):
@@ -73,7 +74,9 @@ def what_if(
             found.not_covered["no-cost-now"] = found.not_covered.get("no-cost-now", 0) + 1
             continue
         found.compared += 1
-        if row["cost"] is not None:
+        if row["cost"] is None:
+            found.added += 1
+        else:
             found.actual[row["currency"]] = found.actual.get(row["currency"], 0) + row["cost"]
         found.other[done.currency] = found.other.get(done.currency, 0) + done.cost
         found.prices[done.price or ""] = found.prices.get(done.price or "", 0) + 1

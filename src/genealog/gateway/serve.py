@@ -188,7 +188,9 @@ class _Status:
 
     def troubles(self) -> Iterator[str]:
         """Yield codes of why no call should come here."""
-        if self._workers.missing:
+        if self._workers.released:
+            yield "stopping"
+        elif self._workers.missing:
             yield "worker-failed"
         if time.time() - self._sequence.done.last > LATE:
             yield "gateway-behind"

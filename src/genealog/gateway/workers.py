@@ -88,6 +88,11 @@ class Workers:
         return False
 
     @property
+    def released(self) -> bool:
+        """Whether they were asked to leave."""
+        return self._until > 0
+
+    @property
     def missing(self) -> int:
         """How many are not there now, or do not take calls yet."""
         return sum(not worker.ready for worker in self._workers)
@@ -171,7 +176,10 @@ class _Worker:
             return True
         status = self._reap()
         if not self.announced:
-            raise StoreError("worker-failed", "a worker of the gateway did not start", got=f"exit status {status}")
+            raise StoreError(
+                "worker-failed", "a worker of the gateway did not start", got=f"exit status {status}",
+                hint="it said why above; genealog gateway check looks at everything",
+            )  # fmt: skip
         if time.monotonic() - self._started > _STEADY:
             self._delay = _FIRST
         log.error("a worker ended with status %s; the next one starts in %.1f s", status, self._delay)
