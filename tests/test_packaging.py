@@ -1,4 +1,4 @@
-"""The service unit, the container file and the manifests: each is read by a tool of its own kind, and fits the program."""
+"""The service unit, the container file and the manifests: each is read by a tool of its kind, and fits the program."""
 
 from __future__ import annotations
 
