@@ -14,7 +14,8 @@ from gateway.fake_upstream import Asked, FakeUpstream, Wire
 from gateway.processes import NAME, Process, make_store
 from genealog.core.call import GROUPS, CallLeaf
 from genealog.core.canonical import decode
-from genealog.errors import MissingError
+from genealog.errors import MissingError, StoreError
+from genealog.gateway.upstreams import Secret
 from genealog.ledger import Ledger
 from genealog.store.api_keys import new_key
 from genealog.store.home import Home
@@ -130,3 +131,12 @@ async def test_no_secret_is_anywhere(tmp_path: Path, principals: str, monkeypatc
         assert leaks(data) == [], place
         seen += b"blue" in data
     assert seen > 0  # what may be on record is: the search would have found it
+
+
+@pytest.mark.parametrize(
+    ("source", "got"), [("env:GENEALOG_NO_SUCH", "not set"), ("file:x", "No such file or directory")]
+)
+def test_a_secret_that_is_not_there_is_said_so_in_words(tmp_path: Path, source: str, got: str) -> None:
+    with pytest.raises(StoreError, match="secret-missing") as caught:
+        Secret(source, tmp_path).read()
+    assert caught.value.got == f"{source}: {got}"

@@ -48,8 +48,10 @@ class Secret:
                 self._stamp = stamp
             self._looked = now
             return self._value
-        except (KeyError, OSError) as error:
-            raise _missing(self._source, type(error).__name__) from None
+        except KeyError:
+            raise _missing(self._source, "not set") from None
+        except OSError as error:
+            raise _missing(self._source, error.strerror or type(error).__name__) from None
 
 
 class Credentials:
@@ -95,7 +97,7 @@ class Upstreams:
         if found is None:
             raise StoreError(
                 "credentials-missing", "the deployment names credentials that this gateway does not have", got=label,
-                hint=f"add [upstreams.{label}] to genealog.toml, then send the gateway a SIGHUP",
+                hint=f"add [upstreams.{label}] to genealog.toml: a gateway that runs takes it",
             )  # fmt: skip
         return found
 
