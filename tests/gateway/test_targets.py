@@ -15,9 +15,11 @@ from gateway.fake_upstream import Asked, FakeUpstream, Script, Wire, completion,
 from gateway.kit import ADAPTER, LINEAGE, MODEL, NAME, FakeSource, Running, chat, running, spec
 from genealog.core.ids import sha256_hex
 from genealog.core.records import Pinned, ServingSpec, Target
+from genealog.gateway import asking
 from genealog.gateway.aims import Aim, Health, aims_of, order
 from genealog.gateway.upstreams import Upstreams
 from genealog.store.gateway_settings import Upstream
+from genealog.store.units import Seconds
 
 OTHER = "glf1:" + "d" * 64
 
@@ -219,3 +221,29 @@ async def test_the_bytes_of_a_secret_cannot_be_two_headers(tmp_path: Path) -> No
         status, _, answer = await gateway.ask(chat())
     assert (status, json.loads(answer)["code"]) == (503, "secret-missing")
     assert b"sk" not in answer
+
+
+@pytest.mark.parametrize("section", [True, False])
+async def test_an_upstream_that_falls_silent_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: bool
+) -> None:
+    over = asyncio.Event()
+
+    async def silent(_wire: Wire, _: Asked) -> None:
+        await over.wait()
+
+    soon = Upstream(read_timeout=Seconds(0.3))
+    if not section:
+        monkeypatch.setattr(asking, "_NO_SECTION", soon)
+    source = FakeSource()
+    async with FakeUpstream(silent) as first, FakeUpstream(whole(completion())) as second:
+        async with running(tmp_path, source, upstreams={"vendor": soon}) as gateway:
+            label = "vendor" if section else None
+            deploy(source, first.url, target(second.url, weight=0), credentials=label)
+            status, _, _ = await gateway.ask(chat())
+            calls = gateway.calls()
+        over.set()
+    assert status == 200
+    assert [(outcome.finish, outcome.error) for _, outcome in calls] == [
+        ("upstream_error", "upstream-silent"), ("complete", None),
+    ]  # fmt: skip

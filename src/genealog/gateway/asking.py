@@ -36,11 +36,11 @@ from genealog.gateway.recording import Entry, unwritable
 from genealog.gateway.refusal import refusal
 from genealog.gateway.routes import Route
 from genealog.gateway.said import malformed_form, read_said
+from genealog.store.gateway_settings import Upstream
 
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 _DEPLOYMENT = b"genealog-deployment"
-_LENGTH_ONE = b"content-length: 1\r\n\r\n"
-_TRUE = frozenset(("true", "1"))
+_NO_SECTION = Upstream()
 
 log = logging.getLogger("genealog.gateway")
 
@@ -193,9 +193,11 @@ class Asking:
     def look_at_silence(self, now: float) -> None:
         """Break off an attempt whose upstream has been silent for too long."""
         exchange = self._exchange
-        if exchange is None or exchange.aim.credentials is None or not self._sent:
+        if exchange is None or not self._sent:
             return
-        if (patience := exchange.aim.credentials.section.read_timeout) < now - exchange.last:
+        credentials = exchange.aim.credentials
+        section = credentials.section if credentials is not None else _NO_SECTION
+        if (patience := section.read_timeout) < now - exchange.last:
             exchange.silent(patience)
 
     # Of the attempts

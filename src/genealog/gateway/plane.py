@@ -98,7 +98,7 @@ class Plane:
             asking.stop()
 
     def look_at_silence(self) -> None:
-        """Break off what has not got a byte from upstream for longer than its credentials' section allows."""
+        """Break off what has not got a byte from upstream for longer than its `read_timeout`."""
         now = self.parts.now()
         for asking in list(self.live):
             asking.look_at_silence(now)
