@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,6 +125,16 @@ def test_everything_else_is_opaque(path: str) -> None:
 def test_what_could_mean_something_else_to_an_upstream_passes_nowhere(path: str, why: str) -> None:
     assert route("POST", path).refused == why
     assert route("GET", "/v1/files/a..b/%20").refused is None
+
+
+def test_long_paths_fill_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        for at in range(300):
+            assert route("GET", f"/{at}/" + "x" * 60_000).dialect == "opaque"
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_only_ollama_streams_unasked() -> None:

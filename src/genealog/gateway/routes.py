@@ -87,18 +87,25 @@ _POST: tuple[_Rule, ...] = (
     _rule("bedrock", rf"/model/{_NAME}/(?:converse-stream|invoke-with-response-stream)", streams=True),
 )
 _LOOSE = tuple(re.compile(rule.pattern.pattern, re.IGNORECASE) for rule in _POST)
+_SHORT = 512  # characters of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_STREAMS = frozenset(("/api/chat", "/api/generate"))  # where a body that says nothing asks for a stream
 
 
-@lru_cache(maxsize=4096)
 def route(method: str, path: str) -> Route:
     """Return what a request is by its method and its path (without query, as it came)."""
+    return _short(method, path) if len(path) <= _SHORT else _route(method, path)
+
+
+def _route(method: str, path: str) -> Route:
     if method == "POST":
         for rule in _POST:
             if (found := rule.pattern.fullmatch(path)) is not None:
                 return Route(rule.dialect, path, rule.named_by, _name(found, rule), rule.streams, _unsound(path))
     return Route("opaque", path, "header", refused=_unsound(path) or _disguised(path))
+
+
+_short = lru_cache(maxsize=4096)(_route)  # short ones alone: whoever asks with long ones shall not fill the memory
 
 
 def _unsound(path: str) -> str | None:
