@@ -259,9 +259,12 @@ def test_two_sequencers_take_turns(tmp_path: Path) -> None:
         node.close()
 
 
-@pytest.mark.parametrize("calls_in_a_batch", [1, 2, 1024])
+@pytest.mark.parametrize(("calls_in_a_batch", "segment_bytes"), [(1, 1000), (1, 4000), (2, 4000), (1024, 4000)])
 def test_a_crash_between_any_two_steps_is_made_good(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, calls_in_a_batch: int
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    calls_in_a_batch: int,
+    segment_bytes: int,
 ) -> None:
     monkeypatch.setattr(sequencer_module, "_BATCH_CALLS", calls_in_a_batch)
     crashed, step = True, 0
@@ -269,8 +272,8 @@ def test_a_crash_between_any_two_steps_is_made_good(
         step += 1
         node = Node(tmp_path_factory.mktemp("node"))
         expected: dict[str, str] = {}
-        for boot in range(2):  # the first is over, in two segments and with a torn tail; the second goes on
-            writer = node.writer(segment_bytes=4000)
+        for boot in range(2):  # the first is over, in some segments and with a torn tail; the second goes on
+            writer = node.writer(segment_bytes=segment_bytes)
             for finish in ("complete", "unknown", "upstream_error", "unknown"):
                 call = writer.call(close=finish != "unknown", finish=finish)
                 expected[call.id] = finish

@@ -250,6 +250,7 @@ class _Boot:
         self._open: dict[str, _Open] = {}
         self._held = 0  # bytes of intents in memory
         self._deleted_before = 0
+        self._closing = False
 
     def read(self, end: End, batch: _Batch, *, over: bool) -> None:
         """Read on until `end` or until the batch is full. A boot that is `over` and read to its end is then closed."""
@@ -273,6 +274,8 @@ class _Boot:
         if self.done:
             self._reader.delete(self._emitter, self.name)
             return
+        if self._closing:
+            return  # calls without an end are numbered over all that are there, so those closed already stay until then
         needed = min([self._segment, *(call.place[0] for call in self._open.values())])
         if needed > self._deleted_before:
             self._reader.delete(self._emitter, self.name, before=needed)
@@ -302,6 +305,7 @@ class _Boot:
         self._append(call, frame, frame.n, batch)
 
     def _close(self, batch: _Batch) -> None:
+        self._closing = True
         number = self._last or 0
         for name, call in list(self._open.items()):
             if batch.full:
