@@ -18,6 +18,7 @@ from genealog.core.canonical import (
     Record,
     decimal,
     decode,
+    decode_typed,
     encode,
     encode_made,
     encode_typed,
@@ -258,6 +259,16 @@ def test_the_quick_spelling_is_the_careful_one(
     except MalformedError as error:
         quick = error.code
     assert quick == careful
+    if isinstance(careful, bytes):
+        assert decode_typed(careful, _Typed) == value
+
+
+def test_what_is_read_sooner_is_read_as_strictly() -> None:
+    for data in (b'{"name": "a"}', b'{"name":"a","name":"a"}', b'{"count":0,"name":"a"}', b'{"name":"\\u0061"}'):
+        for read in (decode, decode_typed):
+            with pytest.raises(MalformedError) as caught:
+                read(data, _Typed)
+            assert caught.value.code == "not-canonical"
 
 
 @given(objects, st.text(st.characters(exclude_categories=())))

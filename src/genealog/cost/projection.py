@@ -27,7 +27,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select,
 
 from genealog.core.call import CallLeaf
 from genealog.core.call_groups import EngineGroup, RequestGroup, ResponseGroup, UsageGroup, WhoGroup
-from genealog.core.canonical import decode, encode, parse_timestamp
+from genealog.core.canonical import decode_typed, encode, parse_timestamp
 from genealog.core.ids import seal
 from genealog.core.pricing import milliseconds_between
 from genealog.errors import GenealogError
@@ -82,7 +82,7 @@ def catch_up(ledger: Ledger, *, progress: Progress | None = None) -> int:
 
 def rows_of(log: str, start: int, entries: Sequence[bytes], groups: Groups) -> list[dict[str, Any]]:
     """Return the row of each entry of a call log from index `start` on: of `cost`, and of `account` beside it."""
-    leaves = [decode(entry, CallLeaf) for entry in entries]
+    leaves = [decode_typed(entry, CallLeaf) for entry in entries]
     kept = groups.read([leaf.call for leaf in leaves])
     rows = []
     for at, leaf in enumerate(leaves, start):

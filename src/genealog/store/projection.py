@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Table, delete, select
 
 from genealog.core import records
 from genealog.core.call import CallLeaf
-from genealog.core.canonical import Record, decode
+from genealog.core.canonical import Record, decode_typed
 from genealog.core.ids import record_id
 from genealog.core.lineage import unseen
 from genealog.core.merkle import leaf_hash
@@ -112,7 +112,7 @@ def project_calls(connection: Connection, log: str, start: int, entries: Iterabl
 
 
 def _call_row(log: str, index: int, data: bytes) -> dict[str, Any]:
-    leaf = decode(data, CallLeaf)
+    leaf = decode_typed(data, CallLeaf)
     names = ("call", "emitter", "boot", "seq", "spec", "assurance", "finish", "called_at", "ended_at")
     row = {name: getattr(leaf, name) for name in names}
     return row | {"log": log, "id": index, "leaf": leaf_hash(data).hex(), "models": ",".join(leaf.models)}
