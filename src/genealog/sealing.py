@@ -7,7 +7,7 @@ it is not all there, or too big, its frames say what it was as a whole (`Whole`)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec.structs import replace as with_fields
 
@@ -178,7 +178,7 @@ def _asked(call: Gathered) -> RequestFacts:
     facts = read_intent(call.intent) if call.request_kept else RequestFacts({}, {}, malformed=NOT_KEPT)
     streamed = call.outcome.parts if call.outcome is not None else ()
     if streamed and not call.request_kept:
-        return replace(facts, parts=tuple(_part(part) for part in streamed))
+        return with_fields(facts, parts=tuple(_part(part) for part in streamed))
     return facts
 
 

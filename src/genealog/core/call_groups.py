@@ -7,10 +7,9 @@ counts have one meaning for all vendors: that of `UsageGroup`. `core.call` seals
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from genealog.core.canonical import MAX_INTEGER, Record
 from genealog.core.frames import Assurance, Capture
@@ -158,8 +157,7 @@ class EngineGroup(Record):
     version: Spec | None = None  # the external model that the answer reports to be from
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(Struct, frozen=True):
     """What a dialect read in a request. Texts are in clear; they reach a group only as digests."""
 
     parameters: Mapping[str, str | bool | Digest | None]
@@ -171,8 +169,7 @@ class RequestFacts:
     malformed: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseFacts:
+class ResponseFacts(Struct, frozen=True):
     """What a dialect read in a response, whole or cut."""
 
     content: bytes | None = None  # the canonical message

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import google_crc32c
 
@@ -33,8 +33,7 @@ End = tuple[str, int, int]
 _EMITTER = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A good frame: its payload, and the bytes offset ≤ i < end that it takes in its segment."""
 
     segment: int

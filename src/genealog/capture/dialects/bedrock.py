@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from genealog.capture.dialects import anthropic_messages, openai_chat
 from genealog.capture.dialects.anthropic_messages import Message

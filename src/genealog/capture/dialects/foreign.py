@@ -114,14 +114,14 @@ def ascii_key(key: str) -> str:
 
 def as_word(value: object) -> str | None:
     """Return a string, cut to 256 characters; None for anything else."""
-    if not isinstance(value, str) or isinstance(value, Number):
+    if type(value) is not str:  # but a Number
         return None
     return value[:LONGEST] if value.isascii() else joined([value])[:LONGEST]
 
 
 def as_strings(value: object) -> list[str]:
     """Return a string that says something as a list of one."""
-    return [value] if isinstance(value, str) and not isinstance(value, Number) and value else []
+    return [value] if type(value) is str and value else []
 
 
 def as_count(value: object) -> int | None:

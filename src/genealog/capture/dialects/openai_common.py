@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from genealog.capture.dialects import media
 from genealog.capture.dialects.foreign import (
@@ -111,8 +112,7 @@ def parameters(request: dict[str, Any], *prompt: str) -> dict[str, Value]:
 def _parameter(key: str, value: object) -> Value:
     if value is None or isinstance(value, bool):
         return value
-    spelled_out = isinstance(value, Number) or (isinstance(value, str) and key in _WORDS)
-    if isinstance(value, str) and spelled_out and len(value) <= LONGEST:
+    if isinstance(value, str) and len(value) <= LONGEST and (key in _WORDS or isinstance(value, Number)):
         return joined([value])
     return Digest(sha256=sha256_hex(spelled(value)))
 
