@@ -47,9 +47,8 @@ _LONGEST = 256
 
 def via(headers: Headers) -> tuple[str, ...]:
     """Return the marks of the gateways that a request came through."""
-    return tuple(
-        mark for name, value in headers if name == _VIA for mark in value.decode("latin-1").replace(",", " ").split()
-    )
+    values = [value for name, value in headers if name == _VIA]
+    return tuple(b" ".join(values).decode("latin-1").replace(",", " ").split()) if values else ()
 
 
 def to_upstream(

@@ -103,9 +103,11 @@ class SpoolWriter:
                 "frame-too-big", "no frame has this size", got=len(payload), expected=f"≤ {MAX_PAYLOAD}"
             )
         header = HEADER.pack(len(payload), google_crc32c.value(payload))
-        self._check_owner()
+        if self._pid != os.getpid():
+            self._check_owner()
         with self._mutex:
-            self._check_whole()
+            if self._broken is not None:
+                raise self._error()
             try:
                 if self._due():
                     self._rotate()
