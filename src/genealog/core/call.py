@@ -51,9 +51,8 @@ Boot = Annotated[str, Meta(pattern=r"^[0-9]{8}-[0-9a-f]{8}\Z")]
 Model = Annotated[str, Meta(pattern=r"^gl[fr]1:[0-9a-f]{64}\Z")]
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_SHIFTS = range(105, -1, -15)
+_SHIFTS = tuple(range(120, -1, -10))
 _PAIRS = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)
-_TRIPLES = tuple(a + b for a in _PAIRS for b in _CROCKFORD)
 
 
 class Seals(Record):
@@ -111,7 +110,7 @@ def is_call_log(name: str) -> bool:
 def call_id(milliseconds: int, entropy: bytes) -> str:
     """Return a ULID: 48 bits of Unix time, 80 random bits, in Crockford's base 32. Source: github.com/ulid/spec."""
     value = milliseconds << 80 | int.from_bytes(entropy)
-    return _PAIRS[value >> 120] + "".join([_TRIPLES[value >> shift & 32767] for shift in _SHIFTS])
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
 
 
 def without_evidence(bound: Assurance) -> Assurance:
