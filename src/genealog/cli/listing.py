@@ -10,14 +10,18 @@ from sqlalchemy import select
 
 from genealog.cli.options import Json, Store
 from genealog.cli.output import print_json, print_table, short
+from genealog.core.call_groups import RequestGroup, WhoGroup
+from genealog.core.canonical import decode
 from genealog.custody.contradictions import contradicted
 from genealog.deploy import Deployments, Live
 from genealog.deploy.taint import tainted
 from genealog.drift import seen
+from genealog.errors import GenealogError
 from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import Home
 
+_ONLY_JSON = ("deployment", "principal")  # the last columns of calls: a table is wide enough without them
 Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
 
 
@@ -47,7 +51,8 @@ def ls(
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        shown = [[short(str(c)) if c else c for c in row] for row in rows]
+        columns = tuple(name for name in columns if name not in _ONLY_JSON)
+        shown = [[short(str(c)) if c else c for c in row[: len(columns)]] for row in rows]
         print_table(columns, shown, empty=f"no {what.value} yet", spare=("weights",))
 
 
@@ -81,7 +86,7 @@ def _flag(live: Live) -> str | None:
 def _calls(home: Home, limit: int) -> Rows:
     registry = Registry(home)
     registry.ledger.drain()
-    columns = ("call", "called_at", "finish", "assurance", "spec", "entry")
+    columns = ("call", "called_at", "finish", "assurance", "spec", "entry", "deployment", "principal")
     table, index = schema.call, registry.ledger.index()
     rows: list[dict[str, Any]] = []
     for log in reversed(home.calls.names()):  # the newest first, until there are enough
@@ -89,9 +94,17 @@ def _calls(home: Home, limit: int) -> Rows:
             newest = select(table).where(table.c.log == log).order_by(table.c.id.desc())
             rows += index.rows(newest.limit(limit - len(rows)))
     return columns, [
-        (r["call"], r["called_at"], r["finish"], r["assurance"], r["spec"], f"{r['log']}:{r['id']}")
-        for r in reversed(rows)
+        (*(r[name] for name in columns[:5]), f"{r['log']}:{r['id']}", *_sealed(home, r["call"])) for r in reversed(rows)
     ]
+
+
+def _sealed(home: Home, call: str) -> tuple[str | None, str | None]:
+    """Return deployment and principal of a call, None where they are erased or were never kept here."""
+    try:
+        groups = home.vault.get_groups(call)
+        return decode(groups["request"][1], RequestGroup).deployment, decode(groups["who"][1], WhoGroup).principal
+    except (GenealogError, KeyError):
+        return None, None
 
 
 def _decisions(home: Home, limit: int) -> Rows:
