@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec import to_builtins
 
+from genealog import drift
 from genealog.core.ids import record_id
-from genealog.core.records import ExternalModel
+from genealog.core.records import Drift, ExternalModel
+from genealog.core.statement import read_statement
 from genealog.deploy import Deployments, Wanted
 from genealog.drift import Watch, seen
 from genealog.errors import MissingError
@@ -86,6 +88,20 @@ def test_what_could_not_be_stated_is_said_again(deployments: Deployments, monkey
         with pytest.raises(MissingError):
             watch.take(said, now=NOW)
     assert len(watch.take(said, now=NOW)) == 1
+
+
+def test_a_vendor_that_says_something_else_each_time_fills_no_log(
+    deployments: Deployments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "MOST", 3)
+    ledger = Ledger(deployments.home)
+    watch = Watch(ledger)
+    noted = [len(watch.take([say(deployments, "m-1", f"fp_{n}")], now=NOW)) for n in range(6)]
+    assert noted == [1, 1, 1, 0, 0, 0]
+    assert Watch(ledger).take([say(deployments, "m-1", "fp_9")], now=NOW) == ()
+    entries = [each.entry for each in seen(ledger)]
+    bodies = [read_statement(ledger.home.registry_log().entry(entry)).body for entry in entries]
+    assert [isinstance(body, Drift) and body.last for body in bodies] == [False, False, True]
 
 
 def test_the_index_is_the_same_when_it_is_made_again(deployments: Deployments) -> None:

@@ -2,7 +2,8 @@
 
 Nothing is known of a hosted model but what it says of itself, so that is its version: vendor, model and fingerprint,
 under one ID. Each version that a target of a deployment shows for the first time is a statement in the registry log,
-with the call that showed it. The first one follows nothing if it fits what was registered, else it follows that.
+with the call that showed it. The first one follows nothing if it fits what was registered, else it follows that. Of a
+target that shows more than `MOST` the last that is noted says so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from genealog.ledger import Ledger, Position
 from genealog.sealing import Reported
 from genealog.store import schema
 from genealog.store.home import REGISTRY
+
+MOST = 256  # versions of one target that are noted: some vendors sign each answer with another fingerprint
 
 log = logging.getLogger("genealog.drift")
 
@@ -67,7 +70,7 @@ class Watch:
             for each in fresh:
                 versions = self._versions(each)
                 version = record_id(each.body)
-                if version in versions:
+                if version in versions or len(versions) >= MOST:
                     continue
                 bodies.append(
                     Drift(
@@ -79,6 +82,7 @@ class Watch:
                         at=timestamp(now),
                         target=each.target,
                         previous=versions[-1] if versions else None,
+                        last=len(versions) == MOST - 1,
                     )
                 )
                 versions.append(version)
@@ -95,7 +99,8 @@ class Watch:
         return positions
 
     def _is_known(self, each: Reported) -> bool:
-        return record_id(each.body) in self._known.get((each.deployment, each.spec, each.target), ())
+        known = self._known.get((each.deployment, each.spec, each.target), ())
+        return len(known) >= MOST or record_id(each.body) in known
 
     def _versions(self, each: Reported) -> list[str]:
         """Return the versions that a target showed, oldest first; before any, the one that this one is not."""

@@ -208,6 +208,7 @@ class Drift(Record):
     at: str
     target: int = 0
     previous: str | None = None  # what it said before; None: nobody had looked
+    last: bool = False  # it shows a new one too often: no later ones are noted for this spec
 
 
 class Context(Record):

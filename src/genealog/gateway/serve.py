@@ -41,6 +41,7 @@ TICK = 0.1  # seconds between two looks at the spool
 LOOK = 1.0  # … at genealog.toml
 LATE = 30.0  # seconds without a look at the spool, after which no call should come here
 SETTINGS = "genealog.toml"
+FIXED = ("host", "port", "workers", "grpc_port", "admin", "drain", "log")  # of [gateway]: read when it starts
 
 log = logging.getLogger("genealog.gateway")
 
@@ -152,6 +153,8 @@ class _Sequence:
         if config == before:
             return
         self._home.config = config
+        if fixed := [name for name in FIXED if getattr(config.gateway, name) != getattr(before.gateway, name)]:
+            log.warning("[gateway] %s: holds from the next start on", ", ".join(fixed))
         try:
             self._begin()
         except GenealogError as error:
