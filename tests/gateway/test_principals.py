@@ -85,6 +85,7 @@ PLACES = [
     ([(b"x-goog-api-key", SECRET_KEY.encode())], b"", b"x-goog-api-key"),
     ([], b"alt=sse&key=" + SECRET_KEY.encode(), QUERY),
     ([], b"key=" + SECRET_KEY.replace("_", "%5F").encode(), QUERY),
+    ([], b"%6bey=" + SECRET_KEY.encode(), QUERY),
 ]
 
 

@@ -98,7 +98,7 @@ class Principals:
         if not 0 <= now - self._looked < _LOOK:
             self._look(now)
         shown = tuple([pair for pair in request.headers if pair[0] in _CREDENTIALS])
-        query = _query_keys(request.query) if b"key=" in request.query else ()
+        query = _query_keys(request.query) if request.query else ()
         certificate = request.certificate
         place = (shown, query, None if certificate is None else certificate.spki)
         found = self._seen.get(place)
@@ -245,7 +245,12 @@ def _keys_in(shown: rules.Kept, query: tuple[bytes, ...]) -> tuple[frozenset[byt
 
 
 def _query_keys(query: bytes) -> tuple[bytes, ...]:
-    return tuple([unquote_to_bytes(pair[4:]) for pair in query.split(b"&") if pair.startswith(b"key=")])
+    pairs = [pair.partition(b"=") for pair in query.split(b"&")]
+    return tuple([unquote_to_bytes(value) for name, _, value in pairs if name == b"key" or _spells_key(name)])
+
+
+def _spells_key(name: bytes) -> bool:
+    return b"%" in name and unquote_to_bytes(name) == b"key"
 
 
 def upstream_query(query: bytes, who: Who) -> bytes:
