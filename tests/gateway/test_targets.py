@@ -209,6 +209,32 @@ async def test_the_gateway_shows_its_own_key_and_not_the_clients(tmp_path: Path)
     assert b"sk-" not in everything
 
 
+@pytest.mark.parametrize("opaque", [False, True])
+async def test_the_gateway_s_own_key_opens_only_what_a_dialect_knows(tmp_path: Path, opaque: bool) -> None:
+    source = FakeSource()
+    (tmp_path / "key").write_text("sk-ours")
+    section = Upstream(header="Authorization", secret="file:key", opaque=opaque)
+    async with (
+        FakeUpstream(whole(completion())) as upstream,
+        running(tmp_path / "spool", source, upstreams={"vendor": section}, root=tmp_path) as gateway,
+    ):
+        source.deploy(NAME, spec(upstream.url, credentials="vendor"))
+        source.deploy("open", spec(upstream.url))
+        headers = {"Genealog-Deployment": NAME}
+        async with gateway.client.post(gateway.url + "/v1/files", data=b"x", headers=headers) as answer:
+            status, said = answer.status, await answer.read()
+        outcome = gateway.last()[1]
+        async with gateway.client.post(
+            gateway.url + "/v1/files", data=b"x", headers={"Genealog-Deployment": "open"}
+        ) as answer:
+            assert answer.status == 200
+    if opaque:
+        assert (status, len(upstream.asked)) == (200, 2)
+    else:
+        assert (status, json.loads(said)["code"], len(upstream.asked)) == (403, "opaque-not-allowed", 1)
+        assert (outcome.finish, outcome.error) == ("refused", "opaque-not-allowed")
+
+
 async def test_the_bytes_of_a_secret_cannot_be_two_headers(tmp_path: Path) -> None:
     source = FakeSource()
     (tmp_path / "key").write_text("sk\r\nX: y")

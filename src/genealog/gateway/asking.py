@@ -29,7 +29,7 @@ from genealog.gateway.directory import Found
 from genealog.gateway.exchange import Exchange
 from genealog.gateway.handshake import Binding
 from genealog.gateway.http1 import Connection, Reply, Request
-from genealog.gateway.judged import context_of, denied, header, loop
+from genealog.gateway.judged import closed, context_of, denied, header, loop
 from genealog.gateway.parts import Parts
 from genealog.gateway.record import Name
 from genealog.gateway.recording import Entry, unwritable
@@ -344,7 +344,7 @@ class Asking:
     def _bound(self, aim: Aim, binding: Binding) -> None:
         """Refuse what answers there, or ask it."""
         live = self._live()
-        if (no := denied(live, binding)) is not None:
+        if (no := denied(live, binding) or closed(live, aim, self.route.dialect)) is not None:
             self._refuse(no, aim=aim, binding=binding)
             return
         connection = self.plane.pool.take(aim.origin)

@@ -15,7 +15,7 @@ from genealog.gateway.handshake import Binding
 from genealog.gateway.http1 import Request
 from genealog.gateway.parts import Parts
 from genealog.gateway.record import Context
-from genealog.gateway.routes import Route
+from genealog.gateway.routes import OPAQUE, Route
 
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 
@@ -91,6 +91,18 @@ def denied(live: Live, binding: Binding) -> PolicyDenied | None:
         got=binding.level,
         expected=wanted,
         hint="serve the registered models with genealog engine, or deploy with a lower minimum",
+    )
+
+
+def closed(live: Live, aim: Aim, dialect: str) -> PolicyDenied | None:
+    """Say no to a path that nobody knows where our own secret would go along: it may open more than models."""
+    credentials = aim.credentials
+    if dialect != OPAQUE or credentials is None or not credentials.replaces or credentials.section.opaque:
+        return None
+    return PolicyDenied(
+        "opaque-not-allowed",
+        f"{live.name} is asked with the gateway's own secret, and this path is none of a known dialect",
+        hint="set `opaque = true` in its section of [upstreams], if its callers may do everything there",
     )
 
 

@@ -24,7 +24,7 @@ from genealog.gateway.http1 import Handler, Reply, Request
 from genealog.gateway.listing import listing
 from genealog.gateway.parts import Parts
 from genealog.gateway.refusal import refusal
-from genealog.gateway.routes import Route, route
+from genealog.gateway.routes import OPAQUE, Route, route
 
 
 class _Answered:
@@ -66,7 +66,7 @@ class Plane:
         if found.refused is not None:
             _say(reply, refusal(_unclear(found.refused)))
             return _ANSWERED
-        if found.dialect == "opaque" and not self._addressed(request):
+        if found.dialect == OPAQUE and not self._addressed(request):
             _say(reply, refusal(_no_such_route(request)))
             return _ANSWERED
         if (full := self._full()) is not None:
@@ -130,7 +130,7 @@ class Plane:
     def _addressed(self, request: Request) -> bool:
         if request.first(b"genealog-deployment"):
             return True
-        if route("POST", request.path).dialect != "opaque":
+        if route("POST", request.path).dialect != OPAQUE:
             return False  # a call of a known dialect with another method is a mistake
         return self.parts.settings.default is not None
 
@@ -181,7 +181,7 @@ def _unclear(what: str) -> MalformedError:
 
 def _no_such_route(request: Request) -> GenealogError:
     method, path = request.method, request.path
-    if route("POST", path).dialect != "opaque":
+    if route("POST", path).dialect != OPAQUE:
         return MalformedError("method-not-allowed", f"{path[:200]} wants POST", got=method)
     return MissingError(
         "no-such-route", "the gateway does not know this path, and nothing says where to pass it on", got=path[:200],

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
+OPAQUE = "opaque"  # the dialect of what no route fits
 NamedBy = Literal["json", "multipart", "path", "header"]
 
 
@@ -102,7 +103,7 @@ def _route(method: str, path: str) -> Route:
         for rule in _POST:
             if (found := rule.pattern.fullmatch(path)) is not None:
                 return Route(rule.dialect, path, rule.named_by, _name(found, rule), rule.streams, _unsound(path))
-    return Route("opaque", path, "header", refused=_unsound(path) or _disguised(path))
+    return Route(OPAQUE, path, "header", refused=_unsound(path) or _disguised(path))
 
 
 _short = lru_cache(maxsize=4096)(_route)  # short ones alone: whoever asks with long ones shall not fill the memory

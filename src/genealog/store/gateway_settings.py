@@ -131,6 +131,7 @@ class Upstream(Record):
     certificate: str | None = None  # PEM, for mTLS
     key: str | None = None
     read_timeout: Seconds = Seconds(600)  # without a byte
+    opaque: bool = False  # whether paths that no dialect knows (files, administration) may be asked with our secret
 
 
 PATTERNS = frozenset({"card", "email", "iban", "ip", "phone"})  # what the engine of that name finds
