@@ -89,7 +89,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "query", "place"), PLACES)
+@pytest.mark.parametrize(("headers", "query", "place"), PLACES, ids=range(len(PLACES)))
 def test_a_key_is_known_wherever_a_client_puts_it_and_goes_no_further(
     tmp_path: Path, headers: list[tuple[bytes, bytes]], query: bytes, place: bytes
 ) -> None:
