@@ -1,9 +1,7 @@
-"""The other processes of `benchmarks.gateway`: `python -m benchmarks._gateway_roles upstream|plain|load …`.
+"""The other processes of `benchmarks.gateway`: `python -m benchmarks._gateway_roles upstream|plain …`.
 
     upstream PORT                              answers at once with fixed bytes, whole or as a stream
     plain PORT UPSTREAM_PORT                   the proxy that keeps nothing, on the gateway's own HTTP/1.1
-    load PORT CONNECTIONS CALLS whole|stream MODEL
-                                               asks, and prints latency, time to the first byte, and calls a second
 
 Light to start: only `plain` imports more than the standard library.
 """
@@ -12,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import sys
-import time
 from typing import Any
 
 MODEL = "prod/bot"
@@ -155,76 +151,6 @@ def plain(port: int, upstream_port: int) -> None:
         runner.run(forever())
 
 
-class _Client(asyncio.Protocol):
-    """One connection that asks again as soon as it has its answer."""
-
-    def __init__(self, request: bytes, left: list[int], took: list[float], first: list[float]) -> None:
-        self._request = request
-        self._first = first
-        self._left = left
-        self._took = took
-        self._got = b""
-        self.done = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        self._ask()
-
-    def _ask(self) -> None:
-        if not self._left[0]:
-            self._transport.close()
-            self.done.set_result(None)
-            return
-        self._left[0] -= 1
-        self._began = time.perf_counter()
-        self._transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._got:
-            self._first.append(time.perf_counter() - self._began)
-        self._got += data
-        head, _, body = self._got.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]
-        if (len(body) < int(length)) if length else not body.endswith(b"0\r\n\r\n"):
-            return
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(self._got[:400].decode())
-        self._took.append(time.perf_counter() - self._began)
-        self._got = b""
-        self._ask()
-
-
-def load(port: int, connections: int, calls: int, *, streaming: bool, model: str) -> None:
-    """Make `calls` calls over so many connections; print medians in microseconds, and calls a second."""
-    words = ("lorem ipsum dolor " * 400)[:600]
-    messages = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": words}]
-    body = {"model": model, "messages": messages, "temperature": 0.2, "max_tokens": 64, "stream": streaming}
-    data = json.dumps(body).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\naccept: application/json\r\n"
-    head += f"authorization: Bearer sk-bench\r\ncontent-length: {len(data)}\r\n\r\n"
-
-    took: list[float] = []
-    first: list[float] = []
-
-    async def all_of_them() -> float:
-        left = [calls]
-        loop = asyncio.get_running_loop()
-        began = time.perf_counter()
-        clients = []
-        for _ in range(connections):
-            made = await loop.create_connection(
-                lambda: _Client(head.encode() + data, left, took, first), "127.0.0.1", port
-            )
-            clients.append(made[1].done)
-        await asyncio.gather(*clients)
-        return time.perf_counter() - began
-
-    wall = asyncio.run(all_of_them())
-    found = {"median_us": statistics.median(took) * 1e6, "first_us": statistics.median(first) * 1e6,
-             "calls_s": calls / wall}  # fmt: skip
-    sys.stdout.write(json.dumps(found))
-
-
 def main() -> None:
     """Be one of the other processes."""
     role, *arguments = sys.argv[1:]
@@ -232,9 +158,6 @@ def main() -> None:
         upstream(int(arguments[0]))
     elif role == "plain":
         plain(int(arguments[0]), int(arguments[1]))
-    elif role == "load":
-        port, connections, calls = map(int, arguments[:3])
-        load(port, connections, calls, streaming=arguments[3] == "stream", model=arguments[4])
 
 
 if __name__ == "__main__":

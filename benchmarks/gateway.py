@@ -18,23 +18,22 @@ does nothing else.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from benchmarks._gateway_roles import EVENTS, MODEL
+from benchmarks._load import Load
+from benchmarks._processes import ask, core, cpu_of, free_port, role, started
 from benchmarks.harness import Result, interleave, ratio
 from genealog.deploy import Deployments
 from genealog.registry import Registry
@@ -58,13 +57,13 @@ class _Gateway:
         Deployments(registry.home).deploy(MODEL, model="tiny", upstream=upstream)
         Deployments(registry.home).deploy(D2, model="tiny", upstream=upstream, durability="D2")
         registry.home.close()
-        self.port = port = _free_port()
+        self.port = port = free_port()
         code = "from genealog.cli import main; main()"
         options = ["gateway", "--store", str(store), "--port", str(port)]
-        self.parent = stack.enter_context(_started([sys.executable, "-c", code, *options], core=1, port=port)).pid
+        self.parent = stack.enter_context(started([sys.executable, "-c", code, *options], core=1, port=port)).pid
         children = Path(f"/proc/{self.parent}/task/{self.parent}/children").read_text()
         self.worker = int(children.split()[0])
-        subprocess.run(["taskset", "-acp", str(_core(0)), str(self.worker)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["taskset", "-acp", str(core(0)), str(self.worker)], check=True, stdout=subprocess.DEVNULL)
         self._checkpoint = store / "logs" / "calls" / "checkpoint"
         self._calls = 0
 
@@ -87,9 +86,9 @@ class _Gateway:
 def run(runs: int) -> Result:
     """Compare the gateway with the plain proxy, and with no proxy at all."""
     with ExitStack() as stack:
-        port, plain_port = _free_port(), _free_port()
-        upstream = stack.enter_context(_started(_role("upstream", port), core=1, port=port))
-        passing = stack.enter_context(_started(_role("plain", plain_port, port), core=0, port=plain_port))
+        port, plain_port = free_port(), free_port()
+        upstream = stack.enter_context(started(role("upstream", port), core=1, port=port))
+        passing = stack.enter_context(started(role("plain", plain_port, port), core=0, port=plain_port))
         gateway = _Gateway(stack, port)
         spent: dict[str, list[float]] = defaultdict(list)
         seen: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -97,18 +96,18 @@ def run(runs: int) -> Result:
         def measure(name: str, port: int, pids: list[int], way: str, connections: int) -> float:
             """Return the median latency, and note the CPU of `pids` for a call."""
             calls = SIZES[connections]
-            before = sum(map(_cpu, pids))
+            before = sum(map(cpu_of, pids))
             with gateway.paused() if name in ("worker", "d2") else nullcontext():
                 found = _load(port, connections, calls, way, D2 if name == "d2" else MODEL)
-                after = sum(map(_cpu, pids))
+                after = sum(map(cpu_of, pids))
             if name in ("worker", "tree", "d2"):
                 gateway.sequenced(calls)
             if name == "tree":
-                after = sum(map(_cpu, pids))
+                after = sum(map(cpu_of, pids))
             case = f"{name}_{way}_{connections}"
             spent[case].append((after - before) / calls / 1e3)
             seen[case].append(found)
-            return found["median_us"]
+            return found["p50_us"]
 
         places = {
             "direct": (port, [upstream.pid]),
@@ -155,53 +154,8 @@ def run(runs: int) -> Result:
 
 
 def _load(port: int, connections: int, calls: int, way: str, model: str) -> dict[str, float]:
-    command = _role("load", port, connections, calls, way, model)
-    found: dict[str, float] = json.loads(
-        subprocess.run(_pinned(command, 1), check=True, capture_output=True, text=True).stdout
-    )
+    """Make so many calls; return what the load saw. Raises: RuntimeError if one was not answered with 200."""
+    found: dict[str, float] = ask(Load(port, connections, 3600.0, calls=calls, model=model, stream=way == "stream"))
+    if found["errors"]:
+        raise RuntimeError(f"{found['errors']:g} calls failed: {found.get('last')}")
     return found
-
-
-def _cpu(pid: int) -> int:
-    """Return the nanoseconds of CPU that a process has used, all its threads: Linux's CPU clock of that process."""
-    return time.clock_gettime_ns((~pid << 3) | 2)
-
-
-def _role(role: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "benchmarks._gateway_roles", role, *map(str, arguments)]
-
-
-def _pinned(command: list[str], core: int) -> list[str]:
-    return ["taskset", "-c", str(_core(core)), *command]
-
-
-def _core(number: int) -> int:
-    cores = sorted(os.sched_getaffinity(0))
-    return cores[number % len(cores)]
-
-
-@contextmanager
-def _started(command: list[str], *, core: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(_pinned(command, core), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(process, port)
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until somebody answers: a listening socket alone is not a server yet."""
-    while process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz"):
-            return
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"a process of the benchmark ended with status {process.returncode}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -9,7 +9,6 @@ also of the parent, which seals and logs; `worker` is its data plane alone.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -19,21 +18,20 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks._gateways_peers import PEERS, Peer
 from benchmarks._load import Load
-from benchmarks.gateway import _free_port as free_port
-from benchmarks.gateway import _role as role
-from benchmarks.gateway import _started as started
+from benchmarks._processes import ask, core, cpu_of, free_port, pinned, role, started
 from benchmarks.harness import Result, ratio
 from genealog.deploy import Deployments
 from genealog.registry import Registry
 
 CONNECTIONS = (1, 16, 64)
 SECONDS = 2.0
+PATIENCE = 15.0  # seconds for what a gateway does behind its answers: some are never idle
 READY = 200.0  # seconds that some of them take to start
 Samples = dict[str, list[float]]
 
@@ -116,25 +114,24 @@ def _ours(stack: ExitStack, folder: Path, upstream: int, classes: dict[str, str]
     command = [sys.executable, "-m", "genealog", "gateway", "--store", str(store), "--port", str(port)]
     parent = stack.enter_context(started(command, core=1, port=port)).pid
     for child in _children(parent):
-        subprocess.run(["taskset", "-acp", _core(0), str(child)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["taskset", "-acp", core(0), str(child)], check=True, stdout=subprocess.DEVNULL)
     return parent, port
 
 
 @contextmanager
 def _other(peer: Peer, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    pinned = ["taskset", "-c", _core(0), *peer.command]
     process = subprocess.Popen(
-        pinned, env={**os.environ, **peer.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        pinned(peer.command, 0), env={**os.environ, **peer.environment}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         until = time.monotonic() + READY
         way, model = next(iter(peer.ways.items()))
         probe = Load(port, path=peer.path, model=model, headers=dict(peer.headers), seconds=1.0, calls=1)
         while time.monotonic() < until and process.poll() is None:
-            done = subprocess.run(_command(probe), capture_output=True, text=True, check=False)
-            if done.returncode == 0 and json.loads(done.stdout)["calls"]:
-                break
+            with suppress(subprocess.CalledProcessError):
+                if ask(probe)["calls"]:
+                    break
             time.sleep(0.5)
         else:
             raise RuntimeError(f"{peer.name}{way} did not answer within {READY:g} s")
@@ -148,20 +145,27 @@ def _other(peer: Peer, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 def _ask(load: Load, connections: int, pid: int | None, seconds: float) -> dict[str, float]:
     asked = Load(**{**asdict(load), "connections": connections, "seconds": seconds})
-    before = {each: _cpu(each) for each in _tree(pid)} if pid is not None else {}
-    done = subprocess.run(_command(asked), check=True, capture_output=True, text=True)
-    seen = json.loads(done.stdout)
-    found = {name: float(seen[name]) for name in ("calls_s", "p50_us", "p99_us", "errors") if name in seen}
+    before = {each: cpu_of(each) for each in _tree(pid)} if pid is not None else {}
+    seen = ask(asked)
+    found: dict[str, float] = {
+        name: float(seen[name]) for name in ("calls_s", "p50_us", "p99_us", "errors") if name in seen
+    }
     if pid is not None and seen["calls"]:
-        spent = {each: _cpu(each) - before.get(each, 0) for each in _tree(pid)}
+        spent = {each: cpu_of(each) - before.get(each, 0) for each in _tree(pid)}
         total = seen["calls"] + seen["errors"]
         found["cpu_us"] = sum(spent.values()) / total / 1e3
         found["worker_cpu_us"] = sum(value for each, value in spent.items() if each != pid) / total / 1e3
     return found
 
 
-def _command(load: Load) -> list[str]:
-    return ["taskset", "-c", _core(1), sys.executable, "-m", "benchmarks._load", json.dumps(asdict(load))]
+def _settled(pid: int | None) -> None:
+    """Wait until a gateway has done what it does behind its answers: for ours, until every call is in the log."""
+    until = time.monotonic() + PATIENCE
+    while pid is not None and time.monotonic() < until:
+        before = sum(map(cpu_of, _tree(pid)))
+        time.sleep(0.2)
+        if sum(map(cpu_of, _tree(pid))) - before < 20e6:
+            return
 
 
 def _tree(pid: int) -> list[int]:
@@ -177,13 +181,6 @@ def _children(pid: int) -> list[int]:
     return found + [below for child in found for below in _children(child)]
 
 
-def _cpu(pid: int) -> int:
-    try:
-        return time.clock_gettime_ns((~pid << 3) | 2)
-    except OSError:
-        return 0
-
-
 def _memory(pid: int) -> int:
     page = os.sysconf("SC_PAGE_SIZE")
     total = 0
@@ -193,8 +190,3 @@ def _memory(pid: int) -> int:
         except OSError:
             continue
     return total
-
-
-def _core(number: int) -> str:
-    cores = sorted(os.sched_getaffinity(0))
-    return str(cores[number % len(cores)])
