@@ -30,7 +30,7 @@ from genealog.deploy import Deployments
 from genealog.registry import Registry
 
 CONNECTIONS = (1, 16, 64)
-SECONDS = 2.0
+SECONDS = 1.0
 PATIENCE = 15.0  # seconds for what a gateway does behind its answers: some are never idle
 READY = 200.0  # seconds that some of them take to start
 Samples = dict[str, list[float]]
