@@ -12,10 +12,6 @@ import pytest
 from genealog.store.log_sync import BackgroundSync
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "genealog-sync"]
-
-
 def test_the_body_runs_while_the_other_thread_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go = threading.Event(), threading.Event()
     synced: list[int] = []
@@ -69,18 +65,20 @@ def test_an_error_of_the_body_waits_for_the_disk_and_comes_out(monkeypatch: pyte
 
 
 def test_the_thread_ends_with_its_owner(tmp_path: Path) -> None:
-    before = len(threads())
+    gc.collect()  # what other tests forgot ends first
+    others = set(threading.enumerate())
     handle = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
     closed, forgotten = BackgroundSync(), BackgroundSync()
     for each in (closed, forgotten):
         with each.syncing(handle):
             os.write(handle, b"x")
     os.close(handle)
-    mine = [thread for thread in threading.enumerate() if thread.name == "genealog-sync"][before:]
+    mine = [thread for thread in threading.enumerate() if thread not in others and thread.name == "genealog-sync"]
+    assert len(mine) == 2
     closed.close()
     closed.close()
     del forgotten, each
     gc.collect()
     for thread in mine:
         thread.join(60)
-    assert len(threads()) == before
+        assert not thread.is_alive()
