@@ -1,8 +1,14 @@
-"""Where a server of ours listens: the socket that it takes connections at, and the URL under which it is reached."""
+"""Where a server of ours listens: the socket that it takes connections at, the URL under which it is reached; and how
+one on uvicorn serves there until a signal comes.
+"""
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from genealog.errors import MalformedError, StoreError
 
@@ -23,15 +29,51 @@ def listen(host: str, port: int, *, backlog: int, hint: str, shared: bool = Fals
 
 def listen_at(place: str, *, backlog: int) -> socket.socket:
     """Listen at `HOST:PORT`. Raises: MalformedError `bad-listen`; StoreError `cannot-listen`."""
+    host, port = address_of(place)
+    return listen(host, port, backlog=backlog, hint="something else may be running there; choose another port")
+
+
+def address_of(place: str) -> tuple[str, int]:
+    """Read `HOST:PORT`, or `[::1]:PORT`. Raises: MalformedError `bad-listen`."""
     host, colon, port = place.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise MalformedError("bad-listen", "not an address to listen on", got=place, expected="HOST:PORT")
-    hint = "something else may be running there; choose another port"
-    return listen(host, int(port), backlog=backlog, hint=hint)
+    numbered = port.isascii() and port.isdecimal() and int(port) <= 65_535
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host.strip("[]") or not numbered or (":" in host) != bracketed:
+        raise MalformedError("bad-listen", "not an address to listen on", got=place, expected="HOST:PORT or [::1]:PORT")
+    return host.strip("[]"), int(port)
 
 
 def url_of(listener: socket.socket) -> str:
     """Return the URL of a server that listens here."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_until_signal(listener: socket.socket, app: Any, started: Callable[[], None], **options: Any) -> None:
+    """Serve an ASGI application until SIGTERM or SIGINT, and return then: whoever calls has something to close.
+
+    `started` is called once requests are taken; `options` are uvicorn's.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started()
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Take the signals, and do not raise them again at the end."""
+            taken = (signal.SIGTERM, signal.SIGINT)
+            before = {number: signal.signal(number, self.handle_exit) for number in taken}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    config = uvicorn.Config(
+        app, loop="asyncio", ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=5, timeout_keep_alive=30, **options,
+    )  # fmt: skip
+    Server(config).run(sockets=[listener])

@@ -16,9 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from genealog.errors import GenealogError, StoreError
 from genealog.gateway import metrics
-from genealog.gateway.admin import Admin, parse_address
+from genealog.gateway.admin import Admin
 from genealog.gateway.counters import Counters
 from genealog.gateway.logs import JsonFormatter
+from genealog.listening import address_of
 
 PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 
@@ -133,17 +134,22 @@ def test_an_address_that_is_taken(admin: tuple[Admin, Told]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("127.0.0.1:9464", ("127.0.0.1", 9464)), (":0", ("127.0.0.1", 0)), ("[::1]:80", ("::1", 80)), ("x:1", ("x", 1))],
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("x:1", ("x", 1)),
+    ],
 )
 def test_addresses(text: str, address: tuple[str, int]) -> None:
-    assert parse_address(text) == address
+    assert address_of(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "9464", "::1:80", "x:", "x:70000", "x:-1", "x:8o", "[::1:80"])
+@pytest.mark.parametrize("text", ["", ":0", "[]:1", "9464", "::1:80", "x:", "x:70000", "x:-1", "x:8o", "[::1:80"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(GenealogError) as caught:
-        parse_address(text)
-    assert caught.value.code == "bad-address"
+        address_of(text)
+    assert caught.value.code == "bad-listen"
 
 
 def test_a_log_line_for_machines() -> None:

@@ -15,6 +15,8 @@ import pytest
 from gateway.fake_upstream import FakeUpstream, completion, whole
 from gateway.kit import until
 from gateway.processes import NAME, Process, make_store, on_record
+from genealog.cli import replica as replica_command
+from genealog.errors import MissingError
 from genealog.store.replica_spool import node_label
 
 SECRET = "a secret that only two nodes know"
@@ -165,3 +167,11 @@ async def test_who_has_another_secret_writes_nothing(tmp_path: Path) -> None:
             assert await answer.json() == {"boot": None, "segment": 0, "size": 0}
     replica.stop()
     assert list(replica.folder.rglob("*.spool")) == []
+
+
+def test_what_serves_a_replica_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingError) as caught:
+        replica_command.serve(tmp_path, "env:NO_SUCH")
+    assert caught.value.code == "extra-not-installed"
+    assert "replica" in str(caught.value)

@@ -37,7 +37,7 @@ def serve(
 
     Example: [bold]genealog replica serve --dir ./replica --secret env:REPLICA_SECRET[/bold]
     """
-    require("gateway")
+    require("replica")
     from genealog.gateway.replica import serve as run
     from genealog.store.replica_spool import ReplicaSpool
     from genealog.store.signers.secret import from_terminal, read_secret

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
-from genealog.errors import StoreError, UsageError
+from genealog.errors import StoreError
+from genealog.listening import address_of
 
 
 class Status(Protocol):
@@ -29,20 +30,11 @@ class Status(Protocol):
         """Return content type and page."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Read `HOST:PORT`, `[::1]:PORT` or `:PORT`. Raises: UsageError `bad-address`."""
-    host, colon, port = text.rpartition(":")
-    numbered = port.isascii() and port.isdecimal() and int(port) <= 65_535
-    if not colon or not numbered or (":" in host) != (host.startswith("[") and host.endswith("]")):
-        raise UsageError("bad-address", "not an address to listen on", got=text, expected="HOST:PORT")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
 class Admin:
     """Answers on an address until it is closed."""
 
     def __init__(self, address: str, status: Status) -> None:
-        host, port = parse_address(address)
+        host, port = address_of(address)
         try:
             family = _Server6 if ":" in host else _Server
             self._server = family((host, port), _handler(status))

@@ -21,11 +21,11 @@ from cryptography import x509
 from genealog.core.canonical import parse_timestamp
 from genealog.deploy import Deployments, Live
 from genealog.errors import GenealogError, StoreError, UpstreamError
-from genealog.gateway.admin import parse_address
 from genealog.gateway.aims import Aim, aims_of
 from genealog.gateway.http1 import Pool
 from genealog.gateway.http1.tls import server_context
 from genealog.gateway.upstreams import Secret, Upstreams
+from genealog.listening import address_of
 from genealog.redaction import redactor
 from genealog.store.config import Config
 from genealog.store.gateway_settings import Gateway
@@ -71,7 +71,7 @@ def _listening(gateway: Gateway) -> Iterator[Look]:
         places.append(("gRPC", gateway.host, gateway.grpc_port))
     if gateway.admin is not None:
         try:
-            places.append(("health and metrics", *parse_address(gateway.admin)))
+            places.append(("health and metrics", *address_of(gateway.admin)))
         except GenealogError as error:
             yield Look("error", "[gateway] admin", error.message, f"expected {error.expected}")
     for what, host, port in places:

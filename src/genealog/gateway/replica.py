@@ -13,10 +13,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import signal
-import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -108,33 +105,12 @@ def serve(
 
     Raises: MalformedError `bad-listen`; StoreError `cannot-listen`.
     """
-    import uvicorn
-
-    with listening.listen_at(listen, backlog=128) as listener:
-        url = listening.url_of(listener)
-        url = url if certificate is None else url.replace("http:", "https:")
-
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                announce(url)
-
-            @contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                taken = (signal.SIGTERM, signal.SIGINT)
-                before = {number: signal.signal(number, self.handle_exit) for number in taken}
-                try:
-                    yield
-                finally:
-                    for number, handler in before.items():
-                        signal.signal(number, handler)
-
-        config = uvicorn.Config(
-            ReplicaApp(spool, secret), loop="asyncio", ws="none", lifespan="off", log_level="warning",
-            access_log=False, server_header=False, timeout_graceful_shutdown=5, timeout_keep_alive=30,
-            ssl_certfile=certificate, ssl_keyfile=key,
-        )  # fmt: skip
-        try:
-            Server(config).run(sockets=[listener])
-        finally:
-            spool.close()
+    try:
+        with listening.listen_at(listen, backlog=128) as listener:
+            url = listening.url_of(listener)
+            url = url if certificate is None else url.replace("http:", "https:")
+            listening.serve_until_signal(
+                listener, ReplicaApp(spool, secret), lambda: announce(url), ssl_certfile=certificate, ssl_keyfile=key
+            )
+    finally:
+        spool.close()
