@@ -1,7 +1,7 @@
 """A fresh folder with the code and the inputs of a run, each where it lay, each hashed as it was put there.
 
-    …/pad/…/code/       the root of the code        …/code/<folder>     where the run worked, below it
-    …/pad/…/work/       where it worked, if that was above or beside the code
+    …/pad/…/code        the root of the code        …/code/<folder>     where the run worked, below it
+    …/pad/…/work        where it worked, if that was above or beside the code
 
 Everything is copied: what a re-run writes reaches no file of the original. An input that lay outside the working folder
 gets a place of its own, and the words of the command that named it are changed; if none did, the statement does not say
