@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -151,7 +152,8 @@ def _boto3(client: Any) -> Iterator[Said]:
     blocks = whole["output"]["message"]["content"]
     cited = [one["text"] for block in blocks for one in block.get("citationsContent", {}).get("content", ())]
     yield Said((*(block["text"] for block in blocks if "text" in block), *cited), _used(whole["usage"]))
-    events = list(client.converse_stream(modelId=NAME, messages=CONVERSE)["stream"])
+    with closing(client.converse_stream(modelId=NAME, messages=CONVERSE)["stream"]) as stream:
+        events = list(stream)
     texts: dict[int, str] = {}
     for event in events:
         delta = event.get("contentBlockDelta", {})
@@ -159,17 +161,22 @@ def _boto3(client: Any) -> Iterator[Said]:
             texts[delta["contentBlockIndex"]] = texts.get(delta["contentBlockIndex"], "") + delta["delta"]["text"]
     yield Said(tuple(texts.values()), _used(events[-1]["metadata"]["usage"]))
     asked = json.dumps({"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, "messages": ASK})
-    body = client.invoke_model(modelId=NAME, body=asked)["body"].read()
+    with closing(client.invoke_model(modelId=NAME, body=asked)["body"]) as whole_body:
+        body = whole_body.read()
     yield _message(anthropic.types.Message.model_validate_json(body))
-    chunks = list(client.invoke_model_with_response_stream(modelId=NAME, body=asked)["body"])
+    with closing(client.invoke_model_with_response_stream(modelId=NAME, body=asked)["body"]) as stream:
+        chunks = list(stream)
     assert len(chunks) == len(fake_bedrock.anthropic_chunks(fake_anthropic.rich()))
     yield Said((fake_anthropic.TEXT,), (23, 42))
     fails: Any = [{"role": "user", "content": [{"text": "fail"}]}]
     with pytest.raises(ClientError, match="ValidationException"):
         client.converse(modelId=NAME, messages=fails)
     yield ERROR
-    with pytest.raises(EventStreamError):
-        list(client.converse_stream(modelId=NAME, messages=fails)["stream"])
+    with (
+        closing(client.converse_stream(modelId=NAME, messages=fails)["stream"]) as stream,
+        pytest.raises(EventStreamError),
+    ):
+        list(stream)
     yield ERROR
 
 
