@@ -215,10 +215,10 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
     "finding": lambda said: [said["execution"], said["artifact"]], "drift": lambda said: [said["version"]],
     "load": lambda body: [part[name] for part in body["loaded"] for name in ("artifact", "weights")],
     "key": lambda body: ["sha256:" + body["keyid"]],
-    "ref": lambda said: [said["to"]], "signature": lambda said: [said["artifact"]], "approval": lambda a: [a["spec"]],
-} | dict.fromkeys(
+    "ref": lambda said: [said["to"]], "approval": lambda a: [a["spec"]],
+} | dict.fromkeys(["signature", "assessment"], lambda said: [said["artifact"]]) | dict.fromkeys(
     ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone",
-     "incident"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
+     "incident", "break-glass", "review", "decision-log"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
          body["execution"], *(e["artifact"] for e in body.get("events", []) if e["direction"] == "out")])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 

@@ -203,6 +203,9 @@ def _request(
         attempt=intent.attempt if intent.attempt > 1 else None,
         changed=intent.changed,
         forwarded=intent.forwarded,
+        policy=intent.policy,
+        flags=intent.flags,
+        waived=intent.waived,
     )
 
 
@@ -222,6 +225,8 @@ def _response(outcome: Outcome, answered: ResponseFacts, report: EngineReport | 
         headers=outcome.headers,
         malformed=answered.malformed,
         parts=answered.parts if texts else (),
+        release=outcome.release,
+        release_flags=outcome.release_flags,
         size=size,
         status=outcome.status,
         text=tuple(sha256_hex(text.encode()) for text in answered.texts) if texts else (),

@@ -80,6 +80,9 @@ class RequestGroup(Record):
     attempt: Count | None = None  # absent for a first attempt
     changed: tuple[str, ...] = ()  # what the gateway rewrote before it went upstream
     forwarded: Hex | None = None  # over the body that went upstream, where that is not `wire`
+    policy: str | None = None  # glf1:… of the policy set that decided whether it may be served
+    flags: tuple[str, ...] = ()  # lines `policy code` of policies that only flag
+    waived: tuple[str, ...] = ()  # policies that a break-glass put aside for it
 
 
 class ResponseGroup(Record):
@@ -99,6 +102,8 @@ class ResponseGroup(Record):
     headers: dict[str, str] = {}  # noqa: RUF012
     malformed: str | None = None
     parts: tuple[Part, ...] = ()  # images, audio: what is no text
+    release: Literal["allowed", "labelled", "held", "blocked"] | None = None  # what policy made of it
+    release_flags: tuple[str, ...] = ()  # lines `policy code`
     size: Count | None = None
     status: Count | None = None
     text: tuple[Hex, ...] = ()

@@ -66,6 +66,9 @@ class Intent(
     served_as: str | None = None  # what the upstream calls the model, where that is not what was asked for
     changed: tuple[str, ...] = ()  # what was rewritten in the request before it went upstream, by name
     forwarded: str | None = None  # hex SHA-256 of the body that went upstream, where something was changed
+    policy: str | None = None  # of the policy set that decided whether it may be served
+    flags: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
 
 
 class Whole(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +125,8 @@ class Outcome(
     headers: dict[str, str] = {}
     first_byte_at: datetime | None = None
     endpoint: str | None = None  # hex SHA-256 of the public key (SPKI) that the upstream showed in TLS
+    release: Literal["allowed", "labelled", "held", "blocked"] | None = None  # what policy made of the answer
+    release_flags: tuple[str, ...] = ()
 
 
 Frame = Intent | Piece | Outcome

@@ -341,7 +341,7 @@ class Key(Record):
 
 
 class Decision(Record):
-    """`decision/v1`: a gate said yes or no."""
+    """`decision/v1`: a gate said yes or no. One that a policy took says which, and from what."""
 
     point: Literal["deploy", "load", "serve", "release", "promote"]
     outcome: Literal["allow", "deny"]
@@ -349,6 +349,67 @@ class Decision(Record):
     subject: str
     message: str
     at: str
+    policy: str | None = None  # glf1:… of the policy set that decided: its revision
+    engine: str | None = None  # what evaluated it, with its version
+    input: str | None = None  # hex SHA-256 of the canonical input document
+    registry: str | None = None  # `<size>:<root>` of the registry log that the facts were read at
+    reasons: tuple[str, ...] = ()  # lines `policy code`: what denied
+    flags: tuple[str, ...] = ()  # the same of policies that only flag
+    waived: tuple[str, ...] = ()  # policies that a break-glass put aside
+    break_glass: tuple[str, ...] = ()  # names of those
+
+
+class Assessment(Record):
+    """`assessment/v1`: its signer says what an artifact is and may be used for. The last one that counts holds whole.
+
+    An absent field was not assessed, and is not taken from an earlier assessment.
+    """
+
+    artifact: str
+    at: str
+    licence: str | None = None  # SPDX identifier, in lower case
+    tier: Literal["minimal", "limited", "high", "systemic"] | None = None
+    purposes: tuple[str, ...] = ()
+    data_classes: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+class BreakGlass(Record):
+    """`break-glass/v1`: one of two signers puts policies aside for deployments that fit a pattern, until a time.
+
+    It is open once another identity agreed to exactly what was asked (`request`: the leaf of that), and until it ends.
+    """
+
+    name: str
+    action: Literal["request", "agree", "end"]
+    at: str
+    reason: str
+    deployment: str | None = None  # with `request`: a pattern
+    policies: tuple[str, ...] = ()
+    until: str | None = None
+    request: str | None = None  # with `agree`: hex leaf hash of the request
+
+
+class Review(Record):
+    """`review/v1`: a person looked at an answer that was held back, and says what becomes of it."""
+
+    call: str
+    verdict: Literal["release", "reject"]
+    at: str
+    reason: str
+
+
+class DecisionLog(Record):
+    """`decision-log/v1`: decisions that an Open Policy Agent took and sent, kept as they came: its word, not ours."""
+
+    events: int
+    denied: int
+    body: Blob  # canonical JSON list of the events
+    first: str  # of their times, as sent
+    last: str
+    revisions: tuple[str, ...]  # of the bundles that they name
+    at: str
+    source: str | None = None  # label `id` of the agent
 
 
 class LogHead(Record):
@@ -482,6 +543,10 @@ PREDICATES: dict[str, type[Record]] = {
     "urn:genealog:load:v1": Load,
     "urn:genealog:key:v1": Key,
     "urn:genealog:decision:v1": Decision,
+    "urn:genealog:assessment:v1": Assessment,
+    "urn:genealog:break-glass:v1": BreakGlass,
+    "urn:genealog:review:v1": Review,
+    "urn:genealog:decision-log:v1": DecisionLog,
     "urn:genealog:checkpoint:v1": LogHead,
     "urn:genealog:heartbeat:v1": Heartbeat,
     "urn:genealog:gap:v1": GapNote,

@@ -27,12 +27,15 @@ _WEIGHTS = ("glw1",)
 _RECORD = ("glr1",)
 _ABOUT: dict[type[Record], str] = {  # the field that names what a statement is about
     records.Signature: "artifact", records.Approval: "spec", records.Ref: "to", records.Drift: "version",
+    records.Assessment: "artifact",
 }  # fmt: skip
 _FIELDS: dict[type[Record], tuple[tuple[str, tuple[str, ...]], ...]] = {  # fields that hold one ID, and its kinds
     records.Execution: (("code", _ARTIFACT), ("environment", _ARTIFACT)),
     records.Finding: (("execution", _RECORD), ("artifact", _ARTIFACT)),
     records.Signature: (("artifact", _ARTIFACT),),
     records.Approval: (("spec", _RECORD),),
+    records.Assessment: (("artifact", _ARTIFACT),),
+    records.Decision: (("policy", _ARTIFACT),),
     records.Drift: (("version", _RECORD), ("spec", _RECORD), ("previous", _RECORD)),
 }
 
@@ -78,7 +81,7 @@ def subjects_of(body: Record, name: str, artifact: str | None = None) -> tuple[S
         case records.Finding():
             digest = digest_set(body.execution)
             return (Subject(name=name, digest=digest), Subject(name=body.role, digest=digest_set(body.artifact)))
-        case records.Signature() | records.Approval() | records.Ref() | records.Drift():
+        case records.Signature() | records.Approval() | records.Ref() | records.Drift() | records.Assessment():
             return (Subject(name=name, digest=digest_set(getattr(body, _ABOUT[type(body)]))),)
         case records.Load():
             return tuple(

@@ -23,6 +23,7 @@ from msgspec import Meta
 from genealog.core.canonical import Record
 from genealog.errors import MissingError, StoreError
 from genealog.store.gateway_settings import Gateway, Issuer, Principal, Redaction, Replica, Upstream
+from genealog.store.policy_settings import Policy
 from genealog.store.units import Bytes, Seconds, read_unit
 
 FORMAT = 1
@@ -173,6 +174,7 @@ class Config(Record):
     upstreams: dict[str, Upstream] = {}  # noqa: RUF012
     redaction: tuple[Redaction, ...] = ()
     replica: Replica | None = None
+    policy: Policy = Policy()
 
     @property
     def origin(self) -> str:

@@ -240,8 +240,34 @@ def _(body: records.Load, batch: Batch, index: int, _read: Read) -> None:
 
 @_project.register
 def _(body: records.Decision, batch: Batch, index: int, _read: Read) -> None:
-    values = {name: getattr(body, name) for name in ("point", "outcome", "code", "subject", "message", "at")}
+    values = {name: getattr(body, name) for name in ("point", "outcome", "code", "subject", "message", "at", "policy")}
     batch.insert(schema.decision, id=index, **values)
+
+
+@_project.register
+def _(body: records.Assessment, batch: Batch, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("artifact", "licence", "tier", "reason", "at")}
+    lists = {name: json.dumps(getattr(body, name)) for name in ("purposes", "data_classes")}
+    batch.insert(schema.assessment, id=index, **values, **lists)
+
+
+@_project.register
+def _(body: records.BreakGlass, batch: Batch, index: int, _read: Read) -> None:
+    values = {
+        name: getattr(body, name) for name in ("name", "action", "deployment", "until", "request", "reason", "at")
+    }
+    batch.insert(schema.break_glass, id=index, policies="\n".join(body.policies), **values)
+
+
+@_project.register
+def _(body: records.Review, batch: Batch, index: int, _read: Read) -> None:
+    batch.insert(schema.review, id=index, **{name: getattr(body, name) for name in ("call", "verdict", "reason", "at")})
+
+
+@_project.register
+def _(body: records.DecisionLog, batch: Batch, index: int, _read: Read) -> None:
+    values = {name: getattr(body, name) for name in ("events", "denied", "source", "first", "last", "at")}
+    batch.insert(schema.decision_log, id=index, body=body.body.sha256, revisions="\n".join(body.revisions), **values)
 
 
 @_project.register

@@ -237,6 +237,54 @@ decision = _table(
     _text("subject"),
     _text("message"),
     _text("at"),
+    _text("policy"),
+)
+
+assessment = _table(  # what somebody says that an artifact is and may be used for; lists as JSON
+    "assessment",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("artifact", nullable=False, index=True),
+    _text("licence"),
+    _text("tier"),
+    _text("purposes", nullable=False),
+    _text("data_classes", nullable=False),
+    _text("reason"),
+    _text("at", nullable=False),
+)
+
+break_glass = _table(  # policies put aside for a while: who asked, who agreed, who ended it
+    "break_glass",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("name", nullable=False, index=True),
+    _text("action", nullable=False),
+    _text("deployment"),
+    _text("policies", nullable=False),  # as lines
+    _text("until"),
+    _text("request"),
+    _text("reason", nullable=False),
+    _text("at", nullable=False),
+)
+
+review = _table(  # answers that were held back, and what a person said of them
+    "review",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    _text("call", nullable=False, index=True),
+    _text("verdict", nullable=False),
+    _text("reason", nullable=False),
+    _text("at", nullable=False),
+)
+
+decision_log = _table(  # decisions of an Open Policy Agent, as it sent them
+    "decision_log",
+    Column("id", Integer, ForeignKey("entry.id"), primary_key=True, autoincrement=False),
+    Column("events", Integer, nullable=False),
+    Column("denied", Integer, nullable=False),
+    _text("body", nullable=False),  # sha256 of the kept list
+    _text("revisions", nullable=False),  # as lines
+    _text("source"),
+    _text("first", nullable=False),
+    _text("last", nullable=False),
+    _text("at", nullable=False),
 )
 
 head = _table(  # where another log of this store stood
