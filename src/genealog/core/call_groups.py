@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from genealog.core.canonical import MAX_INTEGER, Record
-from genealog.core.frames import Assurance, Capture
+from genealog.core.frames import Assurance, Capture, Release
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")]
@@ -102,7 +102,7 @@ class ResponseGroup(Record):
     headers: dict[str, str] = {}  # noqa: RUF012
     malformed: str | None = None
     parts: tuple[Part, ...] = ()  # images, audio: what is no text
-    release: Literal["allowed", "labelled", "held", "blocked"] | None = None  # what policy made of it
+    release: Release | None = None
     release_flags: tuple[str, ...] = ()  # lines `policy code`
     size: Count | None = None
     status: Count | None = None

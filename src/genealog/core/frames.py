@@ -22,6 +22,7 @@ Assurance = Literal["A0", "A1", "A2", "A3", "A4"]
 Durability = Literal["D0", "D1", "D1+", "D2", "D3"]
 Capture = Literal["encrypted", "hashes", "none"]
 Finish = Literal["complete", "client_abandoned", "upstream_error", "refused", "unknown"]
+Release = Literal["allowed", "labelled", "held", "blocked"]  # what policy made of an answer
 
 MAX_BODY = 32 * 1024 * 1024
 SALT = 32
@@ -125,7 +126,7 @@ class Outcome(
     headers: dict[str, str] = {}
     first_byte_at: datetime | None = None
     endpoint: str | None = None  # hex SHA-256 of the public key (SPKI) that the upstream showed in TLS
-    release: Literal["allowed", "labelled", "held", "blocked"] | None = None  # what policy made of the answer
+    release: Release | None = None
     release_flags: tuple[str, ...] = ()
 
 

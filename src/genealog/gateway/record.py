@@ -37,6 +37,7 @@ from genealog.core.frames import (
     Intent,
     Outcome,
     Piece,
+    Release,
     StreamedPart,
     Whole,
     encode_frame,
@@ -335,13 +336,15 @@ class Call:
         headers: Mapping[str, str] | None = None,
         first_byte_at: datetime | None = None,
         endpoint: str | None = None,
+        release: Release | None = None,
+        release_flags: tuple[str, ...] = (),
     ) -> None:
         """Put the outcome on record; the second time, do nothing. The last byte may go to the client afterwards.
 
         `delivered`: how many bytes of the response reached the client, all when None. `assurance`: the final level;
         None is the bound one, but no more than A2, because more needs evidence. `parts` are those of a multipart
-        request that was too big to hold, `headers` what is recorded of the response's. Raises: StoreError from the
-        sink; the call is then still open and may be closed again.
+        request that was too big to hold, `headers` what is recorded of the response's, `release` what policy made of
+        it. Raises: StoreError from the sink; the call is then still open and may be closed again.
         """
         line = self._line
         rest = b"".join(self._chunks)
@@ -372,6 +375,8 @@ class Call:
                     headers=dict(headers) if headers else {},
                     first_byte_at=first_byte_at,
                     endpoint=endpoint,
+                    release=release,
+                    release_flags=release_flags,
                 )
             )
             self._closed = True
