@@ -35,6 +35,7 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
         "gateway": "gateway:app", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
         "incident": "incident:app", "principal": "principal:app", "replica": "replica:app",
+        "policy": "policy:app",
     },
     "Ask": {
         "why": "ask:why", "lineage": "lineage:lineage", "diff": "diff:diff", "contains": "contains:contains",
