@@ -10,6 +10,7 @@ Source: the page docs/reference/policy-input.md says the same for people who wri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from genealog.core.canonical import Record
@@ -105,6 +106,7 @@ class Subject(Record):
 
     deployment: str
     models: int  # how many there are in `models`
+    workload: bool  # a Kubernetes workload, so that there is `workload`; false where none is concerned
 
 
 class RegistryState(Record):
@@ -147,7 +149,8 @@ class Output(Record):
     lineage_complete: bool  # of every model that made it
     assurance: int
     marked: bool  # as made by AI, by one of the environment's means
-    detectors: dict[str, bool]  # what looked at it → found nothing
+    detectors: tuple[str, ...]  # that looked at it and found nothing
+    alarms: int  # detectors that found something, or did not come to an end
 
 
 class Workload(Record):
@@ -160,7 +163,7 @@ class Workload(Record):
 
 
 class Input(Record):
-    """The whole document. What a point does not need is absent: policies that ask for it are for other points."""
+    """The whole document. What a point does not need (`PARTS`) is absent: policies that ask for it deny."""
 
     v: Literal["genealog.policy/1"]
     point: Point
@@ -177,3 +180,12 @@ class Input(Record):
     call: Call | None = None
     output: Output | None = None
     workload: Workload | None = None
+
+
+PARTS: Mapping[Point, tuple[str, ...]] = {  # the optional parts that each point has; `workload` where there is one
+    "deploy": ("serving", "workload"),
+    "load": ("serving",),
+    "serve": ("serving", "call"),
+    "release": ("serving", "call", "output"),
+    "promote": ("serving",),
+}

@@ -147,7 +147,6 @@ def make_set(policies: Mapping[str, Policy], settings: Settings) -> PolicySet:
     made: dict[str, Any] = {}
     for name, environment in environments.items():
         made[name] = {point: _asked(name, environment, point, policies) for point in POINTS}
-        made[name] |= {"marking": list(environment.marking)}
     data = {
         "approvals": settings.approvals,
         "breakable": sorted(name for name, policy in policies.items() if policy.breakable),
@@ -157,6 +156,7 @@ def make_set(policies: Mapping[str, Policy], settings: Settings) -> PolicySet:
             for suite, each in settings.evaluations.items()
         },
         "licences": [licence.lower() for licence in settings.licences],
+        "marking": {name: list(environment.marking) for name, environment in environments.items()},
         "registry_age_seconds": int(settings.registry_age),
         "vendors": list(settings.vendors),
     }
@@ -194,7 +194,7 @@ allow if {
 	}
 }
 
-fine(_, mode) if mode != "deny"
+fine(_, mode) if mode in {"flag", "label", "review"}
 
 fine(name, _) if results[name].allow == true
 
