@@ -106,7 +106,8 @@ class FakeSource:
         self.polls += 1
         if self.broken is not None:
             raise self.broken
-        return Snapshot(self.epoch, dict(self.live))
+        revoked = {model: live.revoked for live in self.live.values() if live.revoked for model in live.body.models}
+        return Snapshot(self.epoch, dict(self.live), revoked)
 
     def registered(self, artifact: str) -> bool:
         """Say whether an artifact is there."""

@@ -58,10 +58,11 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every deployment at one size (`epoch`) of the registry log."""
+    """Every deployment at one size (`epoch`) of the registry log, and which artifacts were revoked, and why."""
 
     epoch: int
     live: Mapping[str, Live] = field(default_factory=dict)
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
 
 class Deployments:
@@ -242,7 +243,7 @@ class Deployments:
             body = self.spec(head.spec)
             tainted = self._known_taint(head.spec, body, revoked) if revoked else None
             live[name] = Live(name, head.spec, body, self._revoked(body, revoked), tainted)
-        self._snapshot = Snapshot(epoch, live)
+        self._snapshot = Snapshot(epoch, live, revoked)
         return self._snapshot
 
     def poll(self) -> Snapshot:

@@ -12,7 +12,7 @@ which is right where only a proxy that authenticates reaches the gateway; `gatew
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from genealog.errors import GenealogError
@@ -52,12 +52,23 @@ class Who:
     """Somebody who calls. `facts` goes on record as it is: principal, department, project, tenant, subject, how, key.
 
     `withheld` names the headers (lower case) that held the gateway's own credentials: they never go upstream. `key` is
-    whatever admission knows the caller by; the plane only hands it back.
+    whatever admission knows the caller by; the plane only hands it back. `purpose` and `data_class` are what the
+    client says of its call, empty where it says nothing; `budget`: there is a limit on what it may spend.
+
+    `asks` is all of it that policy asks for: equal for callers whom no policy can tell apart.
     """
 
     facts: Mapping[str, str]
     withheld: frozenset[bytes] = frozenset()
     key: Any = None
+    purpose: str = ""
+    data_class: str = ""
+    budget: bool = False
+    asks: tuple[str | bool, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        told = tuple(self.facts.get(name, "") for name in ("principal", "how", "tenant", "department", "project"))
+        object.__setattr__(self, "asks", (*told, self.purpose, self.data_class, self.budget))
 
 
 class Admission(Protocol):
@@ -89,7 +100,8 @@ class Claimed:
                 facts["how"] = "claimed"
             if len(self._known) > 1_024:
                 self._known.clear()
-            known = self._known[kept] = Who(facts)
+            purpose, data_class = rules.use(kept)
+            known = self._known[kept] = Who(facts, purpose=purpose, data_class=data_class)
         return known
 
     def admit(self, _who: Who, _deployment: str) -> GenealogError | None:

@@ -3,7 +3,11 @@
 A call looks its deployment up in a snapshot; no call waits for a disk, but for a name that the snapshot does not have,
 where the registry is asked once more. The snapshot is renewed as soon as the registry log has grown,
 which one `stat` every 20 ms tells, and every 200 ms where nothing tells it (a shared store). If the registry cannot be
-read, it ages; older than five seconds it answers nothing, because nobody could know any more what was revoked.
+read, it ages; older than one lease (`store.leases`), counted from when reading it began, it answers nothing, because
+nobody could know any more what was revoked. The clock is asked whenever a call passes: a process that was stopped and
+goes on does not serve from what it knew before.
+
+When the registry has changed, everybody who watches is told first, and then the worker's lease says so.
 
 Everything else that touches the store runs on one thread of its own, which opens it and closes it. What the answers
 mean for a call is decided here; how a call is answered is not.
@@ -17,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from genealog.core.records import ServingSpec
@@ -27,11 +31,11 @@ from genealog.errors import GenealogError, MissingError, PolicyDenied, StoreErro
 from genealog.gateway.record import Context
 from genealog.registry import KeyRow
 from genealog.store.home import Home
+from genealog.store.leases import LEASE, Lease, boot_clock
 from genealog.store.log import LocalLog
 
 WATCH = 0.02  # seconds between two looks at whether the registry log has changed
 RENEW = 0.2  # seconds after which it is read in any case
-STALE = 5.0  # seconds after which a snapshot is too old to serve from
 
 log = logging.getLogger("genealog.gateway")
 T = TypeVar("T")
@@ -102,19 +106,33 @@ class StoreSource:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a name leads to: a deployment (None where it leads nowhere), and the reason why it must not be served."""
+    """What a name leads to at one epoch: a deployment (None where it leads nowhere), and the reason why it must not be
+    served. Another epoch has other objects, so that whoever waited sees that it has to look again.
+    """
 
     live: Live | None
     refusal: GenealogError | None
-    contexts: dict[Any, Context] = field(default_factory=dict, compare=False, repr=False)  # a cache of `app`
+    contexts: dict[Any, Context] = field(default_factory=dict, compare=False, repr=False)  # a cache of `judged`
+    rulings: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # a cache of `policing`
 
 
 class Directory:
-    """The snapshot, and the thread that renews it. Use `start` first and `stop` at the end."""
+    """The snapshot, and the thread that renews it. Use `start` first and `stop` at the end.
 
-    def __init__(self, open_source: Callable[[], Source], *, clock: Callable[[], float] = time.monotonic) -> None:
+    `lease` is where this worker says which epoch it serves at; made before, and closed by whoever made it.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], Source],
+        *,
+        clock: Callable[[], float] = boot_clock,
+        lease: Lease | None = None,
+    ) -> None:
         self._open = open_source
         self._clock = clock
+        self._lease = lease
+        self._watching: list[Callable[[], None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
         self._source: Source | None = None
         self._found: dict[str, Found] = {}
@@ -122,6 +140,16 @@ class Directory:
         self._stamp: object = None
         self._renewing: asyncio.Task[None] | None = None
         self.epoch = -1
+        self.revoked: Mapping[str, str] = {}  # artifacts that were revoked, and why
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever there is another snapshot, before any lease says so."""
+        self._watching.append(changed)
+
+    @property
+    def age(self) -> float:
+        """Seconds since reading the snapshot began."""
+        return self._clock() - self._seen
 
     async def start(self) -> None:
         """Open the store and take the first snapshot. Raises: what the store raises."""
@@ -148,16 +176,18 @@ class Directory:
 
     def look(self, name: str) -> Found | None:
         """Return what the snapshot has under `name`, while it is fresh."""
-        return self._found.get(name) if self._clock() - self._seen <= STALE else None
+        return self._found.get(name) if self._clock() - self._seen <= LEASE else None
 
     async def find(self, name: str) -> Found:
         """Look at the registry again, and say what `name` is and whether it may be served."""
         try:
-            await self.renew()
+            await asyncio.wait_for(self.renew(), LEASE)
         except GenealogError as error:
             log.warning("the registry cannot be read: %s", error.code)
+        except TimeoutError:
+            log.warning("the registry cannot be read: it does not answer")
         found = self._found.get(name)
-        if self._clock() - self._seen > STALE:
+        if self._clock() - self._seen > LEASE:
             stale = StoreError("registry-stale", "the registry could not be read for a while", hint="genealog fsck")
             return Found(found.live if found else None, stale)
         if found is None:
@@ -174,21 +204,29 @@ class Directory:
         """Look at the registry now. Raises: what the store raises."""
         if self._source is not None:
             self._stamp = self._source.stamp()  # first: what comes while we read is seen again
-        epoch, found = await self.ask(self._look)
-        self._seen = self._clock()
-        if epoch != self.epoch:
-            self.epoch, self._found = epoch, found
+        began = self._clock()
+        snapshot, found = await self.ask(self._look)
+        self._seen = max(self._seen, began)  # what came after we began may not be in it
+        if snapshot.epoch == self.epoch:
+            return
+        self.epoch, self._found, self.revoked = snapshot.epoch, found, snapshot.revoked
+        for changed in self._watching:
+            changed()
+        if self._lease is not None:
+            self._lease.publish(self.epoch)
 
-    def _look(self, source: Source) -> tuple[int, dict[str, Found]]:
+    def _look(self, source: Source) -> tuple[Snapshot, dict[str, Found]]:
         snapshot = source.poll()
         if snapshot.epoch == self.epoch:
-            return self.epoch, self._found
+            return snapshot, self._found
         found = {}
         for name, live in snapshot.live.items():
             known = self._found.get(name)
-            same = known is not None and known.live == live and known.refusal is None
-            found[name] = known if known is not None and same else Found(live, _refusal(source, live))
-        return snapshot.epoch, found
+            if known is not None and known.live == live and known.refusal is None:
+                found[name] = replace(known, rulings={})
+            else:
+                found[name] = Found(live, _refusal(source, live))
+        return snapshot, found
 
     async def _changed(self) -> None:
         """Wait until the registry may have changed, but not for ever: a clock decides too."""

@@ -19,7 +19,8 @@ _HOP = frozenset(
 )  # fmt: skip
 _NOT_UPSTREAM = _HOP | {b"host", b"content-length", b"expect"}  # ours to write
 RECORDED = frozenset(
-    (b"anthropic-beta", b"anthropic-version", b"content-type", b"inference-header-content-length",
+    (b"anthropic-beta", b"anthropic-version", b"content-type", b"genealog-data-class", b"genealog-purpose",
+     b"inference-header-content-length",
      b"openai-organization", b"openai-project", b"user-agent", b"x-stainless-retry-count")
 )  # fmt: skip
 ANSWERED = frozenset(
@@ -39,6 +40,8 @@ _WHO = {
     b"genealog-tenant": "tenant",
     b"genealog-subject": "subject",
 }
+PURPOSE, DATA_CLASS = b"genealog-purpose", b"genealog-data-class"
+_CLAIMS = frozenset(_WHO) | {PURPOSE, DATA_CLASS}
 _OURS = b"genealog-"
 _NONE: frozenset[bytes] = frozenset()
 _VIA = b"genealog-via"
@@ -99,8 +102,8 @@ def kept(headers: Headers, names: frozenset[bytes] = RECORDED) -> Kept:
 
 
 def claims(headers: Headers) -> Kept:
-    """Return what `who` reads, and nothing else: equal for calls of one client, so a key."""
-    return tuple([pair for pair in headers if pair[0] in _WHO])
+    """Return what `who` and `use` read, and nothing else: equal for calls of one client, so a key."""
+    return tuple([pair for pair in headers if pair[0] in _CLAIMS])
 
 
 def on_record(headers: Kept) -> dict[str, str]:
@@ -126,6 +129,13 @@ def who(headers: Kept) -> dict[str, str]:
         for name, value in headers
         if name in _WHO
     }
+
+
+def use(headers: Kept) -> tuple[str, str]:
+    """Return what a call is for and which class of data is in it, as `Genealog-Purpose` and `-Data-Class` claim."""
+    claimed = dict(headers)
+    purpose, data_class = claimed.get(PURPOSE, b""), claimed.get(DATA_CLASS, b"")
+    return text(purpose[:_LONGEST]).strip().lower(), text(data_class[:_LONGEST]).strip().lower()
 
 
 def text(value: bytes) -> str:

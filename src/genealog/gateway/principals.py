@@ -7,7 +7,8 @@
 
 The first of these that is there decides, and one that is wrong is refused, also where none is needed. A header that
 looks like a vendor's key is the client's own and passes. Of the headers `Genealog-…` an authenticated caller is only
-asked for the person that a call is about, and for a tenant where its section names others (`tenants`).
+asked for the person that a call is about, for what it is for and which class of data is in it, and for a tenant where
+its section names others (`tenants`).
 
 Kept of a key is its SHA-256: the secret has 256 random bits, so there is nothing to guess, and a slow hash would only
 make every call slow. The file of settings is looked at once a second: a key that is revoked there is refused then.
@@ -41,7 +42,7 @@ from genealog.store.vault.patterns import fits
 
 PLACES = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
 QUERY = b"?key"  # in `Who.withheld`: the query held it
-_CREDENTIALS = PLACES | {b"genealog-tenant", b"genealog-subject"}
+_CREDENTIALS = PLACES | {b"genealog-tenant", b"genealog-subject", rules.PURPOSE, rules.DATA_CLASS}
 _KNOWN = 4_096  # callers kept in memory
 _LOOK = 1.0  # seconds between two looks at the settings
 
@@ -67,6 +68,11 @@ class Caller:
     tenants: tuple[str, ...]
     expires: float | None = None
     may: dict[str, bool] = field(default_factory=dict)  # by deployment
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether there is a limit on what it may spend."""
+        return self.allowed is not None and (self.allowed.day is not None or self.allowed.month is not None)
 
 
 class Principals:
@@ -277,7 +283,8 @@ def _who(caller: Caller, shown: rules.Kept, withheld: frozenset[bytes]) -> Who |
                 hint=f"`tenants` in [principals.{caller.name}] says which it may name",
             )  # fmt: skip
         facts["tenant"] = tenant
-    return Who(facts, withheld, caller)
+    purpose, data_class = rules.use(shown)
+    return Who(facts, withheld, caller, purpose=purpose, data_class=data_class, budget=caller.budgeted)
 
 
 def _unknown(got: str) -> NotAuthenticated:

@@ -11,6 +11,7 @@
       spool/           calls not sequenced yet                        the truth, for a moment
       heads/           what witnesses have cosigned of the logs       keep it
       forks/           evidence that a log signed two histories       keep it
+      leases/          which epoch each running worker serves at      gone with the worker
       index.sqlite     a projection of the logs, if not in PostgreSQL may be deleted
       locations.json   where this machine keeps an artifact's files   a convenience
 
@@ -164,6 +165,11 @@ class Home:
     def spool_dir(self) -> Path:
         """Where capturing processes leave their calls."""
         return self.path / "spool"
+
+    @property
+    def leases(self) -> Path:
+        """Where the workers of this machine say which epoch they serve at."""
+        return self.path / "leases"
 
     @property
     def emitter_kind(self) -> str:
