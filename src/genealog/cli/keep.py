@@ -21,7 +21,7 @@ from genealog.cli.shown import print_body, show_run
 from genealog.cli.signed import line_of
 from genealog.core.canonical import Record
 from genealog.core.manifest import few
-from genealog.core.pickles import is_library_class
+from genealog.core.pickles import classes_told
 from genealog.core.records import Artifact
 from genealog.deploy import Deployments
 from genealog.deploy.taint import revocations, tainted, taints_of
@@ -189,9 +189,6 @@ def _packing(format_: str | None, tensors: int, tied: Mapping[str, str]) -> str:
     return f"{tensors} {'tensor' if tensors == 1 else 'tensors'} from {format_}{names}"
 
 
-_UNSAFE = re.compile(r"pickle-unsafe: (?P<items>.*?)(?: and (?P<more>[0-9]+) more)? in (?P<file>.*)", re.DOTALL)
-
-
 def _print_warnings(warnings: Sequence[str]) -> None:
     """Print lines `code: what`: first and in red those that say that loading a file runs code.
 
@@ -213,14 +210,12 @@ def _print_warnings(warnings: Sequence[str]) -> None:
 
 def _classes(warning: str) -> str | None:
     """Return a few words for a pickle that names nothing but classes of training libraries, None for any other."""
-    if (told := _UNSAFE.fullmatch(warning)) is None:
+    if (told := classes_told(warning)) is None:
         return None
-    names = [item.rpartition(" at byte ")[0] for item in told["items"].split(", ")]
-    if warning.count(" at byte ") != len(names) or not all(map(is_library_class, names)):  # a name can hold " in "
-        return None
+    names, more, file = told
     libraries = ", ".join(sorted({name.partition(".")[0] for name in names}))
-    count = len(names) + int(told["more"] or 0)
-    return f"{told['file']} is a pickle: loading it imports {count} {'name' if count == 1 else 'names'} of {libraries}"
+    count = len(names) + more
+    return f"{file} is a pickle: loading it imports {count} {'name' if count == 1 else 'names'} of {libraries}"
 
 
 def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:

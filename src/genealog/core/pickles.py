@@ -61,6 +61,7 @@ ALLOWED = frozenset({
 
 _LIBRARIES = "accelerate|datasets|lightning|numpy|pandas|peft|pytorch_lightning|scipy|sklearn|torch|transformers|trl"
 _CLASS = re.compile(rf"(?:{_LIBRARIES})(?:\.[A-Za-z_][A-Za-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
+_UNSAFE = re.compile(r"pickle-unsafe: (?P<items>.*?)(?: and (?P<more>[0-9]+) more)? in (?P<file>.*)", re.DOTALL)
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # what Python 3 imports for what Python 2 wrote
 
@@ -184,6 +185,19 @@ def is_library_class(what: str) -> bool:
     It is no less outside `ALLOWED`. But what starts programs or runs text is never among them, and is told before them.
     """
     return _CLASS.fullmatch(what) is not None
+
+
+def classes_told(warning: str) -> tuple[list[str], int, str] | None:
+    """Read a line `pickle-unsafe: …` that names nothing but classes of training libraries; None for any other.
+
+    Returns the names, how many more there are, and the file.
+    """
+    if (told := _UNSAFE.fullmatch(warning)) is None:
+        return None
+    names = [item.rpartition(" at byte ")[0] for item in told["items"].split(", ")]
+    if warning.count(" at byte ") != len(names) or not all(map(is_library_class, names)):  # a name can hold " in "
+        return None
+    return names, int(told["more"] or 0), told["file"]
 
 
 class _Machine:
