@@ -3,7 +3,7 @@
 # description: No model is revoked, and none descends from a revoked one unless somebody allowed it.
 # custom:
 #   points: deploy load serve promote
-#   codes: model-revoked model-tainted
+#   codes: model-revoked model-tainted facts-missing
 #   breakable: false
 package genealog.policies.not_revoked
 
@@ -32,3 +32,5 @@ reasons contains {"code": "model-tainted", "message": sprintf("%s descends from 
 	some model in lib.models
 	not model.tainted == false
 }
+
+reasons contains lost if some lost in lib.lost

@@ -1,0 +1,99 @@
+# METADATA
+# title: Evaluated
+# description: Each model has a recent evaluation of every suite that the settings name, and it measured what it has to.
+# custom:
+#   points: deploy promote
+#   codes: evaluation-missing evaluation-stale evaluation-failed evaluation-below-bound facts-missing
+#   breakable: true
+package genealog.policies.evaluated
+
+import rego.v1
+
+import data.genealog.lib
+
+default applies := true
+
+default allow := false
+
+suites := data.genealog.settings.evaluations
+
+# A base is evaluated together with the adapter that runs on it.
+judged := [model | some model in lib.models; not model.role == "base"]
+
+allow if {
+	lib.whole
+	count(suites) > 0
+	count(judged) > 0
+	every model in judged {
+		every suite, wanted in suites {
+			model.evaluations[suite].succeeded == true
+			fresh(model.evaluations[suite], wanted)
+			every name, bound in wanted.minimum {
+				lib.at_least(lib.decimal(model.evaluations[suite].measurements[name]), lib.decimal(bound))
+			}
+			every name, bound in wanted.maximum {
+				lib.at_most(lib.decimal(model.evaluations[suite].measurements[name]), lib.decimal(bound))
+			}
+		}
+	}
+}
+
+fresh(run, wanted) if {
+	lib.at_least(run.age_seconds, 0)
+	lib.at_most(run.age_seconds, wanted.newest_seconds)
+}
+
+reasons contains {"code": "evaluation-missing", "message": "the settings name no evaluation: [policy.evaluations.SUITE]"} if {
+	not count(suites) > 0
+}
+
+reasons contains {"code": "evaluation-missing", "message": "there is no model here that an evaluation is of"} if {
+	lib.whole
+	count(judged) == 0
+}
+
+reasons contains {"code": "evaluation-missing", "message": sprintf("%s has no evaluation %s", [lib.name(model), suite])} if {
+	some model in judged
+	some suite, _ in suites
+	not is_object(model.evaluations[suite])
+}
+
+reasons contains {"code": "evaluation-failed", "message": sprintf("the evaluation %s of %s did not succeed", [suite, lib.name(model)])} if {
+	some model in judged
+	some suite, _ in suites
+	is_object(model.evaluations[suite])
+	not model.evaluations[suite].succeeded == true
+}
+
+reasons contains {"code": "evaluation-stale", "message": sprintf("the evaluation %s of %s is too old", [suite, lib.name(model)])} if {
+	some model in judged
+	some suite, wanted in suites
+	is_object(model.evaluations[suite])
+	not fresh(model.evaluations[suite], wanted)
+}
+
+reasons contains {"code": "evaluation-missing", "message": sprintf("the evaluation %s of %s does not measure %s", [suite, lib.name(model), name])} if {
+	some model in judged
+	some suite, wanted in suites
+	is_object(model.evaluations[suite])
+	some name, _ in object.union(wanted.minimum, wanted.maximum)
+	not lib.decimal(model.evaluations[suite].measurements[name])
+}
+
+reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is below %s", [lib.name(model), name, suite, bound])} if {
+	some model in judged
+	some suite, wanted in suites
+	some name, bound in wanted.minimum
+	measured := lib.decimal(model.evaluations[suite].measurements[name])
+	measured < lib.decimal(bound)
+}
+
+reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is above %s", [lib.name(model), name, suite, bound])} if {
+	some model in judged
+	some suite, wanted in suites
+	some name, bound in wanted.maximum
+	measured := lib.decimal(model.evaluations[suite].measurements[name])
+	measured > lib.decimal(bound)
+}
+
+reasons contains lost if some lost in lib.lost
