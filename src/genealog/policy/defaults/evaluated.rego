@@ -27,21 +27,25 @@ allow if {
 	every model in judged {
 		every suite, wanted in suites {
 			model.evaluations[suite].succeeded == true
-			fresh(model.evaluations[suite], wanted)
+			fresh(model, suite, wanted)
 			every name, bound in wanted.minimum {
-				lib.at_least(lib.decimal(model.evaluations[suite].measurements[name]), lib.decimal(bound))
+				lib.at_least(measured(model, suite, name), lib.decimal(bound))
 			}
 			every name, bound in wanted.maximum {
-				lib.at_most(lib.decimal(model.evaluations[suite].measurements[name]), lib.decimal(bound))
+				lib.at_most(measured(model, suite, name), lib.decimal(bound))
 			}
 		}
 	}
 }
 
-fresh(run, wanted) if {
-	lib.at_least(run.age_seconds, 0)
-	lib.at_most(run.age_seconds, wanted.newest_seconds)
+there(model, suite) if is_object(model.evaluations[suite])
+
+fresh(model, suite, wanted) if {
+	lib.at_least(model.evaluations[suite].age_seconds, 0)
+	lib.at_most(model.evaluations[suite].age_seconds, wanted.newest_seconds)
 }
+
+measured(model, suite, name) := lib.decimal(model.evaluations[suite].measurements[name])
 
 reasons contains {"code": "evaluation-missing", "message": "the settings name no evaluation: [policy.evaluations.SUITE]"} if {
 	not count(suites) > 0
@@ -55,45 +59,45 @@ reasons contains {"code": "evaluation-missing", "message": "there is no model he
 reasons contains {"code": "evaluation-missing", "message": sprintf("%s has no evaluation %s", [lib.name(model), suite])} if {
 	some model in judged
 	some suite, _ in suites
-	not is_object(model.evaluations[suite])
+	not there(model, suite)
 }
 
 reasons contains {"code": "evaluation-failed", "message": sprintf("the evaluation %s of %s did not succeed", [suite, lib.name(model)])} if {
 	some model in judged
 	some suite, _ in suites
-	is_object(model.evaluations[suite])
+	there(model, suite)
 	not model.evaluations[suite].succeeded == true
 }
 
 reasons contains {"code": "evaluation-stale", "message": sprintf("the evaluation %s of %s is too old", [suite, lib.name(model)])} if {
 	some model in judged
 	some suite, wanted in suites
-	is_object(model.evaluations[suite])
-	not fresh(model.evaluations[suite], wanted)
+	there(model, suite)
+	not fresh(model, suite, wanted)
 }
 
 reasons contains {"code": "evaluation-missing", "message": sprintf("the evaluation %s of %s does not measure %s", [suite, lib.name(model), name])} if {
 	some model in judged
 	some suite, wanted in suites
-	is_object(model.evaluations[suite])
-	some name, _ in object.union(wanted.minimum, wanted.maximum)
-	not lib.decimal(model.evaluations[suite].measurements[name])
+	there(model, suite)
+	some name in object.keys(wanted.minimum) | object.keys(wanted.maximum)
+	not measures(model, suite, name)
 }
 
-reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is below %s", [lib.name(model), name, suite, bound])} if {
+measures(model, suite, name) if is_number(measured(model, suite, name))
+
+reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is less than %s", [lib.name(model), name, suite, bound])} if {
 	some model in judged
 	some suite, wanted in suites
 	some name, bound in wanted.minimum
-	measured := lib.decimal(model.evaluations[suite].measurements[name])
-	measured < lib.decimal(bound)
+	measured(model, suite, name) < lib.decimal(bound)
 }
 
-reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is above %s", [lib.name(model), name, suite, bound])} if {
+reasons contains {"code": "evaluation-below-bound", "message": sprintf("%s: %s of %s is more than %s", [lib.name(model), name, suite, bound])} if {
 	some model in judged
 	some suite, wanted in suites
 	some name, bound in wanted.maximum
-	measured := lib.decimal(model.evaluations[suite].measurements[name])
-	measured > lib.decimal(bound)
+	measured(model, suite, name) > lib.decimal(bound)
 }
 
 reasons contains lost if some lost in lib.lost

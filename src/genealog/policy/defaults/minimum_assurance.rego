@@ -23,16 +23,20 @@ allow if {
 allow if {
 	input.point == "serve"
 	demanded
-	reached(input.serving.assurance)
+	bound
 }
 
 allow if {
 	input.point == "release"
 	demanded
-	reached(input.output.assurance)
+	answered
 }
 
 demanded if lib.at_least(input.serving.minimum_assurance, input.env.minimum_assurance)
+
+bound if reached(input.serving.assurance)
+
+answered if reached(input.output.assurance)
 
 reached(level) if {
 	lib.at_least(level, 0)
@@ -43,10 +47,10 @@ reasons contains {"code": "assurance-too-low", "message": "the deployment demand
 
 reasons contains {"code": "assurance-too-low", "message": "what serves is bound at less than the deployment demands"} if {
 	input.point == "serve"
-	not reached(input.serving.assurance)
+	not bound
 }
 
 reasons contains {"code": "assurance-too-low", "message": "the answer was made at less than the deployment demands"} if {
 	input.point == "release"
-	not reached(input.output.assurance)
+	not answered
 }
