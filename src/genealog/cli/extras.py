@@ -8,6 +8,7 @@ from genealog.errors import not_installed
 
 EXTRAS = {
     "gateway": ("prometheus_client",),
+    "policy": ("uvicorn",),
     "replica": ("uvicorn",),
     "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),

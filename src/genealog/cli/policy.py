@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from genealog.cli import policy_opa
 from genealog.cli.options import Json, Store
 from genealog.cli.output import out, print_json, print_table
 from genealog.core.policy import POINTS
@@ -125,3 +126,9 @@ def _show_set(policies: PolicySet, what: str, *, json: bool) -> None:
         return
     rows = [(file.path, file.size, file.sha256) for file in policies.manifest.files]
     print_table(("path", "size", "sha256"), rows, empty="no files")
+
+
+app.command("decisions")(policy_opa.decisions)
+app.command("bundle")(policy_opa.bundle)
+app.command("bundle-key")(policy_opa.bundle_key)
+app.command("serve-bundle")(policy_opa.serve_bundle)
