@@ -22,10 +22,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def refused(act: Callable[[], object]) -> None:
+def refused(act: Callable[[], object], code: str = "approvals-missing") -> None:
     with pytest.raises(PolicyDenied) as caught:
         act()
-    assert caught.value.code == "approvals-missing"
+    assert caught.value.code == code
 
 
 def promote(store: Store) -> None:
@@ -136,7 +136,7 @@ def test_what_is_withdrawn_does_not_count(store: Store) -> None:
         store.approve(PROD, spec, "security", withdraw=True)
     entries = [entry for entry in store.home.registry_log().entries() if b"approval:v1" in _payload(entry)]
     store.registry.ledger.append(entries[:1])  # the old approval, sent again word for word
-    refused(lambda: promote(store))
+    refused(lambda: promote(store), "approval-replayed")
     store.approve(PROD, spec, "security")
     promote(store)
 

@@ -2,10 +2,13 @@
 
 An approval is for one spec on one deployment, and is good for nothing else. It counts while its signer's key is not
 revoked and its signer has not withdrawn it, until that spec is rolled back from: what went wrong is approved anew.
+Whoever appends an approval a second time, the same bytes or the same words under another signature, says nothing: only
+the first of equal words counts, where it stands (`approval-replayed`).
 People are told apart by the identity that the log knows a key by: two keys of one identity are one approval.
 
 The rules stand in `genealog.toml`; the approvals in the log. Whoever can append to the log with code of his own can
-move a deployment without asking this module; the move then names no approvals, and is shown so.
+move a deployment without asking this module; the move then names no approvals, is shown so, and gateways do not serve
+from it (`deploy.resting`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import select
@@ -66,6 +69,7 @@ class Status:
     spec: str
     said: tuple[Given, ...]
     rules: tuple[Ruled, ...]
+    replayed: tuple[Given, ...] = ()  # approvals that were appended again, and would count if that counted
 
     @property
     def met(self) -> bool:
@@ -115,13 +119,30 @@ class Approvals:
                         hint=f"genealog approvals {deployment}",
                     )  # fmt: skip
             action: Literal["approve", "withdraw"] = "withdraw" if withdraw else "approve"
-            body = records.Approval(
-                deployment=deployment, spec=spec, at=timestamp(self.clock()), action=action, reason=reason
-            )
+            at = self._new_time(deployment, spec, signer.keyid)
+            body = records.Approval(deployment=deployment, spec=spec, at=at, action=action, reason=reason)
             return self.registry.append(body, signer=signer, name=deployment)
+
+    def _new_time(self, deployment: str, spec: str, keyid: str) -> str:
+        """Return the time, moved on by what it takes that this key has said nothing of this then: no two words alike."""
+        said = {row["at"] for row, _ in self._told(deployment, spec) if row["keyid"] == keyid}
+        now = self.clock()
+        while timestamp(now) in said:
+            now += timedelta(milliseconds=1)
+        return timestamp(now)
 
     def said(self, deployment: str, spec: str, moves: Sequence[Move] | None = None) -> tuple[Given, ...]:
         """Return the last word of every identity, in log order. `moves` are those of the deployment that count."""
+        left = left_behind(moves or (), spec)
+        last: dict[str, Given] = {}
+        for row, again in self._told(deployment, spec):
+            if not again:
+                last.pop(row["signer"], None)
+                last[row["signer"]] = _given(row, _void(row, left))
+        return tuple(last.values())
+
+    def _told(self, deployment: str, spec: str) -> list[tuple[dict[str, Any], bool]]:
+        """Return every approval and withdrawal in log order, and whether the same was said before, word for word."""
         table, entry, key = schema.approval, schema.entry, schema.key
         query = (
             select(table, entry.c.leaf, entry.c.signer, entry.c.keyid, key.c.revoked)
@@ -130,20 +151,42 @@ class Approvals:
             .where(table.c.deployment == deployment, table.c.spec == spec)
             .order_by(table.c.id)
         )
-        left = left_behind(moves or (), spec)
-        last: dict[str, Given] = {}
+        said: set[tuple[str, ...]] = set()
+        found = []
         for row in self.registry.ledger.index(REGISTRY).rows(query):
-            last.pop(row["signer"], None)
-            last[row["signer"]] = Given(
-                row["signer"], row["keyid"], row["id"], row["leaf"], row["at"], row["reason"], _void(row, left)
-            )
-        return tuple(last.values())
+            words = (row["keyid"], row["action"], row["at"], row["reason"] or "")
+            found.append((row, words in said))
+            said.add(words)
+        return found
+
+    def _replayed(self, deployment: str, spec: str, said: Sequence[Given]) -> tuple[Given, ...]:
+        """Return the approvals that stand in the log again, of identities whose own word does not count now."""
+        counting = {each.identity for each in said if each.void is None}
+        told = [(row, again) for row, again in self._told(deployment, spec) if row["signer"] not in counting]
+        first, again = schema.entry.alias("first"), schema.entry.alias("again")
+        bytes_ = (
+            select(again.c.id, first.c.leaf)
+            .join(first, (first.c.leaf == again.c.leaf) & (first.c.id < again.c.id))
+            .where(first.c.leaf.in_([row["leaf"] for row, _ in told if row["action"] == "approve"]))
+        )
+        doubled = {row["leaf"] for row in self.registry.ledger.index(REGISTRY).rows(bytes_)} if told else set()
+        return tuple(
+            _given(row, "it was said before: appended again, it counts for nothing")
+            for row, repeated in told
+            if row["action"] == "approve" and (repeated or row["leaf"] in doubled)
+        )
 
     def status(self, deployment: str, spec: str, moves: Sequence[Move], promoter: str | None = None) -> Status:
         """Judge what was said by the rules. `promoter` is the key that would move the deployment, if it is known."""
         said = self.said(deployment, spec, moves)
         mover = self._identity(promoter) if promoter is not None else None
-        ruled = []
+        ruled = self.ruled(deployment, said, mover)
+        met = all(rule.met for rule in ruled)
+        return Status(deployment, spec, said, ruled, () if met else self._replayed(deployment, spec, said))
+
+    def ruled(self, deployment: str, said: Sequence[Given], mover: str | None) -> tuple[Ruled, ...]:
+        """Judge approvals by the rules for a deployment that the identity `mover` moves. Raises: as `rules`."""
+        found = []
         for rule in self.rules(deployment):
             allowed = {label: self._identities(label) for label in dict.fromkeys(rule.from_)}
             everybody = {identity for names in allowed.values() for identity in names}
@@ -160,8 +203,8 @@ class Approvals:
                 for label, names in allowed.items()
                 if not names & who and (rule.promoter_counts or mover not in names)
             )
-            ruled.append(Ruled(rule, given, missing))
-        return Status(deployment, spec, said, tuple(ruled))
+            found.append(Ruled(rule, given, missing))
+        return tuple(found)
 
     def check(
         self, deployment: str, spec: str, moves: Sequence[Move], promoter: str, *, known: bool = True
@@ -169,9 +212,15 @@ class Approvals:
         """Return the leaf hashes of the approvals that a move rests on: none where no rule fits.
 
         `known` says whether the spec is in the log, so that it can be approved.
-        Raises: PolicyDenied `approvals-missing`, saying whose; `approver-unknown`.
+        Raises: PolicyDenied `approvals-missing`, saying whose; `approval-replayed`; `approver-unknown`.
         """
         status = self.status(deployment, spec, moves, promoter)
+        if status.replayed:
+            raise PolicyDenied(
+                "approval-replayed", f"an approval for {deployment} was appended again, which approves nothing",
+                got=", ".join(f"{each.identity} (registry:{each.index})" for each in status.replayed[:5]),
+                hint="who agrees now approves anew: genealog approve",
+            )  # fmt: skip
         for ruled in status.rules:
             if not ruled.met:
                 who = ", ".join(ruled.missing) or "others who sign here"
@@ -202,6 +251,7 @@ class Approvals:
             .order_by(table.c.id)
         )
         found = {row["leaf"]: row for row in self.registry.ledger.index(REGISTRY).rows(query)} if move.approvals else {}
+        again = {row["leaf"] for row, repeated in self._told(deployment, move.spec) if repeated} if found else set()
         given = []
         for leaf in move.approvals:
             row = found.get(leaf)
@@ -211,11 +261,13 @@ class Approvals:
             void = None
             if (row["deployment"], row["spec"]) != (deployment, move.spec):
                 void = "for another deployment or spec"
+            elif leaf in again:
+                void = "it was said before: appended again, it counts for nothing"
             elif row["action"] != "approve" or row["id"] > move.index:
                 void = "no approval before the move"
             elif row["revoked"] is not None and row["revoked"] < move.index:
                 void = "its key was revoked before"
-            given.append(Given(row["signer"], row["keyid"], row["id"], leaf, row["at"], row["reason"], void))
+            given.append(_given(row, void))
         return tuple(given)
 
     def _identity(self, keyid: str) -> str:
@@ -239,6 +291,10 @@ def choose_spec(known: list[str], text: str) -> str:
     if len(set(found)) > 1:
         raise UsageError("ambiguous-ref", "more than one ID starts so", got=text, hint="give more digits")
     return found[0]
+
+
+def _given(row: dict[str, Any], void: str | None) -> Given:
+    return Given(row["signer"], row["keyid"], row["id"], row["leaf"], row["at"], row["reason"], void)
 
 
 def _void(row: dict[str, Any], left: int) -> str | None:

@@ -21,12 +21,14 @@ from genealog.core.canonical import Record, timestamp
 from genealog.core.dsse import Signer
 from genealog.core.ids import record_id
 from genealog.deploy.approvals import Approvals, choose_spec
+from genealog.deploy.gate import Gate, log_broken
 from genealog.deploy.moves import Move, counting, judged, stack
 from genealog.deploy.options import check_name, check_options
 from genealog.deploy.taint import Taint, revocations, taints_of
 from genealog.deploy.targets import Wanted, pin
 from genealog.errors import MissingError, PolicyDenied, UsageError
 from genealog.ledger import Position
+from genealog.policy.break_glass import Glass
 from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
@@ -38,13 +40,17 @@ Action = Literal["set", "rollback", "promote"]
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a deployment serves now. `revoked` says why nothing may be served; `tainted` what should be known of it."""
+    """What a deployment serves now. `revoked` says why nothing may be served; `tainted` what should be known of it.
+
+    `unapproved` says why its last move does not rest on the approvals that are asked for: nothing may be served then.
+    """
 
     name: str
     spec: str
     body: records.ServingSpec
     revoked: str | None = None
     tainted: str | None = None
+    unapproved: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +72,14 @@ class Snapshot:
 
 
 class Deployments:
-    """The deployments of one store. `clock` tells the time that a move says it was made."""
+    """The deployments of one store. `clock` tells the time that a move says it was made.
 
-    def __init__(self, home: Home, *, clock: Clock = lambda: datetime.now(UTC)) -> None:
+    `tell` is called with each break-glass that a move needed.
+    """
+
+    def __init__(
+        self, home: Home, *, clock: Clock = lambda: datetime.now(UTC), tell: Callable[[Glass], None] = log_broken
+    ) -> None:
         self.home = home
         self.registry = Registry(home)
         self.approvals = Approvals(home, clock=clock)
@@ -78,6 +89,7 @@ class Deployments:
         self._seen = -1  # the last registry entry that `_heads` knows of
         self._bodies: dict[str, records.ServingSpec] = {}
         self._tainted: tuple[object, dict[str, str | None]] = (None, {})  # at which state of lineage; by spec
+        self._gate = Gate(home, self.approvals, clock, tell)
 
     def deploy(
         self,
@@ -228,6 +240,13 @@ class Deployments:
         revoked = revocations(index)
         return next((taint for model in body.models for taint in taints_of(index, model, revoked)), None)
 
+    def unapproved(self, name: str, head: Move | None = None) -> str | None:
+        """Say why the live move of a deployment does not rest on the approvals that are asked for; None if it does.
+
+        `head` is the last move that counts, if it is known. Cheap where none are asked for, and while none changes.
+        """
+        return self._gate.unapproved(name, head, lambda: counting(self.moves(name)))
+
     def snapshot(self) -> Snapshot:
         """Return every deployment as the registry log has it now."""
         epoch = self.home.registry_log().refresh()
@@ -242,7 +261,7 @@ class Deployments:
         for name, head in sorted(self._heads.items()):
             body = self.spec(head.spec)
             tainted = self._known_taint(head.spec, body, revoked) if revoked else None
-            live[name] = Live(name, head.spec, body, self._revoked(body, revoked), tainted)
+            live[name] = Live(name, head.spec, body, self._revoked(body, revoked), tainted, self.unapproved(name, head))
         self._snapshot = Snapshot(epoch, live, revoked)
         return self._snapshot
 
@@ -271,7 +290,11 @@ class Deployments:
                 )  # fmt: skip
             known = index.first(select(schema.spec.c.id).where(schema.spec.c.digest == identifier))
             rests = self.approvals.check(name, identifier, moves, signer.keyid, known=known is not None)
-            batch: list[tuple[Record, str, str | None]] = [] if known else [(spec, name, None)]
+            point: Literal["deploy", "promote"] = "promote" if action == "promote" else "deploy"
+            said = self.approvals.said(name, identifier, moves)
+            allowed = spec.models if taint is not None else ()
+            batch = self._gate.ask(point, name, spec, signer=signer, said=said, allowed=allowed)
+            batch += [] if known else [(spec, name, None)]
             if taint is not None:
                 batch.append((self._allowed(name, taint, allow_tainted or "", action), name, None))
             batch.append((self._ref(name, identifier, action, reason, moves, approvals=rests), name, None))

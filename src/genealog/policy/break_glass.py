@@ -48,6 +48,7 @@ class Glass:
     leaf: str
     agreed_by: str | None = None
     agreed: int | None = None  # the entry that opened it
+    closed: int | None = None  # the first entry that ended it, or revoked a key of the two
     state: State = "asked"
     why: str | None = None
 
@@ -162,13 +163,8 @@ class BreakGlasses:
             .join(key, key.c.keyid == entry.c.keyid)
             .order_by(table.c.id)
         )
-        found: list[Glass] = []
-        for row in self.registry.ledger.index(REGISTRY).rows(query):
-            if row["action"] == "request":
-                found.append(_asked(row))
-            else:
-                found = [_after(glass, row) for glass in found]
-        return found
+        rows = self.registry.ledger.index(REGISTRY).rows(query)
+        return [_told(row, rows) for row in rows if row["action"] == "request"]
 
     def _timed(self, glass: Glass) -> Glass:
         """Judge what only a time decides."""
@@ -195,21 +191,33 @@ class BreakGlasses:
         return self.registry.ledger.index(REGISTRY).first(query) is not None
 
 
-def _asked(row: dict[str, Any]) -> Glass:
+def _told(asked: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Glass:
+    """Return a request with what later entries make of it. The first of another identity that agreed is the second."""
+    later = [row for row in rows if row["id"] > asked["id"]]
+    agreed = next(
+        (
+            row
+            for row in later
+            if row["action"] == "agree" and row["request"] == asked["leaf"] and row["signer"] != asked["signer"]
+        ),
+        None,
+    )
+    ended = next((row for row in later if row["action"] == "end" and row["name"] == asked["name"]), None)
+    over: list[tuple[int, State, str]] = []
+    if ended is not None:
+        over.append((ended["id"], "ended", f"ended by {ended['signer']}: {ended['reason']}"))
+    over += [
+        (row["revoked"], "revoked", f"the key of {row['signer']} was revoked")
+        for row in (asked, agreed)
+        if row is not None and row["revoked"] is not None
+    ]
     glass = Glass(
-        row["name"], row["deployment"] or "", tuple(row["policies"].split()), row["until"] or "", row["reason"],
-        row["at"], row["signer"], row["id"], row["leaf"],
+        asked["name"], asked["deployment"] or "", tuple(asked["policies"].split()), asked["until"] or "",
+        asked["reason"], asked["at"], asked["signer"], asked["id"], asked["leaf"],
     )  # fmt: skip
-    return glass if row["revoked"] is None else replace(glass, state="revoked", why="the key that asked was revoked")
-
-
-def _after(glass: Glass, row: dict[str, Any]) -> Glass:
-    """Return what a later entry makes of a request."""
-    if row["action"] == "end":
-        same = row["name"] == glass.name and glass.state in ("asked", "open")
-        return replace(glass, state="ended", why=f"ended by {row['signer']}: {row['reason']}") if same else glass
-    if row["request"] != glass.leaf or glass.state != "asked" or row["signer"] == glass.asked_by:
-        return glass
-    if row["revoked"] is not None:
-        return replace(glass, why=f"the key of {row['signer']}, who agreed, was revoked")
-    return replace(glass, state="open", agreed_by=row["signer"], agreed=row["id"])
+    if agreed is not None:
+        glass = replace(glass, agreed_by=agreed["signer"], agreed=agreed["id"], state="open")
+    if over:
+        closed, state, why = min(over)
+        glass = replace(glass, closed=closed, state=state, why=why)
+    return glass
