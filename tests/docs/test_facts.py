@@ -81,8 +81,9 @@ def test_variables_of_the_environment_are_listed() -> None:
 
 
 def test_headers_of_ours_are_described() -> None:
-    described = set(re.findall(r"`(Genealog-[A-Z][a-z]+)`", page("http")))
+    described = set(re.findall(r"`(Genealog(?:-[A-Z][a-z]+)+)`", page("http")))
     described |= {f"Genealog{part}" for part in re.findall(r"`(-[A-Z][a-z]+)`", page("http"))}
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
-    used = {name.title() for name in re.findall(r"\bgenealog-(?:assurance|call|deployment|model|trace|via)\b", sources)}
+    names = "assurance|break-glass|call|data-class|deployment|model|policy-flags|purpose|trace|via"
+    used = {name.title() for name in re.findall(rf"\bgenealog-(?:{names})\b", sources)}
     assert used | {name.decode().title() for name in headers._WHO} == described

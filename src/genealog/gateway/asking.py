@@ -1,11 +1,11 @@
 """One request of a client, from its head to the end of its reply: which deployment, which target, and what to try next.
 
-    head → who → body (or enough of it) → name → directory → target → binding → connection → intent → `Exchange`
+    head → who → body (enough of it) → name → directory → target → binding → policy → connection → intent → `Exchange`
 
 A step that has its answer at hand goes on at once, in the same callback; only what has to be waited for (a name that
-the snapshot does not have, a handshake, a new connection) makes a task. A request that is small, or that only its body
-names, is held until it is whole. One that is named before, by its path, a header or the start of a form, and is bigger
-than `[gateway] hold`, streams through: from its intent on, each piece is on record before it goes upstream.
+the snapshot does not have, a handshake, a policy, a new connection) makes a task. Whoever waited looks whether the
+registry has changed meanwhile, and if so decides anew. How a request comes in is in `taking`; from its intent on, each
+piece of a big one is on record before it goes upstream.
 
 Long because the steps of one request, and what interrupts them, are one machine to be read in one place.
 """
@@ -17,8 +17,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from genealog.capture.dialects.multipart import Form
-from genealog.core.frames import Finish, StreamedPart
+from genealog.core.frames import Finish
 from genealog.deploy import Live
 from genealog.errors import GenealogError, MalformedError, MissingError, StoreError, UpstreamError
 from genealog.gateway import headers as rules
@@ -29,61 +28,43 @@ from genealog.gateway.directory import Found
 from genealog.gateway.exchange import Exchange
 from genealog.gateway.handshake import Binding
 from genealog.gateway.http1 import Connection, Reply, Request
-from genealog.gateway.judged import closed, context_of, denied, header, loop
+from genealog.gateway.judged import closed, context_of, denied, loop, overtaken, revocation
 from genealog.gateway.parts import Parts
+from genealog.gateway.policing import Policing, Ruling
 from genealog.gateway.record import Name
 from genealog.gateway.recording import Entry, unwritable
 from genealog.gateway.refusal import refusal
 from genealog.gateway.routes import Route
-from genealog.gateway.said import malformed_form, read_said
+from genealog.gateway.said import read_said
+from genealog.gateway.taking import Taking
 from genealog.store.gateway_settings import Upstream
 
-_CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
-_DEPLOYMENT = b"genealog-deployment"
 _NO_SECTION = Upstream()
 
 log = logging.getLogger("genealog.gateway")
 
 
-class Asking:
+class Asking(Taking):
     """One request: a `http1.Handler`, and the `exchange.Owner` of its attempts."""
 
     __slots__ = (
-        "_aims", "_attempt", "_began", "_body", "_exchange", "_form", "_found", "_given", "_lot",
-        "_more", "_over", "_over_cb", "_paused", "_pieces", "_route", "_sent", "_size", "_stated", "_task", "_trace",
-        "_whole", "name", "parts", "plane", "reply", "request", "route", "streams", "who",
+        "_aims", "_attempt", "_found", "_lot", "_over_cb", "_task", "_trace", "name", "ruling", "streams", "who",
     )  # fmt: skip
 
     def __init__(
         self, plane: Parts, request: Request, reply: Reply, route: Route, who: Who, over: Callable[[Asking], None]
     ) -> None:
-        self.plane = plane
-        self.request = request
-        self.reply = reply
+        super().__init__(plane, request, reply, route)
         self.who = who
         self.name = ""
         self.streams = bool(route.streams)
-        self.parts: tuple[StreamedPart, ...] = ()
-        self.route = route
+        self.ruling: Ruling | None = None  # what policy says of this attempt
         self._over_cb = over
-        self._given = header(request, _DEPLOYMENT)  # the name, where a header says it
-        self._form = Form(header(request, b"content-type")) if route.named_by == "multipart" else None
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._body = b""
-        self._stated = request.length
-        self._whole = False  # all of the body is here
-        self._more = False  # it streams through
-        self._began = False
-        self._sent = False  # an attempt has the request, so that what comes next goes after it
-        self._paused = False
-        self._over = False
         self._attempt = 0
         self._trace: str | None = None
         self._lot: Name | None = None
         self._aims: tuple[Aim, ...] = ()
         self._found: Found | None = None
-        self._exchange: Exchange | None = None
         self._task: Any = None
 
     @property
@@ -91,59 +72,12 @@ class Asking:
         """As the intent says it."""
         return self.route.dialect
 
+    @property
+    def live(self) -> Live:
+        """The deployment that is asked."""
+        return self._live()
+
     # From the client
-
-    def expect(self) -> None:
-        """Look at the length that the request states: what is too large is refused before it comes."""
-        settings = self.plane.settings
-        held = self._given is None and self.route.named_by == "json"
-        limit = settings.max_body if held else settings.max_upload
-        if self._stated is not None and self._stated > limit:
-            self._too_large(limit)
-
-    def body(self, data: bytes) -> None:
-        """Take more of the request."""
-        if self._over:
-            return
-        self._size += len(data)
-        if self._form is not None:
-            self._form.feed(data)
-            if self._more and self._form.malformed:
-                self._give_up(malformed_form(self._form))
-                return
-        settings = self.plane.settings
-        if self._more:
-            if self._size > settings.max_upload:
-                self._too_large(settings.max_upload)
-            elif self._exchange is not None and self._sent:
-                self._exchange.upload(data)
-            else:
-                self._pieces.append(data)
-                self._hold_on()
-            return
-        self._pieces.append(data)
-        if not self._began:
-            if self._size > settings.hold and self._size != self._stated and self._streamable():
-                self._begin(more=True)
-            elif self._size > settings.max_body:
-                self._too_large(settings.max_body)
-
-    def body_end(self) -> None:
-        """Know that the request is complete."""
-        if self._over:
-            return
-        self._whole = True
-        if self._form is not None:
-            self._form.end()
-            if self._more:
-                if self._form.malformed:
-                    self._give_up(malformed_form(self._form))
-                    return
-                self.parts = tuple(part.streamed() for part in self._form.parts)
-        if not self._began:
-            self._begin(more=False)
-        elif self._exchange is not None and self._sent and self._more:
-            self._exchange.upload_end()
 
     def lost(self) -> None:
         """Know that the client is gone, or broke the rules in the middle of its request."""
@@ -189,6 +123,18 @@ class Asking:
             self._record("unknown", error.code)
         if not self._over:
             self.fail(error, exchange)
+
+    def cut(self) -> None:
+        """Break off an answer of a model that was revoked meanwhile."""
+        exchange = self._exchange
+        if exchange is None or exchange.closed or not self._sent:
+            return
+        no = revocation(exchange.aim, self.plane.directory.revoked)
+        if no is not None:
+            self.plane.counters.add("cut")
+            log.warning("call %s is cut: %s", exchange.entry.call.id, no.message)
+            exchange.break_off("unknown", no.code)
+            self.fail(no, exchange)
 
     def look_at_silence(self, now: float) -> None:
         """Break off an attempt whose upstream has been silent for too long."""
@@ -237,6 +183,8 @@ class Asking:
             result.append((b"genealog-assurance", binding.level.encode()))
         if self._trace is not None and self._trace != call:
             result.append((b"genealog-trace", self._trace.encode()))
+        if self.ruling is not None:
+            result += self.ruling.headers
         return result
 
     def over(self) -> None:
@@ -308,6 +256,7 @@ class Asking:
 
     def _next(self) -> None:
         """Make the next attempt."""
+        self.ruling = None
         if self._moved():
             return
         aim = self._aims[self._attempt % len(self._aims)]
@@ -318,18 +267,37 @@ class Asking:
         else:
             self._bound(aim, binding)
 
+    def _again(self) -> None:
+        """Make this attempt from its beginning: while it waited, the registry has changed, or a ruling is over."""
+        self._attempt -= 1
+        self._next()
+
     def _moved(self) -> bool:
-        """Say whether the deployment is another by now, or must not be served any more; then go there, or refuse."""
+        """Look at the registry's last word: say whether the call goes another way by now, or nowhere."""
         found = self.plane.directory.look(self.name)
         if found is self._found:
             return False
-        if found is None or found.live is None or found.refusal is not None:
-            stale = StoreError("registry-stale", "the registry cannot be read, or has this deployment no more")
-            self._refuse(stale if found is None or found.refusal is None else found.refusal)
+        if found is None:
+            self._later(self._look_again())
             return True
-        self._found = found
+        if found.live is None or found.refusal is not None:
+            self._refuse(found.refusal or MissingError("unknown-deployment", "no deployment has this name"))
+            return True
+        before, self._found = self._found, found
+        if before is not None and before.live is found.live:
+            return False
         self._aim(found.live)
         return True
+
+    async def _look_again(self) -> None:
+        """Go on if the registry can be read: what was known of it is older than a lease."""
+        found = await self.plane.directory.find(self.name)
+        if not self._waited():
+            return
+        if found.live is None or found.refusal is not None:
+            self._refuse(found.refusal or MissingError("unknown-deployment", "no deployment has this name"))
+        else:
+            self._next()
 
     async def _bind(self, aim: Aim) -> None:
         try:
@@ -347,6 +315,38 @@ class Asking:
         if (no := denied(live, binding) or closed(live, aim, self.route.dialect)) is not None:
             self._refuse(no, aim=aim, binding=binding)
             return
+        policing = self.plane.policing
+        if policing is None:
+            self._allowed(aim, binding)
+            return
+        ruling = policing.known(self._asked(), aim, binding.level, self.who)
+        if ruling is None:
+            self._later(self._rule(policing, aim, binding))
+        else:
+            self._ruled(aim, binding, ruling)
+
+    async def _rule(self, policing: Policing, aim: Aim, binding: Binding) -> None:
+        ruling = await policing.rule(self._asked(), aim, binding.level, self.who, self.plane.directory.age)
+        if not self._waited():
+            return
+        if self.plane.directory.look(self.name) is self._found:
+            self._ruled(aim, binding, ruling)
+        else:
+            self._again()
+
+    def _ruled(self, aim: Aim, binding: Binding, ruling: Ruling) -> None:
+        """Refuse what policy denies, or ask for it."""
+        self.ruling = ruling
+        _, flags, waived = ruling.on_record
+        if flags or waived:
+            self.plane.counters.add("waived" if waived else "flagged")
+        if ruling.denial is not None:
+            self.plane.counters.add("denied")
+            self._refuse(ruling.denial, aim=aim, binding=binding)
+        else:
+            self._allowed(aim, binding)
+
+    def _allowed(self, aim: Aim, binding: Binding) -> None:
         connection = self.plane.pool.take(aim.origin)
         if connection is None:
             self._later(self._open(aim, binding))
@@ -360,10 +360,13 @@ class Asking:
             if self._waited():
                 self._unreachable(aim, binding, error)
             return
-        if self._waited():
-            self._connected(aim, binding, connection)
-        else:
+        if not self._waited():
             connection.abort()
+        elif self.ruling is not None and self.plane.policing is not None and not self.plane.policing.good(self.ruling):
+            connection.abort()
+            self._again()
+        else:
+            self._connected(aim, binding, connection)
 
     def _unreachable(self, aim: Aim, binding: Binding, error: GenealogError) -> None:
         """Put on record that an attempt did not come to a connection."""
@@ -385,8 +388,7 @@ class Asking:
         plane = self.plane
         if plane.directory.look(self.name) is not self._found:
             connection.abort()
-            self._attempt -= 1
-            self._moved()
+            self._again()
             return
         try:
             body, changed = outgoing.forwarded(
@@ -410,6 +412,12 @@ class Asking:
             elif not exchange.closed:
                 exchange.break_off("client_abandoned", "client-gone")
             return
+        directory = self.plane.directory
+        found = directory.look(self.name)  # what waited for a disk may be overtaken, and so is who was stopped
+        if found is not self._found and (no := overtaken(found, exchange.aim, directory.revoked)) is not None:
+            exchange.break_off("refused", no.code)
+            self.fail(no, exchange)
+            return
         try:
             head = outgoing.head_of(self, exchange.aim, exchange.entry.call.id, body, self._length(body), changed)
         except GenealogError as error:
@@ -427,29 +435,6 @@ class Asking:
         if self._paused:
             self._paused = False
             self.reply.resume_body()
-
-    # What a request says
-
-    def _streamable(self) -> bool:
-        """Say whether it is known, before its end, where this request goes and what it is."""
-        by = self.route.named_by
-        if self._given is None and (by == "json" or (by == "header" and not self.plane.settings.default)):
-            return False
-        found = self.plane.directory.look(self._given or self.route.name or self._form_model() or "")
-        live = found.live if found is not None else None
-        renamed = live is not None and any(target.served_as is not None for target in live.body.targets)
-        if self._form is not None:
-            return self._form.model is not None or (self._given is not None and not renamed)
-        return not renamed or by != "json"
-
-    def _form_model(self) -> str | None:
-        return self._form.model if self._form is not None else None
-
-    def _length(self, body: bytes) -> int | None:
-        """Return the length of the body upstream; None where it is not known."""
-        if not self._more:
-            return len(body)
-        return None if self._stated is None else self._stated + len(body) - len(self._body)
 
     # On record
 
@@ -517,9 +502,6 @@ class Asking:
             self.plane.counters.add("unwritable")
         self.fail(error, None)
 
-    def _too_large(self, limit: int) -> None:
-        self._give_up(MalformedError("body-too-large", "the request body is too large", expected=f"≤ {limit} bytes"))
-
     def _give_up(self, error: MalformedError) -> None:
         """Refuse a request in its middle."""
         exchange = self._exchange
@@ -537,19 +519,19 @@ class Asking:
         self.reply.start(status, [*headers, *extra], len(body), whole=True)
         self.reply.end(body)
 
-    def _live(self) -> Live:
+    def _asked(self) -> Found:
         found = self._found
-        if found is None or found.live is None:
+        if found is None:
             raise AssertionError("a call goes nowhere")
-        return found.live
+        return found
+
+    def _live(self) -> Live:
+        live = self._asked().live
+        if live is None:
+            raise AssertionError("a call goes nowhere")
+        return live
 
     # Waiting
-
-    def _hold_on(self) -> None:
-        """Let the client wait with its body until somebody takes it."""
-        if not self._paused:
-            self._paused = True
-            self.reply.pause_body()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = self.plane.spawn(work, self.crashed)

@@ -34,6 +34,12 @@ PLAIN = (
     "first_byte_microseconds",  # sum over `first_bytes` answers
     "first_bytes",
     "microseconds",  # sum over all that ended
+    "decisions",  # that policies were asked for
+    "denied",  # calls that policy did not let be made
+    "flagged",  # calls that it only noted something of
+    "waived",  # calls that passed by a break-glass
+    "cut",  # answers that were cut because their model was revoked
+    "break_glass",  # whether calls pass by one now
 )
 _PLAIN = {name: at for at, name in enumerate(PLAIN)}
 _FINISH = {name: len(PLAIN) + at for at, name in enumerate(FINISHES)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, cast
 
 from genealog.core.frames import Assurance, Durability
 from genealog.deploy import Live
-from genealog.errors import PolicyDenied, UpstreamError
+from genealog.errors import GenealogError, PolicyDenied, StoreError, UpstreamError
 from genealog.gateway import headers as rules
 from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
@@ -14,9 +15,11 @@ from genealog.gateway.directory import Found
 from genealog.gateway.handshake import Binding
 from genealog.gateway.http1 import Request
 from genealog.gateway.parts import Parts
+from genealog.gateway.policing import Ruling
 from genealog.gateway.record import Context
 from genealog.gateway.routes import OPAQUE, Route
 
+_UNRULED: tuple[str, tuple[str, ...], tuple[str, ...]] = ("", (), ())
 _CONTEXTS = 256  # kept for one deployment: as many clients as there may be that differ
 
 
@@ -28,6 +31,7 @@ class Asking(Protocol):
     route: Route
     who: Who
     name: str
+    ruling: Ruling | None
 
 
 def context_of(asking: Asking, found: Found | None, aim: Aim | None, bound: Assurance) -> Context:
@@ -40,11 +44,13 @@ def context_of(asking: Asking, found: Found | None, aim: Aim | None, bound: Assu
             deployment=asking.name, operation=route.operation, dialect=route.dialect, who=facts,
             headers=rules.on_record(kept), content_type=header(asking.request, b"content-type"),
         )  # fmt: skip
-    key = (aim.index if aim is not None else -1, bound, route.operation, kept, tuple(facts.items()))
+    ruled = asking.ruling.on_record if asking.ruling is not None else _UNRULED
+    key = (aim.index if aim is not None else -1, bound, route.operation, kept, ruled, tuple(facts.items()))
     context = found.contexts.get(key)
     if context is None:
         if len(found.contexts) >= _CONTEXTS:
             found.contexts.clear()
+        policy, flags, waived = ruled
         context = found.contexts[key] = Context(
             deployment=asking.name,
             operation=route.operation,
@@ -60,6 +66,9 @@ def context_of(asking: Asking, found: Found | None, aim: Aim | None, bound: Assu
             target=aim.index if aim is not None else 0,
             seller=aim.target.seller if aim is not None else None,
             served_as=aim.target.served_as if aim is not None else None,
+            policy=policy or None,
+            flags=flags,
+            waived=waived,
         )
     return context
 
@@ -92,6 +101,24 @@ def denied(live: Live, binding: Binding) -> PolicyDenied | None:
         expected=wanted,
         hint="serve the registered models with genealog engine, or deploy with a lower minimum",
     )
+
+
+def overtaken(found: Found | None, aim: Aim, revoked: Mapping[str, str]) -> GenealogError | None:
+    """Say why a call that is on record already must not be sent: the registry has moved on while it waited.
+
+    `found` is what its name leads to now. Another serving spec is no reason: a call ends on the version it began on.
+    """
+    if found is None:
+        return StoreError("registry-stale", "the registry could not be read for a while", hint="genealog fsck")
+    return revocation(aim, revoked) or found.refusal
+
+
+def revocation(aim: Aim, revoked: Mapping[str, str]) -> PolicyDenied | None:
+    """Say no to a target of which a model was revoked."""
+    if not revoked:
+        return None
+    why = next((revoked[model] for model in aim.models if model in revoked), None)
+    return None if why is None else PolicyDenied("model-revoked", f"a model of this call was revoked: {why}")
 
 
 def closed(live: Live, aim: Aim, dialect: str) -> PolicyDenied | None:

@@ -22,11 +22,17 @@ _GAUGES = {
     "spool_bytes": ("genealog_gateway_spool_bytes", "Bytes in the spools, not in the log yet or not deleted yet"),
     "connections": ("genealog_gateway_connections", "Open connections of clients"),
     "upstream_connections": ("genealog_gateway_upstream_connections", "Open connections to upstreams"),
+    "break_glass": ("genealog_gateway_break_glass", "Workers where calls pass by a break-glass now"),
 }
 _COUNTERS = {
     "request_bytes": ("genealog_gateway_request_bytes", "Bytes of request bodies"),
     "response_bytes": ("genealog_gateway_response_bytes", "Bytes of response bodies"),
     "retries": ("genealog_gateway_retries", "Attempts after the first of a call"),
+    "decisions": ("genealog_gateway_policy_decisions", "Decisions on calls that policies were asked for"),
+    "denied": ("genealog_gateway_policy_denied", "Calls that policy did not let be made"),
+    "flagged": ("genealog_gateway_policy_flagged", "Calls that policy only noted something of"),
+    "waived": ("genealog_gateway_policy_waived", "Calls that passed by a break-glass"),
+    "cut": ("genealog_gateway_answers_cut", "Answers that were cut because their model was revoked"),
 }
 _REASONS = {"busy": "too-many-calls", "behind": "log-behind", "unwritable": "spool-unwritable"}
 

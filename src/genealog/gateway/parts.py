@@ -20,6 +20,7 @@ from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Directory
 from genealog.gateway.handshake import Handshakes
 from genealog.gateway.http1 import Pool
+from genealog.gateway.policing import Policing
 from genealog.gateway.recording import Recording
 from genealog.gateway.upstreams import Upstreams
 from genealog.store.gateway_settings import Gateway
@@ -75,6 +76,7 @@ class Parts:
         admission: Admission | None = None,
         upstreams: Upstreams | None = None,
         counters: Counters | None = None,
+        policing: Policing | None = None,
         root: Path = Path(),
     ) -> None:
         self.recording = recording
@@ -82,6 +84,7 @@ class Parts:
         self.pool = pool
         self.mark = mark
         self.counters = counters or Counters.create(None)
+        self.policing = policing  # None: policy has no say in calls
         self.health = Health()
         self.handshakes = Handshakes(pool, directory, self._serving)
         self.loop = asyncio.get_running_loop()

@@ -56,6 +56,7 @@ class Plane:
         self.parts = parts
         self.live: set[Asking] = set()
         self._empty: asyncio.Event | None = None
+        parts.directory.watch(self._registry_changed)
 
     def __call__(self, request: Request, reply: Reply) -> Handler:
         """Take one request at the end of its head."""
@@ -102,6 +103,13 @@ class Plane:
         now = self.parts.now()
         for asking in list(self.live):
             asking.look_at_silence(now)
+
+    def _registry_changed(self) -> None:
+        """Cut what still streams from a model that is revoked, where that is wanted."""
+        policing = self.parts.policing
+        if self.parts.directory.revoked and (policing is None or policing.cuts):
+            for asking in list(self.live):
+                asking.cut()
 
     def _refused(self, request: Request, reply: Reply, found: Route, error: GenealogError) -> Handler:
         asking = Asking(self.parts, request, reply, found, Who({}), self._over)

@@ -59,7 +59,8 @@ class Context:
 
     `who` has the keys principal, department, project, tenant, subject (the person it is about), how and key, or fewer;
     `headers` only those on the allow-list. `target` is which of the spec's targets is asked, `seller` who is paid,
-    `served_as` what the upstream calls the model, where that is another name.
+    `served_as` what the upstream calls the model, where that is another name. `policy` is the ID of the policy set that
+    decided on it, `flags` what it noted, `waived` what a break-glass put aside.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
     Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """
@@ -78,6 +79,9 @@ class Context:
     target: int = 0
     seller: str | None = None
     served_as: str | None = None
+    policy: str | None = None
+    flags: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -207,6 +211,9 @@ class Recorder:
                     served_as=context.served_as,
                     changed=changed,
                     forwarded=forwarded,
+                    policy=context.policy,
+                    flags=context.flags,
+                    waived=context.waived,
                 )
             )
             line.calls += 1
