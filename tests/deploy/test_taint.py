@@ -60,7 +60,8 @@ def _last_decision() -> object:
 
     from genealog.store import schema
 
-    return select(schema.entry.c.leaf).join(schema.decision, schema.decision.c.id == schema.entry.c.id)
+    made = select(schema.entry.c.leaf).join(schema.decision, schema.decision.c.id == schema.entry.c.id)
+    return made.where(schema.decision.c.code == "model-tainted")
 
 
 def test_going_back_to_something_tainted_is_allowed_and_said(store: Store) -> None:

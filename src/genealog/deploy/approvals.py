@@ -124,7 +124,7 @@ class Approvals:
             return self.registry.append(body, signer=signer, name=deployment)
 
     def _new_time(self, deployment: str, spec: str, keyid: str) -> str:
-        """Return the time, moved on by what it takes that this key has said nothing of this then: no two words alike."""
+        """Return the time, moved on until this key has said nothing of this then: no two words are alike."""
         said = {row["at"] for row, _ in self._told(deployment, spec) if row["keyid"] == keyid}
         now = self.clock()
         while timestamp(now) in said:
