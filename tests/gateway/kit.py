@@ -33,6 +33,7 @@ from genealog.gateway.parts import Parts, Settings
 from genealog.gateway.plane import Plane
 from genealog.gateway.record import utc_now
 from genealog.gateway.recording import Recording
+from genealog.gateway.releasing import Releasing
 from genealog.gateway.upstreams import Upstreams
 from genealog.gateway.worker import serve
 from genealog.registry import KeyRow
@@ -188,6 +189,7 @@ async def running(
     tls: ssl.SSLContext | None = None,
     admission: Admission | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
+    releasing: Callable[[Directory], Releasing] | None = None,
     root: Path = Path(),
     **settings: Any,
 ) -> AsyncIterator[Running]:
@@ -204,6 +206,7 @@ async def running(
     parts = Parts(
         recording=recording, directory=directory, pool=pool, mark=secrets.token_hex(8), settings=Settings(**settings),
         admission=admission, upstreams=Upstreams(upstreams or {}, root), root=root,
+        releasing=releasing(directory) if releasing is not None else None,
     )  # fmt: skip
     plane = Plane(parts)
     async with aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as client:

@@ -2,10 +2,11 @@
 
     intent on record → request → … data … → upstream's end → engine signature → outcome on record → last byte
 
-However it ends, it ends on record: complete, abandoned by the client, failed by the upstream. If the outcome cannot be
-put on record, the client does not see an end either: a broken connection is the honest answer then. Whatever is on its
-way in one direction is bounded by flow control in the other. Callbacks only: a task is made where something has to be
-waited for that is not this call's own bytes.
+What policy makes of an answer is known before its first byte goes out (`releasing`): until then it waits, and what does
+not go out at all is read to its end for the record. However it ends, it ends on record: complete, abandoned by the
+client, failed by the upstream. If the outcome cannot be put on record, the client does not see an end either: a broken
+connection is the honest answer then. Whatever is on its way in one direction is bounded by flow control in the other.
+Callbacks only: a task is made where something has to be waited for that is not this call's own bytes.
 
 Long because every way in which an attempt can end stands beside the others.
 """
@@ -17,16 +18,21 @@ import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
+from genealog.core.call import without_evidence
 from genealog.core.frames import Assurance, EngineEvidence, Finish, StreamedPart
+from genealog.deploy import Live
 from genealog.errors import GenealogError, StoreError, UpstreamError
 from genealog.gateway import headers as rules
+from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
 from genealog.gateway.handshake import Binding
 from genealog.gateway.hold import Hold, Way
 from genealog.gateway.http1 import Connection, Reply, Response, UpstreamLostError
 from genealog.gateway.parts import Parts
 from genealog.gateway.recording import Entry
+from genealog.gateway.releasing import Nothing, Question, Releasing, decided_about, waiting
 from genealog.gateway.reported import reports_itself
+from genealog.policy.release import Released
 
 _FINAL = range(200, 600)  # RFC 9110 §15: lower ones go before an answer, higher ones are none
 _AGAIN = frozenset((429, 502, 503, 504))  # another target may do better
@@ -41,6 +47,7 @@ class Owner(Protocol):
 
     plane: Parts
     reply: Reply
+    who: Who
     name: str
     streams: bool
     parts: tuple[StreamedPart, ...]
@@ -48,6 +55,10 @@ class Owner(Protocol):
     @property
     def dialect(self) -> str:
         """As the intent says it."""
+
+    @property
+    def live(self) -> Live:
+        """The deployment that is asked."""
 
     def may_retry(self) -> bool:
         """Say whether another attempt may follow."""
@@ -72,9 +83,9 @@ class Exchange:
     """One attempt whose intent is on record: an `http1.Sink`."""
 
     __slots__ = (
-        "_began", "_body", "_dropped", "_encoding", "_first", "_head", "_headers", "_hold",
-        "_kind", "_more", "_owner", "_replaced", "_reported", "_response", "_retried", "_spki", "_status", "_task",
-        "_timer", "aim", "binding", "closed", "connection", "delivered", "entry", "last",
+        "_began", "_body", "_dropped", "_encoding", "_first", "_head", "_headers", "_hold", "_is_whole", "_kind",
+        "_more", "_owner", "_passing", "_released", "_replaced", "_reported", "_response", "_retried", "_spki",
+        "_status", "_task", "_timer", "aim", "binding", "closed", "connection", "delivered", "entry", "last",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +112,9 @@ class Exchange:
         self._first: Any = None
         self._response: Response | None = None
         self._hold: Hold | None = None
+        self._passing: Hold | None = None  # what the answer will pass, while policy has not said that it may
+        self._released: Released | None = None
+        self._is_whole = False  # all of it came
         self._reported: bool | None = None
         self._spki = connection.spki if connection is not None else None
         self._task: asyncio.Task[None] | None = None
@@ -167,8 +181,9 @@ class Exchange:
         hold = self._hold = Hold.of(
             self._kind, self._encoding, response.length, owner.dialect, streams=owner.streams
         )  # fmt: skip
-        if hold.way is Way.MARKED and not hold.empty and not self._dropped:
-            self._start()
+        if plane.releasing is not None and decided_about(status):
+            self._decide(plane.releasing, hold)
+        self._start_early()
 
     def data(self, data: bytes) -> None:
         """Pass bytes on, but for what must wait."""
@@ -190,16 +205,12 @@ class Exchange:
                 self._enough()
             return
         free = hold.feed(data)
-        if free and not self._dropped:
-            reply = self._owner.reply
-            if not reply.started:
-                self._start()
-            reply.write(free)
-            self.delivered += len(free)
-        elif not free and hold.way is Way.WHOLE and call.received > _MOST_HELD:
+        if free:
+            self._pass(free)
+        elif hold.way is Way.WHOLE and call.received > _MOST_HELD:
             self._abort()
             self._lost(UpstreamError(
-                "answer-too-big", "the answer is too big to hold, and compressed, so that its end cannot be seen",
+                "answer-too-big", "the answer is too big to hold, and has to wait until it is whole",
                 expected=f"≤ {_MOST_HELD} bytes",
             ))  # fmt: skip
 
@@ -213,6 +224,11 @@ class Exchange:
             self._replace()
         elif self._dropped:
             self._close("client_abandoned", error="client-gone")
+        elif self._passing is not None:
+            self._is_whole = True
+            releasing = self._owner.plane.releasing
+            if self._task is None and releasing is not None:
+                self._later(self._ask_release(releasing))
         elif self.binding.level == "A3" and status is not None and status < 500:
             self._later(self._evidence())
         else:
@@ -299,13 +315,72 @@ class Exchange:
             self._finish(evidence, lost)
 
     def _finish(self, evidence: EngineEvidence | None, lost: str | None) -> None:
-        status = self._status
+        status, released = self._status, self._released
+        if released is not None and not released.out:
+            told = released.error(self.entry.call.id)
+            self._close("complete", evidence=evidence, error=told.code, then=told)
+            return
         self._close(
             "upstream_error" if status is not None and status >= 500 else "complete",
             evidence=evidence,
             error=lost,
             whole=True,
         )
+
+    # What policy makes of it
+
+    def _decide(self, releasing: Releasing, hold: Hold) -> None:
+        """Let the answer pass `hold`, or nothing of it; or let it wait until somebody knows."""
+        looks = releasing.looks(self._owner.name)
+        found = None if looks else releasing.known(self._question())
+        if found is not None:
+            self._released_as(found, hold)
+            return
+        self._passing, self._hold = hold, waiting()
+        if not looks:
+            self._later(self._ask_release(releasing))
+
+    def _question(self, body: bytes | None = None) -> Question:
+        owner = self._owner
+        assurance = without_evidence(self.binding.level)
+        return Question(owner.live, self.aim, assurance, owner.who, body, self._kind or "", self._encoding)
+
+    async def _ask_release(self, releasing: Releasing) -> None:
+        waited, passing = self._hold, self._passing
+        if waited is None or passing is None:
+            raise AssertionError("nothing waits")
+        found = await releasing.ask(self._question(waited.rest if releasing.looks(self._owner.name) else None))
+        self._task = None
+        if self.closed:
+            return
+        self._passing = None
+        self._released_as(found, passing)
+        early = waited.rest
+        if found.out and early and (free := passing.feed(early)):
+            self._pass(free)
+        else:
+            self._start_early()
+        if self._is_whole:
+            self.end()
+
+    def _released_as(self, found: Released, passing: Hold) -> None:
+        self._released = found
+        self._hold = passing if found.out else Nothing()
+
+    def _start_early(self) -> None:
+        """Give the head of a stream to the client, which may wait long for the first event."""
+        hold = self._hold
+        if hold is not None and hold.way is Way.MARKED and not hold.empty and not self._dropped:
+            self._start()
+
+    def _pass(self, free: bytes) -> None:
+        if self._dropped:
+            return
+        reply = self._owner.reply
+        if not reply.started:
+            self._start()
+        reply.write(free)
+        self.delivered += len(free)
 
     def _close(
         self,
@@ -320,7 +395,7 @@ class Exchange:
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
-        owner, call = self._owner, self.entry.call
+        owner, call, released = self._owner, self.entry.call, self._released
         try:
             call.close(
                 finish=finish,
@@ -335,6 +410,8 @@ class Exchange:
                 headers=self._headers,
                 first_byte_at=self._first,
                 endpoint=self._spki,
+                release=released.action if released is not None else None,
+                release_flags=released.flags if released is not None else (),
             )
         except StoreError as unwritable:
             log.error("call %s: its outcome could not be recorded: %s", call.id, unwritable.code)
@@ -413,6 +490,8 @@ class Exchange:
             return
         headers = rules.to_client(response.headers, response.names)
         headers += owner.ours(self.entry.call.id, self.aim, self.binding)
+        if self._released is not None:
+            headers += self._released.wire
         length = response.length
         if self._head.startswith(b"HEAD ") and (stated := response.first(b"content-length")) is not None:
             length = int(stated)

@@ -22,6 +22,7 @@ from genealog.gateway.handshake import Handshakes
 from genealog.gateway.http1 import Pool
 from genealog.gateway.policing import Policing
 from genealog.gateway.recording import Recording
+from genealog.gateway.releasing import Releasing
 from genealog.gateway.upstreams import Upstreams
 from genealog.store.gateway_settings import Gateway
 
@@ -77,6 +78,7 @@ class Parts:
         upstreams: Upstreams | None = None,
         counters: Counters | None = None,
         policing: Policing | None = None,
+        releasing: Releasing | None = None,
         root: Path = Path(),
     ) -> None:
         self.recording = recording
@@ -85,6 +87,7 @@ class Parts:
         self.mark = mark
         self.counters = counters or Counters.create(None)
         self.policing = policing  # None: policy has no say in calls
+        self.releasing = releasing  # None: policy has no say in answers
         self.health = Health()
         self.handshakes = Handshakes(pool, directory, self._serving)
         self.loop = asyncio.get_running_loop()
