@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genealog.capture.files import scan_tree
+from genealog.capture.listing import list_tree
 from genealog.core.ids import record_id
 from genealog.core.records import Decision, Event, Execution, ExecutionEnd, Loaded
 from genealog.core.statement import read_statement
 from genealog.core.states import State
 from genealog.core.weights import weights_root
+from genealog.deploy import Deployments
+from genealog.engine import held
 from genealog.engine.gate import Gate
 from genealog.engine.held import read_folder
 from genealog.errors import GenealogError, MalformedError, MissingError, PolicyDenied
@@ -64,14 +68,14 @@ def train(registry: Registry, base: Version, adapter: Version, *, weights: str |
 
 
 def refusals(registry: Registry) -> list[tuple[str, str]]:
-    """Return (code, subject) of the refusals in the log, having checked who signed them."""
+    """Return (code, subject) of the refusals in the log, having checked who signed every decision on a load."""
     log = registry.home.registry_log()
     log.refresh()
     reads = [read_statement(bytes(entry)) for entry in log.entries(0, log.size)]
     decisions = [(read.body, read.keyids) for read in reads if isinstance(read.body, Decision)]
     engine = registry.home.keys.signer("engine").keyid
-    assert all((body.point, body.outcome, keys) == ("load", "deny", (engine,)) for body, keys in decisions)
-    return [(body.code, body.subject) for body, _ in decisions]
+    assert all((body.point, keys) == ("load", (engine,)) for body, keys in decisions)
+    return [(body.code, body.subject) for body, _ in decisions if body.outcome == "deny"]
 
 
 def test_name_id_and_path_all_lead_to_the_same_version(registry: Registry, gate: Gate, tmp_path: Path) -> None:
@@ -252,3 +256,83 @@ def test_a_registration_cannot_invent_a_tie(registry: Registry, gate: Gate, tmp_
     with pytest.raises(MalformedError, match="bad-tie"):
         gate.admit("tied")
     assert [code for code, _ in refusals(registry)] == ["bad-tie"]
+
+
+def test_a_file_added_after_signing_is_refused(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    add(registry, folder(tmp_path / "m"))
+    (tmp_path / "m" / "chat_template.jinja").write_text("{{ evil }}")
+    with pytest.raises(PolicyDenied) as caught:
+        gate.admit("m")
+    assert caught.value.code == "files-added"
+    assert "added: chat_template.jinja" in caught.value.message
+    assert [code for code, _ in refusals(registry)] == ["files-added"]
+
+
+def test_a_link_out_of_the_folder_is_refused(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    version = add(registry, folder(tmp_path / "m"))
+    (tmp_path / "outside.json").write_bytes((tmp_path / "m" / "config.json").read_bytes())
+    (tmp_path / "m" / "config.json").unlink()
+    (tmp_path / "m" / "config.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(MalformedError, match="symlink-leaves-root"):
+        gate.admit("m")
+    assert refusals(registry) == [("symlink-leaves-root", version.id)]
+
+
+@pytest.mark.parametrize("moment", ["after-listing", "after-reading"])
+def test_files_swapped_between_check_and_use_are_not_loaded(
+    registry: Registry, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """What is hashed is what is loaded: bytes that come before are hashed and refused, later ones are never read."""
+    version = add(registry, folder(tmp_path / "m"))
+    evil = (folder(tmp_path / "evil", 66) / "model.safetensors").read_bytes()
+    good = (tmp_path / "m" / "model.safetensors").read_bytes()
+
+    def swap() -> None:
+        (tmp_path / "swapped").write_bytes(evil)
+        (tmp_path / "swapped").replace(tmp_path / "m" / "model.safetensors")
+
+    if moment == "after-listing":
+
+        def listed(path: Path, **options: Any) -> Any:
+            found = list_tree(path, **options)
+            swap()
+            return found
+
+        monkeypatch.setattr(held, "list_tree", listed)
+        with pytest.raises(PolicyDenied, match=r"changed: model\.safetensors"):
+            gate.admit("m")
+        assert [code for code, _ in refusals(registry)] == ["bytes-differ"]
+        return
+    (admitted,) = gate.admit("m")
+    swap()
+    _, _, view = admitted.held.tensors["w"]
+    assert bytes(view) == good[-4:] != evil[-4:]
+    assert admitted.held.artifact == version.id
+
+
+def decided(registry: Registry) -> list[Decision]:
+    """Return the decisions of policy on loads, in log order."""
+    reads = [read_statement(bytes(entry)).body for entry in registry.home.registry_log().entries()]
+    return [body for body in reads if isinstance(body, Decision) and body.policy is not None]
+
+
+def test_policy_is_asked_and_a_yes_is_recorded(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    version = add(registry, folder(tmp_path / "m"))
+    gate.admit("m")
+    (decision,) = decided(registry)
+    assert (decision.point, decision.outcome, decision.subject) == ("load", "allow", version.id)
+    assert registry.resolve(str(decision.policy)).kind == "policy"
+    assert version.id.encode() in registry.home.objects.get(str(decision.input))
+
+
+def test_policy_may_refuse_what_the_gate_would_admit(registry: Registry, gate: Gate, tmp_path: Path) -> None:
+    version = add(registry, folder(tmp_path / "m"))
+    parent = add(registry, folder(tmp_path / "parent", 7))
+    train(registry, parent, version, weights=None)
+    registry.revoke("parent", reason="poisoned")
+    with pytest.raises(PolicyDenied) as caught:
+        gate.admit("m")
+    assert caught.value.code == "model-tainted"
+    assert [body.code for body in decided(registry)] == ["model-tainted"]
+    Deployments(registry.home).deploy("bot", model="m", upstream="http://127.0.0.1:1", allow_tainted="looked at")
+    assert gate.admit("m")[0].version.id == version.id

@@ -25,6 +25,9 @@ def engine(
     unsigned: Annotated[
         bool, typer.Option("--unsigned", help="Serve without a load statement and signatures: no call reaches A3.")
     ] = False,
+    deployment: Annotated[
+        str, typer.Option("--deployment", help="What it will serve: the policies of that environment decide.")
+    ] = "",
     store: Store = None,
 ) -> None:
     """Serve a registered model: hash what is loaded, refuse what is not registered, sign each answer.
@@ -35,8 +38,9 @@ def engine(
     from genealog.engine.serve import Options, serve
 
     options = Options(
-        model=model, adapter=adapter, host=host, port=port, threads=threads, dtype=dtype, unsigned=unsigned, line=line
-    )
+        model=model, adapter=adapter, host=host, port=port, threads=threads, dtype=dtype, unsigned=unsigned, line=line,
+        deployment=deployment,
+    )  # fmt: skip
     home = Home.find(store)
     if err.is_terminal:
         err.print(f"hashing and loading {model}…", style="dim", markup=False)

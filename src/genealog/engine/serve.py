@@ -34,7 +34,7 @@ KEY = "engine"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to serve, and where. `line` is how many requests may wait."""
+    """What to serve, and where. `line` is how many requests may wait; `deployment` for which, if that is known."""
 
     model: str
     adapter: str | None = None
@@ -44,6 +44,7 @@ class Options:
     dtype: str = "float32"
     unsigned: bool = False
     line: int = 32
+    deployment: str = ""
 
 
 def serve(home: Home, options: Options, announce: Callable[[str], None]) -> None:
@@ -97,7 +98,7 @@ def _require(signer: Signer | None) -> Signer:
 
 def _load(registry: Registry, signer: Signer | None, options: Options) -> tuple[tuple[Admitted, ...], Runnable]:
     gate = Gate(registry, signer)
-    admitted = gate.admit(options.model, options.adapter)
+    admitted = gate.admit(options.model, options.adapter, deployment=options.deployment)
     from genealog.engine.loading import build
 
     adapter = admitted[1].held if options.adapter else None
