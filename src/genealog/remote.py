@@ -46,6 +46,14 @@ class Reply:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+class RemoteLateError(UpstreamError):
+    """A request that had no end in time; its code is `remote-failed`."""
+
+
+class RemoteGoneError(UpstreamError):
+    """Nobody at the other end of the network; its code is `remote-failed`."""
+
+
 class Remote:
     """One server under a base URL. Not thread-safe."""
 
@@ -74,23 +82,31 @@ class Remote:
         return self.send("GET", path, limit=limit)
 
     def send(
-        self, method: str, path: str, body: bytes | None = None, *, limit: int, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        asks: bool = False,
     ) -> Reply:
-        """Send one request; the reply's body has at most `limit` bytes.
+        """Send one request; the reply's body has at most `limit` bytes. `asks`: a POST that changes nothing there.
 
         Raises: UpstreamError `remote-failed` (network, time, broken HTTP), `remote-too-big`.
         """
         fresh = self._connection is None
+        asks = asks or method == "GET"
         try:
             return self._exchange(method, path, body, limit, headers)
         except UpstreamError as error:
             self.close()
-            if fresh or error.code != "remote-failed" or method != "GET":
+            if fresh or error.code != "remote-failed" or not asks or isinstance(error, RemoteLateError):
                 raise
             return self._exchange(method, path, body, limit, headers)  # the kept connection may have been closed
         finally:
-            if method != "GET":
-                self.close()  # a POST is not sent again, so it gets a connection that is surely alive
+            if not asks:
+                self.close()  # what changes something is not sent again, so it gets a connection that is surely alive
 
     def _exchange(
         self, method: str, path: str, body: bytes | None, limit: int, headers: Mapping[str, str] | None
@@ -123,9 +139,12 @@ class Remote:
         except _FAULTS as error:
             self.close()
             why = f"no end after {self._whole:g} s" if late.is_set() else _reason(error)
-            raise UpstreamError(
-                "remote-failed", "a server did not answer as it should", got=f"{self.url}: {why}"
-            ) from None
+            kind = UpstreamError
+            if late.is_set() or isinstance(error, TimeoutError):
+                kind = RemoteLateError
+            elif isinstance(error, OSError):
+                kind = RemoteGoneError
+            raise kind("remote-failed", "a server did not answer as it should", got=f"{self.url}: {why}") from None
         finally:
             clock.cancel()
         if answer.will_close:
