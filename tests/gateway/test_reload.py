@@ -14,7 +14,8 @@ from certificates import Party, authority, leaf
 from genealog.gateway.admission import Claimed
 from genealog.gateway.http1.tls import server_context
 from genealog.gateway.principals import Principals
-from genealog.gateway.worker import Reloading
+from genealog.gateway.reloading import Reloading
+from genealog.store.config import read_config
 
 BASE = '[store]\nformat = 1\norigin = "o"\n[identities]\nsigner = "a"\n[identities.a]\nname = "A"\nkey = "a"\n'
 TLS = '[gateway.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
@@ -26,6 +27,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.admission: Any = Claimed()
+        self.policing = None
         self.times = 0
 
     def configure(self, _settings: Any, admission: Any, _upstreams: Any) -> None:
@@ -66,7 +68,7 @@ def test_a_renewed_certificate_is_shown_and_a_wrong_one_changes_nothing(
     (tmp_path / "genealog.toml").write_text(BASE + TLS)
     context = server_context(str(tmp_path / "server.pem"), str(tmp_path / "server.key"))
     parts: Any = Parts()
-    reload = Reloading(tmp_path, parts, None, context)
+    reload = Reloading(tmp_path, parts, None, context, read_config(tmp_path / "genealog.toml"))
     before = shown(context)
     put(tmp_path, second, first)
     reload.read()
@@ -83,7 +85,7 @@ def test_who_lets_calls_in_is_closed_when_another_takes_over(tmp_path: Path) -> 
     file = tmp_path / "genealog.toml"
     file.write_text(BASE + '[gateway]\nprincipals = "required"\n')
     parts: Any = Parts()
-    reload = Reloading(tmp_path, parts, None, None)
+    reload = Reloading(tmp_path, parts, None, None, read_config(file))
     reload.read()
     made = parts.admission
     assert isinstance(made, Principals)

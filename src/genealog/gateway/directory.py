@@ -253,6 +253,11 @@ def _refusal(source: Source, live: Live) -> GenealogError | None:
     if live.revoked is not None:
         message = f"a model of {live.name} was revoked: {live.revoked}"
         return PolicyDenied("model-revoked", message, hint=f"genealog rollback {live.name}")
+    if live.unapproved is not None:
+        return PolicyDenied(
+            "move-not-approved", f"the move that {live.name} is at asked nobody who has to agree: {live.unapproved}",
+            hint=f"genealog approvals {live.name}; then move it again, or genealog rollback {live.name}",
+        )  # fmt: skip
     if missing := _unregistered(source, live.body):
         message = f"a model of {live.name} is not registered"
         return PolicyDenied("model-unregistered", message, got=missing, hint="genealog add")

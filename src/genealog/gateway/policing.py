@@ -76,12 +76,16 @@ class Court:
     """A policy set in its engine, over the facts of a store. Belongs to the thread that made it."""
 
     def __init__(self, home: Home, *, config: Config | None = None) -> None:
-        """Load everything. Raises: as `Policies.open`."""
+        """Load everything; the store is closed with it. Raises: as `Policies.open`."""
         if config is not None:
             home.config = config
         self.home = home
-        self.policies = Policies.open(home)
-        self.facts = Facts(home, self.policies.set)
+        try:
+            self.policies = Policies.open(home)
+            self.facts = Facts(home, self.policies.set)
+        except BaseException:
+            home.close()
+            raise
 
     @property
     def ttl(self) -> float:

@@ -19,26 +19,23 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from genealog.core.frames import MAX_BODY
 from genealog.errors import GenealogError, not_installed
-from genealog.gateway import principals
-from genealog.gateway.admission import Admission
 from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Directory, StoreSource
 from genealog.gateway.http1 import Limits, Pool, Server
 from genealog.gateway.http1.tls import server_context
 from genealog.gateway.logs import set_up
-from genealog.gateway.parts import Parts, Settings, report
+from genealog.gateway.parts import Parts, report
 from genealog.gateway.plane import Plane
+from genealog.gateway.policing import Court, Policing
 from genealog.gateway.recording import Recording
+from genealog.gateway.reloading import Reloading, beside, configured
 from genealog.gateway.replicating import replicating
-from genealog.gateway.upstreams import Upstreams
-from genealog.store.config import Config, read_config
-from genealog.store.gateway_settings import Tls
+from genealog.store.config import Config
 from genealog.store.home import Home
+from genealog.store.leases import Lease
 from genealog.store.replica_spool import node_label
 
 CHORES = 1.0  # seconds between two looks at settings, spool and calls that wait too long
@@ -46,85 +43,30 @@ CHORES = 1.0  # seconds between two looks at settings, spool and calls that wait
 log = logging.getLogger("genealog.gateway")
 
 
-class Reloading:
-    """genealog.toml while the gateway runs: another file counts for every call that begins after it was read."""
-
-    def __init__(self, path: Path, parts: Parts, max_body: int | None, tls: ssl.SSLContext | None) -> None:
-        self._file = path / "genealog.toml"
-        self._parts = parts
-        self._max_body = max_body
-        self._tls = tls
-        self._stamp = _stamp(self._file)
-
-    def look(self) -> None:
-        """Read the file again if it has changed."""
-        if _stamp(self._file) != self._stamp:
-            self.read()
-
-    def read(self) -> None:
-        """Read the file again; one that cannot be used is said so, and what was read before still counts."""
-        self._stamp = _stamp(self._file)
-        try:
-            config = read_config(self._file)
-            tls = config.gateway.tls if self._tls is not None else None
-            files = None if tls is None else _beside(self._file.parent, tls)
-            if files is not None:
-                server_context(*files)  # what does not fit together must not get into the one in use
-            before = self._parts.admission
-            settings, admission, upstreams = _configured(config, self._file.parent, self._max_body, before)
-            if self._tls is not None and files is not None:
-                self._tls.load_cert_chain(*files[:2])
-        except (GenealogError, OSError) as error:
-            what = error.facts.removeprefix("; ") if isinstance(error, GenealogError) else type(error).__name__
-            log.error("genealog.toml cannot be used, so the gateway goes on with what it read before: %s", what)
-            return
-        self._parts.configure(settings, admission, upstreams)
-        if admission is not before:
-            before.close()
-        log.info("genealog.toml was read again")
-
-
-def _stamp(file: Path) -> object:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _configured(
-    config: Config, path: Path, max_body: int | None, before: Admission | None = None
-) -> tuple[Settings, Admission, Upstreams]:
-    settings = Settings.of(config.gateway)
-    if max_body is not None:
-        settings = replace(settings, max_body=min(max_body, MAX_BODY))
-    return settings, principals.admission(config, path, before), Upstreams(config.upstreams, path)
-
-
-def _beside(path: Path, tls: Tls) -> tuple[str, str, str | None]:
-    client_ca = None if tls.client_ca is None else str(path / tls.client_ca)
-    return str(path / tls.certificate), str(path / tls.key), client_ca
-
-
 @contextlib.asynccontextmanager
 async def gateway(
     store: Path, *, max_body: int | None, mark: str, counters: Counters | None = None
 ) -> AsyncIterator[tuple[Plane, Config]]:
-    """Open the plane over a store. Raises: what opening the store and the spool raises."""
+    """Open the plane over a store. Raises: what opening the store and the spool raises, and what loading its policies
+    does: without them, nothing is served.
+    """
     home = Home.open(store)
     replicate = replicating(home.config.replica, home.path, node_label(home.config.store.origin))
     recording = Recording(
         home.spool_dir, home.emitter_kind, replicate=replicate,
         fail_open=home.config.gateway.on_spool_error == "fail_open",
     )  # fmt: skip
-    directory = Directory(lambda: StoreSource(Home.open(store)))
-    settings, admission, upstreams = _configured(home.config, home.path, max_body)
+    lease = Lease(home.leases)  # before the registry is read for the first time
+    directory = Directory(lambda: StoreSource(Home.open(store)), lease=lease)
+    policing = Policing(lambda: Court(Home.open(store)), counters=counters)
+    settings, admission, upstreams = configured(home.config, home.path, max_body)
     pool = Pool()
     try:
+        await policing.start()
         await directory.start()
         parts = Parts(
             recording=recording, directory=directory, pool=pool, mark=mark, settings=settings, admission=admission,
-            upstreams=upstreams, counters=counters, root=home.path,
+            upstreams=upstreams, counters=counters, policing=policing, root=home.path,
         )  # fmt: skip
         chores = [asyncio.create_task(parts.handshakes.renew_forever()), asyncio.create_task(recording.tidy_forever())]
         yield Plane(parts), home.config
@@ -133,6 +75,8 @@ async def gateway(
     finally:
         await pool.close()
         await directory.stop()
+        await policing.stop()
+        lease.close()
         recording.close()
 
 
@@ -191,6 +135,7 @@ async def _chores(plane: Plane, server: Server, reload: Reloading | None) -> Non
         counters.put("in_flight", len(plane.live))
         counters.put("connections", server.connections)
         counters.put("upstream_connections", parts.pool.connections)
+        counters.put("break_glass", int(parts.policing is not None and parts.policing.broken))
         plane.look_at_silence()
         if reload is not None:
             reload.look()
@@ -206,8 +151,8 @@ async def _main(options: argparse.Namespace) -> None:
         async with gateway(options.store, max_body=options.max_body, mark=options.mark, counters=counters) as opened:
             plane, config = opened
             path = options.store.resolve()
-            tls = server_context(*_beside(path, config.gateway.tls)) if config.gateway.tls is not None else None
-            reload = Reloading(path, plane.parts, options.max_body, tls)
+            tls = server_context(*beside(path, config.gateway.tls)) if config.gateway.tls is not None else None
+            reload = Reloading(path, plane.parts, options.max_body, tls, config)
             limits = Limits(connections=max(10_000, 2 * config.gateway.max_calls))
             async with _grpc(plane, config, options.host, options.drain):
                 await serve(plane, listener, lifeline, drain=options.drain, tls=tls, limits=limits, reload=reload)
