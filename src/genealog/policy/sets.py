@@ -32,7 +32,7 @@ from genealog.store.vault.patterns import fits
 DEFAULT = "default"  # the environment of what fits no other
 BASELINE: Mapping[Point, tuple[str, ...]] = {  # in force everywhere, unless an environment takes one off
     "deploy": ("registry_fresh", "registered", "not_revoked", "base_matches", "safe_pickle", "minimum_assurance",
-               "no_incident"),
+               "no_incident", "workload_safe"),
     "load": ("registry_fresh", "registered", "not_revoked", "base_matches", "safe_pickle"),
     "serve": ("registry_fresh", "registered", "not_revoked", "minimum_assurance"),
     "release": ("traceable",),
