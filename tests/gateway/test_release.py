@@ -48,15 +48,15 @@ class Judge:
     def __call__(self, directory: Directory) -> Releasing:
         """Make what the gateway asks."""
         standing = Standing("prod", self.modes, detectors=self.detectors)
-        return Releasing(directory, self.decide, lambda _: standing, ttl=self.ttl)
+        return Releasing(directory, self.decide, lambda _: standing)
 
-    async def decide(self, question: Question) -> Released:
+    async def decide(self, question: Question) -> tuple[Released, float]:
         """Decide."""
         self.questions.append(question)
         await self.ready.wait()
         if self.fails is not None:
             raise self.fails
-        return self.say
+        return self.say, self.ttl
 
 
 @pytest.mark.parametrize("kind", ["whole", "stream"])
@@ -344,4 +344,4 @@ async def test_the_engine_vouches_for_an_answer_whether_it_goes_out_or_not(tmp_p
         outcome = gateway.last()[1]
     assert (outcome.assurance, outcome.release) == ("A3", released.action)
     assert outcome.engine is not None
-    assert judge.questions[0].assurance == "A2", "the signature comes after the answer"
+    assert judge.questions[0].bound == "A3"

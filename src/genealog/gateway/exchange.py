@@ -18,7 +18,6 @@ import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
-from genealog.core.call import without_evidence
 from genealog.core.frames import Assurance, EngineEvidence, Finish, StreamedPart
 from genealog.deploy import Live
 from genealog.errors import GenealogError, StoreError, UpstreamError
@@ -342,8 +341,7 @@ class Exchange:
 
     def _question(self, body: bytes | None = None) -> Question:
         owner = self._owner
-        assurance = without_evidence(self.binding.level)
-        return Question(owner.live, self.aim, assurance, owner.who, body, self._kind or "", self._encoding)
+        return Question(owner.live, self.aim, self.binding.level, owner.who, body, self._kind or "", self._encoding)
 
     async def _ask_release(self, releasing: Releasing) -> None:
         waited, passing = self._hold, self._passing

@@ -34,8 +34,9 @@ from genealog.gateway.aims import Aim
 from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Found
 from genealog.policy.decide import Judged, Policies
-from genealog.policy.document import Actor, Call, Serving
+from genealog.policy.document import Actor, Call, Output, Serving
 from genealog.policy.facts import LEVELS, Facts, Used
+from genealog.policy.sets import PolicySet
 from genealog.store.config import Config
 from genealog.store.home import Home
 from genealog.store.leases import boot_clock
@@ -92,14 +93,16 @@ class Court:
         """Seconds for which a ruling is good."""
         return float(self.home.config.policy.decision_ttl)
 
-    def judge(self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float) -> Judged:
-        """Decide on one call. `age` is in seconds, since the registry was looked at."""
-        facts, used = self.facts, _used(aim.target)
+    def judge(
+        self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float, *, output: Output | None = None
+    ) -> Judged:  # fmt: skip
+        """Decide on one call, or on its `output`. `age` is in seconds, since the registry was looked at."""
+        facts, used = self.facts, used_of(aim.target)
         glasses = facts.waived(live.name)
         told = who.facts
         known = told.get("how", "claimed") != "claimed"
         document = facts.document(
-            "serve",
+            "serve" if output is None else "release",
             deployment=live.name,
             used=used,
             actor=Actor(id=told.get("principal", ""), kind="principal" if known else "unknown", groups=()),
@@ -113,6 +116,7 @@ class Court:
                 purpose=who.purpose, data_class=who.data_class, tenant=told.get("tenant", ""), budget=who.budget,
                 budget_left=who.budget,  # or admission had refused it
             ),
+            output=output,
         )  # fmt: skip
         return self.policies.judge(document, glasses)
 
@@ -123,13 +127,17 @@ class Court:
         except GenealogError as error:
             log.error("no facts for a decision on %s: %s", live.name, error)
             raise
+        return judged, self.good(judged)
+
+    def good(self, judged: Judged) -> float:
+        """Return for how many seconds a decision is good."""
         good = self.ttl
         if any(reason.policy == "engine" for reason in judged.verdict.reasons):
             good = min(good, AGAIN)
         now = self.facts.clock()
         for glass in judged.broken:
             good = min(good, (parse_timestamp(glass.until) - now).total_seconds())
-        return judged, good
+        return good
 
     def close(self) -> None:
         """Let go of engine and store."""
@@ -183,6 +191,18 @@ class Policing:
         if court is None:
             raise StoreError("policy-closed", "the policies are not loaded")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: question(court))
+
+    @property
+    def turn(self) -> int:
+        """Which policies decide now: other ones, another number."""
+        return self._turn
+
+    @property
+    def set(self) -> PolicySet:
+        """Those policies. Raises: StoreError `policy-closed`."""
+        if self._court is None:
+            raise StoreError("policy-closed", "the policies are not loaded")
+        return self._court.policies.set
 
     def known(self, found: Found, aim: Aim, bound: Assurance, who: Who) -> Ruling | None:
         """Return the ruling on a call like this, if one is good now."""
@@ -257,7 +277,7 @@ def _denied(live: Live, reasons: tuple[Reason, ...], policy: str) -> ServeDenied
     return error
 
 
-def _used(target: Target) -> tuple[Used, ...]:
+def used_of(target: Target) -> tuple[Used, ...]:
     """Return the models of one target as they are used there."""
     on = (target.model.artifact, target.model.weights)
     first = Used(target.model.artifact, "base" if target.adapters else "model")

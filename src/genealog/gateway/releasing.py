@@ -4,8 +4,8 @@
     ask      the same where it has to be asked: what comes of the answer meanwhile waits here
 
 Only an answer of success (2xx) is decided about, before its first byte goes to the client. Decisions are kept until the
-registry changes, but no longer than `decision_ttl`. One answer is decided about by its own content: that of an
-environment with detectors, which therefore waits until it is whole.
+registry or the policies change, but no longer than `[policy] decision_ttl`, nor than a break-glass that they rest on.
+What one answer says is looked at in environments with detectors alone: it waits until it is whole, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from genealog.core.call import without_evidence
 from genealog.core.frames import Assurance
 from genealog.core.policy import no
 from genealog.deploy import Live
 from genealog.errors import GenealogError, PolicyDenied
 from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
+from genealog.gateway.directory import Directory
 from genealog.gateway.hold import Hold, Way
-from genealog.policy.release import ALLOWED, Released, Standing, released
+from genealog.gateway.policing import Court, Policing, used_of
+from genealog.policy.release import ALLOWED, Released, Standing, output_of, released, standing
 
 _MOST = 4_096  # decisions that are kept
 _SUCCESS = range(200, 300)
@@ -33,11 +36,11 @@ log = logging.getLogger("genealog.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be decided: the answer of one target of a deployment, at the level that is reached by now."""
+    """What is to be decided: the answer of one target of a deployment, which is bound at some level."""
 
     live: Live
     aim: Aim
-    assurance: Assurance
+    bound: Assurance
     who: Who
     body: bytes | None = None  # of the answer, where detectors look at it
     kind: str = ""
@@ -45,9 +48,11 @@ class Question:
 
 
 class Epochs(Protocol):
-    """The snapshot that calls are let in by (`directory.Directory`)."""
+    """What decisions hold for: while it is equal, nothing has changed."""
 
-    epoch: int
+    @property
+    def epoch(self) -> object:
+        """Of the registry, and of the policies."""
 
 
 class _Kept(NamedTuple):
@@ -56,33 +61,29 @@ class _Kept(NamedTuple):
 
 
 class Releasing:
-    """What policy makes of the answers of one worker. `decide` is asked where nothing is known; `look` says what is in
-    force for a deployment. Used by one event loop.
+    """What policy makes of the answers of one worker. `decide` is asked where nothing is known, and says for how many
+    seconds that is good; `look` says what is in force for a deployment. Used by one event loop.
     """
 
     def __init__(
         self,
         epochs: Epochs,
-        decide: Callable[[Question], Awaitable[Released]],
+        decide: Callable[[Question], Awaitable[tuple[Released, float]]],
         look: Callable[[str], Standing],
         *,
-        ttl: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._epochs = epochs
-        self._epoch = -1
+        self._epoch: object = None
         self._decide = decide
         self._look = look
-        self._ttl = ttl
         self._clock = clock
         self._kept: dict[object, _Kept] = {}
         self._standing: dict[str, Standing] = {}
 
     def known(self, question: Question) -> Released | None:
         """Return a decision that is good now."""
-        if self._epochs.epoch != self._epoch:
-            self._kept.clear()
-            self._epoch = self._epochs.epoch
+        self._look_up()
         kept = self._kept.get(_key(question))
         if kept is not None and kept.until > self._clock():
             return kept.released
@@ -90,6 +91,7 @@ class Releasing:
 
     def standing(self, deployment: str) -> Standing:
         """Return what is in force for a deployment."""
+        self._look_up()
         found = self._standing.get(deployment)
         if found is None:
             if len(self._standing) >= _MOST:
@@ -103,23 +105,62 @@ class Releasing:
 
     async def ask(self, question: Question) -> Released:
         """Decide. Never raises for what an engine or the registry did: that is a no."""
-        epoch = self._epochs.epoch
+        self._look_up()
+        epoch = self._epoch
         try:
-            found = await self._decide(question)
+            found, good = await self._decide(question)
         except GenealogError as error:
             log.error("an answer of %s could not be decided about: %s", question.live.name, error.code)
             code = error.code if isinstance(error, PolicyDenied) else "policy-error"
             return released(no(code, "the policy engine gave no answer"), self.standing(question.live.name).asked)
-        if question.body is None and epoch == self._epochs.epoch == self._epoch:
+        if question.body is None and epoch == self._epochs.epoch:
             if len(self._kept) >= _MOST:
                 self._kept.clear()
-            self._kept[_key(question)] = _Kept(found, self._clock() + self._ttl)
+            self._kept[_key(question)] = _Kept(found, self._clock() + good)
         return found
 
-    def forget(self) -> None:
-        """Ask anew for every call from now on."""
-        self._kept.clear()
-        self._standing.clear()
+    def _look_up(self) -> None:
+        """Forget what held for another epoch."""
+        if (epoch := self._epochs.epoch) != self._epoch:
+            self._kept.clear()
+            self._standing.clear()
+            self._epoch = epoch
+
+
+class _Epochs:
+    """Of the registry as calls are let in by it, and of the policies in force."""
+
+    def __init__(self, directory: Directory, policing: Policing) -> None:
+        self._directory = directory
+        self._policing = policing
+
+    @property
+    def epoch(self) -> object:
+        return self._directory.epoch, self._policing.turn
+
+
+def releasing(directory: Directory, policing: Policing) -> Releasing:
+    """Return what asks the policies that also say which calls may be made."""
+
+    async def decide(question: Question) -> tuple[Released, float]:
+        age = directory.age
+        return await policing.ask(lambda court: decided(court, question, age))
+
+    return Releasing(_Epochs(directory, policing), decide, lambda deployment: standing(policing.set, deployment))
+
+
+def decided(court: Court, question: Question, age: float) -> tuple[Released, float]:
+    """Decide, on the thread of the court, and say for how many seconds that is good. `age` is in seconds, since the
+    registry was looked at.
+    """
+    live, aim, bound = question.live, question.aim, question.bound
+    here, used = standing(court.policies.set, live.name), used_of(aim.target)
+    output = output_of(
+        court.facts.models(*used), len(used), recorded=True, assurance=without_evidence(bound), marked=here.labels,
+    )  # fmt: skip
+    judged = court.judge(live, aim, bound, question.who, age, output=output)
+    keeps = live.body.body_capture == "encrypted"
+    return released(judged.verdict, here.asked, label=here.labels, keeps=keeps), court.good(judged)
 
 
 class Nothing(Hold):
@@ -147,4 +188,4 @@ def decided_about(status: int) -> bool:
 
 def _key(question: Question) -> object:
     live = question.live
-    return live.name, live.spec, question.aim.index, question.assurance, question.who.asks
+    return live.name, live.spec, question.aim.index, question.bound, question.who.asks

@@ -31,6 +31,7 @@ from genealog.gateway.parts import Parts, report
 from genealog.gateway.plane import Plane
 from genealog.gateway.policing import Court, Policing
 from genealog.gateway.recording import Recording
+from genealog.gateway.releasing import releasing
 from genealog.gateway.reloading import Reloading, beside, configured
 from genealog.gateway.replicating import replicating
 from genealog.store.config import Config
@@ -66,7 +67,8 @@ async def gateway(
         await directory.start()
         parts = Parts(
             recording=recording, directory=directory, pool=pool, mark=mark, settings=settings, admission=admission,
-            upstreams=upstreams, counters=counters, policing=policing, root=home.path,
+            upstreams=upstreams, counters=counters, policing=policing,
+            releasing=releasing(directory, policing), root=home.path,
         )  # fmt: skip
         chores = [asyncio.create_task(parts.handshakes.renew_forever()), asyncio.create_task(recording.tidy_forever())]
         yield Plane(parts), home.config
