@@ -35,10 +35,13 @@ from genealog.errors import GenealogError, MalformedError, MissingError, PolicyD
 from genealog.gateway import headers as rules
 from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
+from genealog.gateway.directory import Found
 from genealog.gateway.grpc_call import Exchange, Metadata, framed, renamed, settled, status_of, text_field
 from genealog.gateway.grpc_ways import OPTIONS, Ways, certificate, server_credentials, to_client
 from genealog.gateway.http1 import PeerCertificate
+from genealog.gateway.judged import overtaken, revocation
 from genealog.gateway.parts import Parts
+from genealog.gateway.policing import Ruling
 from genealog.gateway.record import Context, Name
 from genealog.gateway.recording import Entry
 from genealog.gateway.refusal import status_of as http_status_of
@@ -85,6 +88,8 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._tls = tls
         self._ways = Ways(parts)
         self._server: aio.Server | None = None
+        self._running: dict[Exchange, Aim] = {}
+        parts.directory.watch(self._registry_changed)
 
     async def start(self, address: str) -> int:
         """Listen at HOST:PORT and return the port. Raises: StoreError `cannot-listen`."""
@@ -144,24 +149,51 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             asked = _Asked(head, who, text_field(message, 1) or self._unnamed(head))
         except MalformedError as error:
             await self._refuse(context, message, self._context(_Asked(head, who, "")), error)
-        found = self._parts.directory.look(asked.name) or await self._parts.directory.find(asked.name)
-        live = found.live
-        if found.refusal is not None or live is None:
-            refused = found.refusal or MissingError("unknown-deployment", "no deployment has this name")
-            await self._refuse(context, message, self._context(asked, live), refused)
+        directory, admitted = self._parts.directory, False
         name = self._parts.recording.draw()
-        try:
-            self._check(head, live)
-            aim = self._ways.aim(live, name)
-        except GenealogError as error:
-            await self._refuse(context, message, self._context(asked, live), error)
-        if (denied := self._parts.admission.admit(who, asked.name)) is not None:
-            await self._refuse(context, message, self._context(asked, live), denied)
-        return await self._pass(method, message, context, asked, live, aim, name)
+        while True:  # until a ruling is of the epoch that it is used in
+            found = directory.look(asked.name) or await directory.find(asked.name)
+            live = found.live
+            if found.refusal is not None or live is None:
+                refused = found.refusal or MissingError("unknown-deployment", "no deployment has this name")
+                await self._refuse(context, message, self._context(asked, live), refused)
+            try:
+                self._check(head, live)
+                aim = self._ways.aim(live, name)
+            except GenealogError as error:
+                await self._refuse(context, message, self._context(asked, live), error)
+            if not admitted and (denied := self._parts.admission.admit(who, asked.name)) is not None:
+                await self._refuse(context, message, self._context(asked, live), denied)
+            admitted = True
+            ruling = await self._ruling(found, aim, who)
+            if directory.look(asked.name) is found:
+                break
+        if ruling is not None and ruling.denial is not None:
+            self._parts.counters.add("denied")
+            await self._refuse(context, message, self._context(asked, live, aim, ruling), ruling.denial)
+        return await self._pass(method, message, context, asked, found, aim, name, ruling)
+
+    async def _ruling(self, found: Found, aim: Aim, who: Who) -> Ruling | None:
+        policing = self._parts.policing
+        if policing is None:
+            return None
+        known = policing.known(found, aim, "A0", who)
+        return known or await policing.rule(found, aim, "A0", who, self._parts.directory.age)
+
+    def _registry_changed(self) -> None:
+        """Cut what still runs on a model that is revoked, where that is wanted."""
+        policing, revoked = self._parts.policing, self._parts.directory.revoked
+        if policing is None or policing.cuts:
+            for exchange, aim in list(self._running.items()):
+                if (no := revocation(aim, revoked)) is not None:
+                    self._parts.counters.add("cut")
+                    exchange.cut(no)
 
     async def _pass(
-        self, method: str, message: bytes, context: Any, asked: _Asked, live: Live, aim: Aim, name: Name
-    ) -> bytes | None:
+        self, method: str, message: bytes, context: Any, asked: _Asked, found: Found, aim: Aim, name: Name,
+        ruling: Ruling | None,
+    ) -> bytes | None:  # fmt: skip
+        live = found.live
         rename = aim.target.served_as if aim.target.served_as not in (None, asked.name) else None
         streams = method == STREAM
         forwarded = None
@@ -172,7 +204,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             metadata = self._ways.metadata(asked.head.headers, asked.who.withheld, aim, name.call)
             entry = self._parts.recording.open(
                 framed(message),
-                self._context(asked, live, aim),
+                self._context(asked, live, aim, ruling),
                 hold=self._parts.settings.hold,
                 name=name,
                 more=streams,
@@ -182,22 +214,34 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         except GenealogError as error:
             await _abort(context, error)
         await self._intended(entry, context)
+        directory = self._parts.directory
+        if (now := directory.look(asked.name)) is not found and (no := overtaken(now, aim, directory.revoked)):
+            with contextlib.suppress(StoreError):  # the sequencer will close the call as unknown
+                entry.call.close(finish="refused", assurance="A0", error=no.code)
+            await _abort(context, no, (("genealog-call", name.call),))
+        told = ruling.headers if ruling is not None else ()
         exchange = Exchange(
             entry,
             context,
             method=method,
             asked=asked.name,
-            ours=(("genealog-call", name.call), ("genealog-model", ",".join(aim.models))),
+            ours=(
+                ("genealog-call", name.call),
+                ("genealog-model", ",".join(aim.models)),
+                *((header.decode(), rules.text(value)) for header, value in told),
+            ),
             to_client=to_client,
             rename=rename,
         )
         began = self._parts.now()
+        self._running[exchange] = aim
         try:
             if streams:
                 await exchange.stream(channel.stream_stream(STREAM), message, metadata)
                 return None
             return await exchange.unary(channel.unary_unary(INFER), message, metadata)
         finally:
+            del self._running[exchange]
             self._parts.counters.ended(exchange.finish, None, self._parts.now() - began)
             self._parts.counters.add("request_bytes", entry.call.sent)
             self._parts.counters.add("response_bytes", entry.call.received)
@@ -277,7 +321,9 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         if self._parts.behind > self._parts.settings.max_behind:
             raise StoreError("gateway-behind", "calls come faster than they get into the log", hint="try again")
 
-    def _context(self, asked: _Asked, live: Live | None = None, aim: Aim | None = None) -> Context:
+    def _context(
+        self, asked: _Asked, live: Live | None = None, aim: Aim | None = None, ruling: Ruling | None = None
+    ) -> Context:
         known: dict[str, Any] = {}
         if live is not None:
             known = {
@@ -288,6 +334,9 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             }
         if aim is not None:
             known |= {"target": aim.index, "seller": aim.target.seller}
+        if ruling is not None:
+            policy, flags, waived = ruling.on_record
+            known |= {"policy": policy or None, "flags": flags, "waived": waived}
         return Context(
             deployment=asked.name,
             operation=asked.head.path,

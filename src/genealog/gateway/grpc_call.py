@@ -21,7 +21,7 @@ from grpc import aio
 from genealog.core.cursor import Cursor
 from genealog.core.frames import Finish
 from genealog.core.protobuf import BYTES, fields
-from genealog.errors import GenealogError, MalformedError, StoreError
+from genealog.errors import GenealogError, MalformedError, PolicyDenied, StoreError
 from genealog.gateway.recording import Entry
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -42,6 +42,12 @@ _OF_HTTP = {
 }
 
 log = logging.getLogger("genealog.gateway")
+
+
+def _finish_of(error: GenealogError) -> Finish:
+    if isinstance(error, PolicyDenied):
+        return "unknown"  # it was cut: nobody saw its end
+    return "refused" if isinstance(error, MalformedError) else "upstream_error"
 
 
 def framed(message: bytes) -> bytes:
@@ -128,15 +134,24 @@ class Exchange:
         self._reported = False
         self._first: datetime | None = None
         self._wrong: GenealogError | None = None
+        self._asking: Any = None  # the call upstream
+
+    def cut(self, error: PolicyDenied) -> None:
+        """Break it off: it must not go on."""
+        if self._wrong is None and self._asking is not None:
+            self._wrong = error
+            self._asking.cancel()
 
     async def unary(self, ask: Callable[..., Any], message: bytes, metadata: Metadata) -> bytes:
         """Ask, and return the answer, whose outcome is on record. Any other end leaves by `context.abort`."""
-        call = ask(self._up(message), metadata=metadata, timeout=self._context.time_remaining())
+        call = self._asking = ask(self._up(message), metadata=metadata, timeout=self._context.time_remaining())
         try:
             answer: bytes = await call
             self._came(answer)
             await self._context.send_initial_metadata(self._to_client(await call.initial_metadata()) + self._ours)
         except asyncio.CancelledError:
+            if self._wrong is not None:
+                await self._refuse(self._wrong)
             call.cancel()
             self._abandoned()
             raise
@@ -151,7 +166,7 @@ class Exchange:
 
     async def stream(self, ask: Callable[..., Any], message: bytes, metadata: Metadata) -> None:
         """Ask, and pass messages both ways until the upstream ends the stream, or the client."""
-        call = ask(metadata=metadata, timeout=self._context.time_remaining())
+        call = self._asking = ask(metadata=metadata, timeout=self._context.time_remaining())
         upload = asyncio.create_task(self._upload(call, message))
         try:
             await self._context.send_initial_metadata(self._to_client(await call.initial_metadata()) + self._ours)
@@ -252,7 +267,7 @@ class Exchange:
 
     async def _refuse(self, error: GenealogError) -> NoReturn:
         try:
-            self._close("refused" if isinstance(error, MalformedError) else "upstream_error", None, error.code)
+            self._close(_finish_of(error), None, error.code)
             await settled(self.entry)
         except StoreError as unwritable:
             log.error("call %s: its outcome could not be recorded: %s", self.entry.call.id, unwritable.code)
