@@ -85,7 +85,7 @@ class Bundle:
         files = dict(self.files)
         if signer is not None:
             files[SIGNATURES] = _json({"signatures": [self.token(signer)]})
-        return _tar(files)
+        return tar_of(files)
 
 
 def make_bundle(
@@ -145,7 +145,8 @@ def _b64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar.gz of files, the same bytes for the same files."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=6, mtime=0) as zipped,

@@ -13,11 +13,13 @@ fact(model) := model if is_object(model)
 
 fact(model) := data.genealog.registry.models[model] if is_string(model)
 
-# As many models as the decision is about: `every` over a list that lost one would still hold.
+# As many models as the decision is about: `every` over a list that lost one would still hold. An ID that no bundle knows
+# has no facts, and is missed here.
 whole if {
 	is_number(input.subject.models)
 	input.subject.models > 0
 	count(models) == input.subject.models
+	count(list(input.models)) == input.subject.models
 }
 
 # What every policy about models says where it does not have them all.
