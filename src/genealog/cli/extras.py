@@ -9,6 +9,7 @@ from genealog.errors import not_installed
 EXTRAS = {
     "gateway": ("prometheus_client",),
     "policy": ("uvicorn",),
+    "kubernetes": ("uvicorn", "yaml"),
     "replica": ("uvicorn",),
     "witness": ("httptools", "rfc3161_client", "uvicorn"),
     "engine": ("httptools", "numpy", "peft", "safetensors", "torch", "transformers", "uvicorn"),

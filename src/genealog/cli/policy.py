@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from genealog.cli import policy_opa
+from genealog.cli import policy_check, policy_kubernetes, policy_opa
 from genealog.cli.options import Json, Store
 from genealog.cli.output import out, print_json, print_table
 from genealog.core.policy import POINTS
@@ -132,3 +132,5 @@ app.command("decisions")(policy_opa.decisions)
 app.command("bundle")(policy_opa.bundle)
 app.command("bundle-key")(policy_opa.bundle_key)
 app.command("serve-bundle")(policy_opa.serve_bundle)
+app.add_typer(policy_check.app, name="check")
+app.add_typer(policy_kubernetes.app, name="kubernetes")

@@ -29,6 +29,7 @@ from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home
 
+UNRESOLVED = "unresolved-model"
 ID = re.compile(r"gl[fr]1:[0-9a-f]{64}\Z")
 
 
@@ -57,8 +58,11 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The first reason's code; `no-model` where nothing was asked."""
-        return "no-model" if self.judged is None else self.judged.verdict.code
+        """The first reason's code, but an unknown model before all; `no-model` where nothing was asked."""
+        if self.judged is None:
+            return "no-model"
+        reasons = [reason.code for reason in self.judged.verdict.reasons]
+        return UNRESOLVED if UNRESOLVED in reasons else self.judged.verdict.code
 
     @property
     def details(self) -> tuple[str, ...]:
@@ -151,7 +155,9 @@ class Admission:
         unresolved += [(each.where, f"{each.shown or 'a model'} is no registered model") for each in open_]
         if found.serves:
             unresolved += [(ANNOTATION, f"{each} is not what is served here") for each in left]
-        return Resolved(self._used(of, () if found.serves else left), tuple(of), tuple(unresolved))
+        strangers = tuple(Used((each.shown or each.where)[:200]) for each in open_)  # models that nobody registered
+        used = (*self._used(of, () if found.serves else left), *strangers)
+        return Resolved(tuple(dict.fromkeys(used)), tuple(of), tuple(unresolved))
 
     def _known(self, names: Sequence[str]) -> list[str]:
         """Return the IDs that the first of these texts to be known stands for."""

@@ -121,7 +121,7 @@ def respond(uid: str, answer: Answer) -> dict[str, Any]:
         return review.allowed(uid, warnings=answer.details, audit={"code": answer.code})
     verdict = answer.judged.verdict
     audit = {
-        "code": verdict.code, "policy": answer.judged.policy,
+        "code": answer.code, "policy": answer.judged.policy,
         "models": " ".join(each.id for each in answer.judged.document.models),
     }  # fmt: skip
     noted = [f"{reason.policy}: {reason.message}" for _, reason in verdict.noted]
@@ -130,7 +130,7 @@ def respond(uid: str, answer: Answer) -> dict[str, Any]:
         return review.allowed(uid, warnings=[*put_aside, *noted, *answer.details], audit=audit)
     said = "; ".join(dict.fromkeys(f"{reason}: {reason.message}" for reason in verdict.reasons))
     return review.denied(
-        uid, verdict.code, "; ".join((said, *answer.details)), warnings=[*answer.details, *noted], audit=audit
+        uid, answer.code, "; ".join((said, *answer.details)), warnings=[*answer.details, *noted], audit=audit
     )
 
 
