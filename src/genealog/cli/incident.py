@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import As, Json, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
 from genealog.incidents import Case, Incidents
@@ -26,6 +27,7 @@ def open_(
     since: Annotated[
         str | None, typer.Option(help="When it began, UTC. Default: when the deployment got what it serves now.")
     ] = None,
+    no_wait: NoWait = False,
     as_: As = None,
     store: Store = None,
     json: Json = False,
@@ -41,10 +43,12 @@ def open_(
     case = Incidents(home).open(
         name, deployment=deployment, reason=reason, since=moment(since), signer=Registry(home).signer(as_)
     )
+    done = acknowledged(home, no_wait=no_wait)
     if json:
-        print_json(_json(case))
+        print_json(_json(case) | {"acknowledged": shown(done)})
         return
     out.print(f"incident [bold]{escape(name)}[/bold] is open: entry {case.position}")
+    say(done)
     if case.hold is not None:
         out.print(f"  held: every call since {case.since} (entry {case.hold.position})")
     out.print(f"next: genealog rollback {escape(deployment)} --incident {escape(name)}")

@@ -14,6 +14,7 @@ from msgspec import to_builtins
 from rich.markup import escape
 
 from genealog import custody
+from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
 from genealog.cli.past import moves_json, print_moves, print_targets
@@ -133,20 +134,32 @@ def add(
 def revoke(
     ref: Annotated[str, typer.Argument(help="A registered name, an ID, or the start of one (8 digits or more).")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the log and in every refusal.")],
+    no_wait: NoWait = False,
     as_: As = None,
     store: Store = None,
+    json: Json = False,
 ) -> None:
     """Withdraw a version: engines refuse to load it, gateways to serve it.
 
-    What descends from it is flagged as tainted: what serves goes on, a new deployment of it needs a reason.
+    Returns when no gateway of this store makes a call to it any more: "acknowledged". Answers that were on their way
+    are cut, or end, as `on_revoke` in genealog.toml says. What descends from it is flagged as tainted: what serves goes
+    on, a new deployment of it needs a reason.
 
     Example: [bold]genealog revoke facts-lora --reason "trained on the wrong snapshot"[/bold]
     """
     registry = Registry(Home.find(store))
     version = registry.resolve(ref)
     position = registry.revoke(ref, reason=reason, signer=registry.signer(as_))
+    done = acknowledged(registry.home, no_wait=no_wait)
     flagged = [taint for taint in tainted(registry.ledger.index(REGISTRY)).values() if taint.ancestor == version.id]
+    if json:
+        print_json({
+            "id": version.id, "entry": str(position), "tainted": [taint.artifact for taint in flagged],
+            "acknowledged": shown(done),
+        })  # fmt: skip
+        return
     out.print(f"revoked {ref}: entry {position}")
+    say(done)
     if flagged:
         count = "1 descendant is" if len(flagged) == 1 else f"{len(flagged)} descendants are"
         out.print(f"{count} flagged as tainted; what served them and what they said: genealog blast {ref}")

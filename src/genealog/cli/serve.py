@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import As, Expect, Json, Reason, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
 from genealog.cli.past import print_targets
@@ -217,13 +218,15 @@ def rollback(
     ] = None,
     reason: Reason = None,
     expect: Expect = None,
+    no_wait: NoWait = False,
     as_: As = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Point a deployment back at what it served before. Needs no approvals: its target was live here.
 
-    Calls that run finish where they began. The next rollback goes further back, not forth again.
+    Calls that run finish where they began; the command returns when every gateway sends new ones to where it went. The
+    next rollback goes further back, not forth again.
 
     Example: [bold]genealog rollback support-bot --reason "wrong answers since noon" --incident case-17[/bold]
     """
@@ -242,14 +245,17 @@ def rollback(
             name, to=to, to_time=when, reason=reason, expect=expect, signer=signer
         )
     took = round((time.perf_counter() - began) * 1000)
+    done = acknowledged(home, no_wait=no_wait)
     if json:
         print_json({
             "deployment": name, "spec": live.spec, "entry": str(position), "took_ms": took, "incident": incident,
             "hold": case and case.hold and str(case.hold.position), "tainted": live.tainted,
+            "acknowledged": shown(done),
         })  # fmt: skip
         return
     models = ", ".join(map(short, live.body.models))
     out.print(f"[bold]{name}[/bold] is back at {short(live.spec)}: {models} ({took} ms, entry {position})")
+    say(done)
     if case is not None and case.hold is not None:
         out.print(
             f"  held first: every call since {case.since}, by the hold {escape(case.name)} ({case.hold.position})"

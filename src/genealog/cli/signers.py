@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import Json, Store
 from genealog.cli.output import out, print_json, print_table
 from genealog.core.canonical import timestamp
@@ -99,7 +100,9 @@ def revoke(
         int | None,
         typer.Option(help="With --since: the registry had so many entries by then. You vouch for it.", min=0),
     ] = None,
+    no_wait: NoWait = False,
     store: Store = None,
+    json: Json = False,
 ) -> None:
     """Withdraw a key: what it signs from here on vouches for nothing.
 
@@ -112,8 +115,14 @@ def revoke(
         raise UsageError("bad-option", "--before says how big the log was at some time", hint="give --since TIME")
     moment = None if since is None else _moment(since)
     position = registry.revoke_key(key, reason=reason, since=moment, before=before)
+    done = acknowledged(registry.home, no_wait=no_wait)
+    lost = unvouched(registry, key) if since is not None else ()
+    if json:
+        print_json({"key": key, "entry": str(position), "lost": lost, "acknowledged": shown(done)})
+        return
     out.print(f"revoked {key}: entry {position}")
-    if since is not None and (lost := unvouched(registry, key)):
+    say(done)
+    if lost:
         out.print(f"  no longer vouched for: {', '.join(lost)}", markup=False)
 
 
