@@ -2,8 +2,8 @@
 
 Codes are found by reading the source, not by running it: the first argument of an error class; whatever is given for
 an argument or field called `code`, and its default; `error`, `reason` and `malformed` where they are given as words
-with a hyphen; the keys of `warnings`; every word with a hyphen in the modules that judge. `…` stands for what a program
-fills in.
+with a hyphen; the keys of `warnings`; every word with a hyphen in the modules that judge; what the cards of policies
+name. `…` stands for what a program fills in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from documents import ROOT
+from genealog.policy.sets import default_policies
 
 SOURCE = ROOT / "src" / "genealog"
 PAGE = ROOT / "docs" / "reference" / "errors.md"
@@ -119,6 +120,7 @@ def said(name: str, node: ast.AST) -> Iterator[str]:
 @cache
 def codes() -> frozenset[str]:
     found = {code for name, node in nodes() for code in said(name, node)}
+    found |= {code for policy in default_policies().values() for code in policy.codes}
     return frozenset(code for code in found if CODE.fullmatch(code) and code not in UNSAID)
 
 

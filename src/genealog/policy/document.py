@@ -181,6 +181,11 @@ class Input(Record):
     output: Output | None = None
     workload: Workload | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse more models than `subject` says. Raises: ValueError, which `msgspec.convert` turns into its own."""
+        if len(self.models) > self.subject.models:
+            raise ValueError("`subject.models` says how many models there are")
+
 
 PARTS: Mapping[Point, tuple[str, ...]] = {  # the optional parts that each point has; `workload` where there is one
     "deploy": ("serving", "workload"),
