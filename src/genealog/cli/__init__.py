@@ -29,12 +29,14 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
     "Keep": {
         "init": "keep:init", "add": "keep:add", "add-external": "external:add_external", "run": "run:run",
         "sign": "signatures:sign", "show": "keep:show",
-        "ls": "listing:ls", "revoke": "keep:revoke", "signer": "signers:app", "config": "settings:app",
+        "assess": "assess:assess", "ls": "listing:ls", "revoke": "keep:revoke", "signer": "signers:app",
+        "config": "settings:app",
     },
     "Serve": {
         "gateway": "gateway:app", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
-        "incident": "incident:app", "principal": "principal:app", "replica": "replica:app",
+        "incident": "incident:app", "break-glass": "break_glass:app",
+        "principal": "principal:app", "replica": "replica:app",
         "policy": "policy:app",
     },
     "Ask": {

@@ -14,6 +14,7 @@ from msgspec import to_builtins
 from rich.markup import escape
 
 from genealog import custody
+from genealog.cli import assess
 from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import As, Json, Store
 from genealog.cli.output import hashing, one_line, out, print_json, print_table, short
@@ -28,6 +29,7 @@ from genealog.deploy import Deployments
 from genealog.deploy.taint import revocations, tainted, taints_of
 from genealog.drift import seen
 from genealog.errors import MissingError, UsageError
+from genealog.policy.assessing import assessment_of
 from genealog.registry import Registry, Version
 from genealog.signing.listing import Signature, signatures_of
 from genealog.store.home import NAME, REGISTRY, Home, as_place
@@ -238,9 +240,11 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
     files = registry.manifest(version).files if version.id.startswith("glf1:") else ()
     index = registry.ledger.index(REGISTRY)
     taints = taints_of(index, version.id, revocations(index))
+    assessed = assessment_of(registry, version.id)
     if json:
         listed = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files]
         more = {"signatures": [_plain(each) for each in signatures], "tainted": [str(taint) for taint in taints]}
+        more |= {"assessment": assess.plain(assessed)}
         print_json(_plain(version) | _facts(body) | more | {"files": listed})
         return
     location = registry.home.location(version.id)
@@ -248,6 +252,7 @@ def _show_artifact(registry: Registry, ref: str, *, json: bool) -> None:
         "id": version.id, "weights": version.weights, "kind": version.kind, "entry": f"registry:{version.index}",
         "source": version.source and f"“{version.source}” (claimed)",
         "revoked": version.revoked, "tainted": "; ".join(map(str, taints)), "seen at": location,
+        "assessed": assessed and assess.line_of(assessed),
     }  # fmt: skip
     out.print(f"[bold]{version.name}[/bold]")
     for name, value in facts.items():
