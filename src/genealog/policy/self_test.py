@@ -16,7 +16,7 @@ from genealog.policy.port import Engine
 
 Open = Callable[[Mapping[str, bytes]], Engine]  # the files of a set → an engine
 
-_ANSWERS: Mapping[str, tuple[str, object]] = {  # name → (expression, what Open Policy Agent makes of it)
+ANSWERS: Mapping[str, tuple[str, object]] = {  # name → (expression, what Open Policy Agent makes of it)
     "whole-number": ("input.big + 1", 9007199254740994),
     "whole-number-read": ("input.big == 9007199254740993", True),
     "whole-number-text": ('to_number("9007199254740993") == 9007199254740993', True),
@@ -57,7 +57,7 @@ answers := {%s}
 decision := {"allow": allow, "answers": answers}
 """
 )
-_TRAPS: dict[str, str] = {  # name → a decision that has to raise, for in Open Policy Agent it is an error
+TRAPS: dict[str, str] = {  # name → a decision that has to raise, for in Open Policy Agent it is an error
     "built-in-fails": 'decision := {"allow": to_number(input.name)}',
     "built-in-fails-negated": 'decision := {"allow": true} if not time.parse_rfc3339_ns(input.name) < 9',
     "division-by-zero": 'decision := {"allow": 1 / input.zero}',
@@ -65,7 +65,7 @@ _TRAPS: dict[str, str] = {  # name → a decision that has to raise, for in Open
     "no-such-built-in": 'decision := {"allow": true} if not no.such.built_in(input.name)',
     "functions-in-conflict": "decision := f(1)\nf(x) := true if x == 1\nf(x) := false if x > 0",
 }
-_SILENT: dict[str, str] = {  # name → a decision that is undefined
+SILENT: dict[str, str] = {  # name → a decision that is undefined
     "missing": 'decision := {"allow": true} if input.absent',
     "missing-compared": 'decision := {"allow": true} if input.absent == false',
     "missing-not-equal": 'decision := {"allow": true} if input.absent != "revoked"',
@@ -86,7 +86,7 @@ def check(opener: Open) -> None:
     """
     if opener in _passed:
         return
-    answers = ",\n".join(f'"{name}": {expression}' for name, (expression, _) in _ANSWERS.items())
+    answers = ",\n".join(f'"{name}": {expression}' for name, (expression, _) in ANSWERS.items())
     try:
         found = _ask(opener, _SUM % answers)
     except PolicyDenied:
@@ -95,21 +95,21 @@ def check(opener: Open) -> None:
         raise _unfit(*_first_without_answer(opener))
     if found.get("allow") is not False:
         raise _unfit("time-denies", found.get("allow"))
-    for name, (_, expected) in _ANSWERS.items():
+    for name, (_, expected) in ANSWERS.items():
         if not _same(answered.get(name), expected):
             raise _unfit(name, answered.get(name))
-    for name, rule in (_TRAPS | _SILENT).items():
+    for name, rule in (TRAPS | SILENT).items():
         try:
             got, raised = _ask(opener, f"{_HEAD}{rule}\n"), False
         except PolicyDenied as error:
             got, raised = error.code, True
-        if raised != (name in _TRAPS) or (not raised and got is not None):
+        if raised != (name in TRAPS) or (not raised and got is not None):
             raise _unfit(name, got)
     _passed.add(opener)
 
 
 def _first_without_answer(opener: Open) -> tuple[str, object]:
-    for name, (expression, expected) in _ANSWERS.items():
+    for name, (expression, expected) in ANSWERS.items():
         try:
             got = _ask(opener, f"{_HEAD}decision := {expression}\n")
         except PolicyDenied as error:

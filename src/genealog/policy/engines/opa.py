@@ -36,11 +36,11 @@ _T = TypeVar("_T")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-class _Bundle(msgspec.Struct):
+class _Bundle(msgspec.Struct, frozen=True):
     revision: str = ""
 
 
-class _Provenance(msgspec.Struct):
+class _Provenance(msgspec.Struct, frozen=True):
     version: str = ""
     revision: str = ""
     bundles: dict[str, _Bundle] = {}
@@ -51,16 +51,16 @@ class _Provenance(msgspec.Struct):
         return tuple(sorted((name, revision) for name, revision in found.items() if revision))
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, frozen=True):
     result: Any = None
-    provenance: _Provenance = _Provenance()
+    provenance: _Provenance = msgspec.field(default_factory=_Provenance)
 
 
-class _Module(msgspec.Struct):
+class _Module(msgspec.Struct, frozen=True):
     raw: str = ""
 
 
-class _Modules(msgspec.Struct):
+class _Modules(msgspec.Struct, frozen=True):
     result: tuple[_Module, ...] = ()
 
 
