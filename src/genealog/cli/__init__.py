@@ -35,7 +35,7 @@ COMMANDS = {  # panel → command → where it is; a group is a `typer.Typer`
     "Serve": {
         "gateway": "gateway:app", "engine": "engine:engine", "deploy": "serve:deploy", "promote": "serve:promote",
         "approve": "serve:approve", "approvals": "serve:approvals", "rollback": "serve:rollback",
-        "incident": "incident:app", "break-glass": "break_glass:app",
+        "incident": "incident:app", "break-glass": "break_glass:app", "review": "review:app",
         "principal": "principal:app", "replica": "replica:app",
         "policy": "policy:app",
     },

@@ -3,6 +3,7 @@
     any dialect (`routes`)   passed on, verbatim both ways, streaming or not: a call, on record
     GET /v1/models …         what is deployed, in the shape that the dialect's clients read, for who may call
     GET /healthz             whether calls can be recorded
+    GET /genealog/v1/…       an answer that was held, once a person has released it
     anything else            a call as well (`opaque`), where a header or `[gateway] default` says where to
 
 A call is let in when its deployment is live, every model of it is registered and unrevoked, the target is bound as
@@ -24,6 +25,7 @@ from genealog.gateway.http1 import Handler, Reply, Request
 from genealog.gateway.listing import listing
 from genealog.gateway.parts import Parts
 from genealog.gateway.refusal import refusal
+from genealog.gateway.reviewed import reviewed
 from genealog.gateway.routes import OPAQUE, Route, route
 
 
@@ -147,6 +149,8 @@ class Plane:
         path = request.path
         if path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
             self._health(path, reply)
+            return True
+        if reviewed(request, reply, self.parts):
             return True
         shown = listing(path, request, self.parts.directory)
         if shown is None:
