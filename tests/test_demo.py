@@ -19,6 +19,7 @@ PROMISED = (
     "caught [journal-damaged]",
     "caught [inclusion-proof-mismatch]",
     "caught [unregistered-model]",
+    "caught [licence-unknown]",
     "weakest: “ claimed",
     "Done in",
 )
@@ -35,7 +36,7 @@ def test_the_demo_does_what_it_says_and_its_second_run_trains_nothing(tmp_path: 
     first = tell(tmp_path / "demo")
     for words in PROMISED:
         assert words in first, first
-    assert len(re.findall(r"^caught \[", first, re.MULTILINE)) == 4
+    assert len(re.findall(r"^caught \[", first, re.MULTILINE)) == 5
     assert "NOT CAUGHT" not in first
     second = tell(tmp_path / "demo")
     assert "used again" in second

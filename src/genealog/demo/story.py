@@ -45,6 +45,7 @@ def tell(folder: Path, console: Console) -> int:
         "genealog check smol-base       # the conversion done again, tensor by tensor",
         "genealog reproduce facts-lora  # the fine-tune done again: the same bits",
         "genealog ls decisions          # every refusal is in the log",
+        "genealog policy ls             # what is asked, where",
         "genealog fsck",
     ):
         console.print(f"  {escape(line)}")

@@ -1,4 +1,4 @@
-"""Four tampers. Each changes one thing, and must be caught and named: by the engine, by fsck, by the verifier."""
+"""Four tampers and one shortcut. Each must be caught and named: by the engine, fsck, the verifier, by policy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.markup import escape
+
 from genealog.demo.stage import Stage
+
+PRODUCTION = '\n[policy.environments.prod]\ndeny = ["licence_allowed"]\n'
 
 
 def try_all(stage: Stage, bundle: Path) -> bool:
-    """Try all four, and say whether each was caught."""
-    stage.step("Now break things: one byte, one field, one stranger")
-    return all([_adapter(stage), _journal(stage), _receipt(stage, bundle), _stranger(stage)])
+    """Try all, and say whether each was caught."""
+    stage.step("Now break things: one byte, one field, one stranger, one rule")
+    return all([_adapter(stage), _journal(stage), _receipt(stage, bundle), _stranger(stage), _shortcut(stage)])
 
 
 def _adapter(stage: Stage) -> bool:
@@ -72,6 +76,18 @@ def _stranger(stage: Stage) -> bool:
     status, said = stage.command("engine", "--model", "./stranger", "--port", "0")
     shutil.rmtree(stranger)
     return _caught(stage, status == 1, said, "unregistered-model")
+
+
+def _shortcut(stage: Stage) -> bool:
+    stage.say("\n[bold]straight into production[/bold] (where policy wants a licence that somebody vouches for)")
+    settings = stage.home / ".genealog" / "genealog.toml"
+    if PRODUCTION not in (text := settings.read_text()):
+        settings.write_text(text + PRODUCTION)
+    stage.say(f"[dim]{escape(PRODUCTION.strip())}[/dim]")
+    status, said = stage.command(
+        "deploy", "prod/support-bot", "--model", "smol-base", "--upstream", "http://127.0.0.1:9"
+    )
+    return _caught(stage, status == 1, said, "licence-unknown")
 
 
 def _caught(stage: Stage, fine: bool, said: str, code: str) -> bool:
