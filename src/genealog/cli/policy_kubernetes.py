@@ -52,16 +52,18 @@ def webhook(
         raise UsageError("bad-option", "a certificate and its key stand together", expected="both, or neither")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = Home.find(store)
-    policies = Policies.open(home)
-    admission = Admission(home, policies, images=serving_image or (), annotated_volumes=annotated_volumes)
-    admission.registry.signer()  # what cannot be put on record cannot be allowed
+    Registry(home).signer()  # what cannot be put on record cannot be allowed
+
+    def opened() -> Admission:
+        policies = Policies.open(home)
+        return Admission(home, policies, images=serving_image or (), annotated_volumes=annotated_volumes)
+
     try:
         serve(
-            admission, listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificate=tls_certificate,
+            opened, listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificate=tls_certificate,
             key=tls_key, client_ca=client_ca, announce=lambda url: typer.echo(f"webhook at {url}"),
         )  # fmt: skip
     finally:
-        policies.close()
         home.close()
 
 

@@ -33,6 +33,10 @@ _ENGINES = {  # a word that starts an engine → its name
     "vllm": "vllm", "text-generation-launcher": "tgi", "text-embeddings-router": "tei", "tritonserver": "triton",
     "llama-server": "llama.cpp", "ollama": "ollama", "sglang": "sglang", "torchserve": "torchserve",
 }  # fmt: skip
+_IMAGES = {  # a word in the name of an image → the engine that it starts
+    "vllm": "vllm", "text-generation-inference": "tgi", "text-embeddings-inference": "tei", "tritonserver": "triton",
+    "llama.cpp": "llama.cpp", "llama-cpp": "llama.cpp", "ollama": "ollama", "sglang": "sglang",
+}  # fmt: skip
 _MODULES = {"vllm.entrypoints": "vllm", "sglang.launch_server": "sglang", "llama_cpp.server": "llama.cpp"}
 _MODEL = (
     "--model", "--model-id", "--model-path", "--model-dir", "--model-repository", "--model-store", "--model-base-path",
@@ -140,7 +144,7 @@ def _engine(container: Container) -> str:
             if (name := PurePosixPath(word).name) in _ENGINES:
                 return _ENGINES[name]
     image = container.image.lower()
-    return next((name for word, name in _ENGINES.items() if word in image), "")
+    return next((name for word, name in _IMAGES.items() if word in image), "")
 
 
 def _is_initializer(container: Container) -> bool:

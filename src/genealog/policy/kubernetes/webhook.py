@@ -14,8 +14,8 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import msgspec
@@ -33,12 +33,27 @@ log = logging.getLogger("genealog.policy.kubernetes")
 
 
 class Webhook:
-    """An ASGI 3 application for `http` scopes."""
+    """An ASGI 3 application for `http` scopes.
 
-    def __init__(self, admission: Admission, *, timeout: float = TIMEOUT) -> None:
-        self._admission, self._timeout = admission, timeout
-        self._lock = Lock()
+    `opened` makes what decides. It is called, asked and let go of on one thread: engines belong to the one that made
+    them. Raises: what `opened` does.
+    """
+
+    def __init__(self, opened: Callable[[], Admission], *, timeout: float = TIMEOUT) -> None:
+        self._timeout = timeout
         self._waiting = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="admission")
+        self._admission: Admission | None = None
+        try:
+            self._worker.submit(self._open, opened).result()
+        except BaseException:
+            self._worker.shutdown()
+            raise
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self._worker.submit(self._end).result()
+        self._worker.shutdown()
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -49,6 +64,20 @@ class Webhook:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    @property
+    def _decider(self) -> Admission:
+        if self._admission is None:
+            raise PolicyDenied("policy-engine-missing", "this webhook is stopping")
+        return self._admission
+
+    def _open(self, opened: Callable[[], Admission]) -> None:
+        self._admission = opened()
+
+    def _end(self) -> None:
+        if self._admission is not None:
+            self._admission.policies.close()
+            self._admission = None
 
     async def _answer(self, scope: Message, receive: Callable[[], Awaitable[Message]]) -> tuple[int, object]:
         place = scope["method"], scope["path"]
@@ -76,7 +105,7 @@ class Webhook:
         until = time.monotonic() + self._timeout
         try:
             async with asyncio.timeout(self._timeout):
-                return await asyncio.to_thread(self._judge, request, until)
+                return await asyncio.get_running_loop().run_in_executor(self._worker, self._judge, request, until)
         except TimeoutError:
             return review.denied(request.uid, "policy-timeout", "there was no decision in time")
         except GenealogError as error:
@@ -90,29 +119,29 @@ class Webhook:
         if why := request.passing():
             return review.allowed(request.uid, audit={"code": "not-judged", "why": why})
         workload = request.workload()
-        with self._lock:
-            if time.monotonic() > until:
-                raise PolicyDenied("policy-timeout", "there was no decision in time")
-            answer = self._admission.judge(workload, actor=request.actor)
-            if not request.dry_run:
-                if time.monotonic() > until:
-                    raise PolicyDenied("policy-timeout", "there was no decision in time")
-                self._admission.record(answer)
+        _in_time(until)
+        answer = self._decider.judge(workload, actor=request.actor)
+        if not request.dry_run:
+            _in_time(until)
+            self._decider.record(answer)
         return respond(request.uid, answer)
 
     async def _health(self) -> tuple[int, object]:
         try:
             async with asyncio.timeout(self._timeout):
-                found = await asyncio.to_thread(self._look)
+                found = await asyncio.get_running_loop().run_in_executor(self._worker, self._look)
         except (GenealogError, OSError, TimeoutError):
             return 503, {"status": "the store cannot be read"}
         return 200, found
 
     def _look(self) -> object:
-        with self._lock:
-            state = self._admission.facts.registry_state()
-        policies = self._admission.policies
+        policies, state = self._decider.policies, self._decider.facts.registry_state()
         return {"status": "ok", "policy": policies.set.id, "engine": policies.engine.name, "registry": state.size}
+
+
+def _in_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise PolicyDenied("policy-timeout", "there was no decision in time")
 
 
 def respond(uid: str, answer: Answer) -> dict[str, Any]:
@@ -135,12 +164,12 @@ def respond(uid: str, answer: Answer) -> dict[str, Any]:
 
 
 def serve(
-    admission: Admission, *, listen: str, announce: Callable[[str], None], certificate: Path | None = None,
+    opened: Callable[[], Admission], *, listen: str, announce: Callable[[str], None], certificate: Path | None = None,
     key: Path | None = None, client_ca: Path | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT; `announce` gets the URL. With `client_ca` only clients with its certificates.
 
-    Raises: MissingError `no-such-file`; MalformedError `bad-listen`; StoreError `cannot-listen`.
+    Raises: as `opened`; MissingError `no-such-file`; MalformedError `bad-listen`; StoreError `cannot-listen`.
     """
     options: dict[str, Any] = {"limit_concurrency": 2 * WAITING}
     files = (("ssl_certfile", certificate), ("ssl_keyfile", key), ("ssl_ca_certs", client_ca))
@@ -150,10 +179,14 @@ def serve(
         options[name] = None if path is None else str(path)
     if client_ca is not None:
         options["ssl_cert_reqs"] = ssl.CERT_REQUIRED
-    with listening.listen_at(listen, backlog=128) as listener:
-        url = listening.url_of(listener)
-        url = url if certificate is None else url.replace("http:", "https:")
-        listening.serve_until_signal(listener, Webhook(admission), lambda: announce(url), **options)
+    app = Webhook(opened)
+    try:
+        with listening.listen_at(listen, backlog=128) as listener:
+            url = listening.url_of(listener)
+            url = url if certificate is None else url.replace("http:", "https:")
+            listening.serve_until_signal(listener, app, lambda: announce(url), **options)
+    finally:
+        app.close()
 
 
 async def _body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
