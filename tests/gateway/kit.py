@@ -31,6 +31,7 @@ from genealog.gateway.handshake import Handshakes
 from genealog.gateway.http1 import Limits, Pool
 from genealog.gateway.parts import Parts, Settings
 from genealog.gateway.plane import Plane
+from genealog.gateway.policing import Policing
 from genealog.gateway.record import utc_now
 from genealog.gateway.recording import Recording
 from genealog.gateway.releasing import Releasing
@@ -68,6 +69,7 @@ class FakeSource:
     registry: set[str] = field(default_factory=lambda: {MODEL, ADAPTER})
     rows: dict[str, KeyRow] = field(default_factory=dict)
     statements: dict[str, Read] = field(default_factory=dict)
+    revoked: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
     polls: int = 0
     broken: GenealogError | None = None
@@ -108,7 +110,7 @@ class FakeSource:
         if self.broken is not None:
             raise self.broken
         revoked = {model: live.revoked for live in self.live.values() if live.revoked for model in live.body.models}
-        return Snapshot(self.epoch, dict(self.live), revoked)
+        return Snapshot(self.epoch, dict(self.live), revoked | self.revoked)
 
     def registered(self, artifact: str) -> bool:
         """Say whether an artifact is there."""
@@ -190,6 +192,7 @@ async def running(
     admission: Admission | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
     releasing: Callable[[Directory], Releasing] | None = None,
+    policing: Policing | None = None,
     root: Path = Path(),
     **settings: Any,
 ) -> AsyncIterator[Running]:
@@ -206,7 +209,7 @@ async def running(
     parts = Parts(
         recording=recording, directory=directory, pool=pool, mark=secrets.token_hex(8), settings=Settings(**settings),
         admission=admission, upstreams=Upstreams(upstreams or {}, root), root=root,
-        releasing=releasing(directory) if releasing is not None else None,
+        releasing=releasing(directory) if releasing is not None else None, policing=policing,
     )  # fmt: skip
     plane = Plane(parts)
     async with aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as client:

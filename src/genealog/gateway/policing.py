@@ -93,6 +93,11 @@ class Court:
         """Seconds for which a ruling is good."""
         return float(self.home.config.policy.decision_ttl)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether answers are cut whose model is revoked while they stream."""
+        return self.home.config.policy.on_revoke == "cut"
+
     def judge(
         self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float, *, output: Output | None = None
     ) -> Judged:  # fmt: skip
@@ -121,12 +126,8 @@ class Court:
         return self.policies.judge(document, glasses)
 
     def rule(self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float) -> tuple[Judged, float]:
-        """Decide, and say for how many seconds that is good. Never raises."""
-        try:
-            judged = self.judge(live, aim, bound, who, age)
-        except GenealogError as error:
-            log.error("no facts for a decision on %s: %s", live.name, error)
-            raise
+        """Decide, and say for how many seconds that is good. Raises: what reading the facts raises."""
+        judged = self.judge(live, aim, bound, who, age)
         return judged, self.good(judged)
 
     def good(self, judged: Judged) -> float:
@@ -263,7 +264,7 @@ class Policing:
 
     def _take(self, court: Court) -> None:
         self._turn += 1
-        self.cuts = court.home.config.policy.on_revoke == "cut"
+        self.cuts = court.cuts
 
 
 def _denied(live: Live, reasons: tuple[Reason, ...], policy: str) -> ServeDenied:
