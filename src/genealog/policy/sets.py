@@ -112,7 +112,9 @@ class PolicySet:
 def default_policies() -> dict[str, Policy]:
     """Return the policies that come with Genealog, by name."""
     folder = resources.files("genealog.policy") / "defaults"
-    return _read({entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.is_file()}, "defaults")
+    return read_policies(
+        {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.is_file()}, "defaults"
+    )
 
 
 def load_set(config: Config, root: Path) -> PolicySet:
@@ -131,7 +133,7 @@ def load_set(config: Config, root: Path) -> PolicySet:
                 "no-policy-folder", f"the policies in {folder} cannot be read", got=repr(error)[:200],
                 hint="`folder` in [policy] is relative to genealog.toml",
             ) from None  # fmt: skip
-        own = _read(texts, str(folder))
+        own = read_policies(texts, str(folder))
         if both := sorted(own.keys() & policies.keys()):
             raise MalformedError(
                 "policy-malformed", "a policy of one's own has the name of one that is there", got=", ".join(both),
@@ -226,10 +228,13 @@ def _asked(name: str, environment: Environment, point: Point, policies: Mapping[
     return modes
 
 
-def _read(texts: Mapping[str, str], where: str) -> dict[str, Policy]:
+def read_policies(texts: Mapping[str, str], where: str) -> dict[str, Policy]:
+    """Read the policies among files (name → text), with their tests and pages. Raises: MalformedError."""
     found = {}
     for file, text in sorted(texts.items()):
         name = file.removesuffix(".rego")
+        if name.endswith("_test") and f"{name.removesuffix('_test')}.rego" not in texts:
+            raise _malformed(file, where, f"{name.removesuffix('_test')}.rego beside it, which it tests")
         if not file.endswith(".rego") or name.endswith("_test") or file == _LIBRARY:
             continue
         if not _NAME.fullmatch(name) or name in _RESERVED:
