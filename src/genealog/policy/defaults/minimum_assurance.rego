@@ -34,14 +34,9 @@ allow if {
 
 demanded if lib.at_least(input.serving.minimum_assurance, input.env.minimum_assurance)
 
-bound if reached(input.serving.assurance)
+bound if lib.at_least(input.serving.assurance, input.serving.minimum_assurance)
 
-answered if reached(input.output.assurance)
-
-reached(level) if {
-	lib.at_least(level, 0)
-	lib.at_least(level, input.serving.minimum_assurance)
-}
+answered if lib.at_least(input.output.assurance, input.serving.minimum_assurance)
 
 reasons contains {"code": "assurance-too-low", "message": "the deployment demands less than its environment"} if not demanded
 
