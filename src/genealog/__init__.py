@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from genealog.core.trust import parse_trust
     from genealog.deploy import Deployments
     from genealog.ledger import Ledger
+    from genealog.policy.application import Releases, release
+    from genealog.policy.release import Released
     from genealog.registry import Registry
     from genealog.store.home import Home
     from genealog.training import Run, run
@@ -45,14 +47,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answers", "Deployments", "GenealogError", "Home", "Hop", "Ledger", "MalformedError", "MissingError",
-    "PolicyDenied", "Registry", "Report", "Run", "State", "StoreError", "UpstreamError", "VerificationError", "examine",
-    "parse_file", "parse_trust", "run",
+    "PolicyDenied", "Registry", "Released", "Releases", "Report", "Run", "State", "StoreError", "UpstreamError",
+    "VerificationError", "examine", "parse_file", "parse_trust", "release", "run",
 ]  # fmt: skip
 
 _HOME = {
     "Answers": "answers", "Deployments": "deploy", "Home": "store.home", "Hop": "core.chain", "Ledger": "ledger",
     "Registry": "registry", "Report": "core.chain", "Run": "training", "State": "core.states", "examine": "core.chain",
     "parse_file": "core.bundle", "parse_trust": "core.trust", "run": "training",
+    "Released": "policy.release", "Releases": "policy.application", "release": "policy.application",
 }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def output_of(
     detectors: Mapping[str, bool] | None = None,
 ) -> Output:  # fmt: skip
     """Return the facts of an answer. `count` says how many models made it; `assurance` is what is reached by now;
-    `detectors` looked at it, and found something (True) or nothing.
+    `detectors` looked at it, and found nothing (True) or something.
 
     Lineage is complete where it is so for each of them, and nothing in it is refuted.
     """
