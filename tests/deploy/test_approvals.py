@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from deploying_store import Store, opened
 from genealog.core import records
-from genealog.core.canonical import timestamp
+from genealog.core.canonical import encode, timestamp
+from genealog.core.dsse import Signer
 from genealog.errors import MissingError, PolicyDenied, StoreError, VerificationError
+from genealog.policy.break_glass import BreakGlasses
 
 PROD, STAGING = "prod/bot", "staging/bot"
 
@@ -224,3 +230,124 @@ def test_a_rule_that_names_nobody_known_denies_what_it_guards_and_nothing_else(s
     assert store.deploy("staging/other", "two")
     store.registry.add_signer("stranger", "Not any more")
     promote(store)
+
+
+def malleated(entry: bytes) -> bytes:
+    """Return the same words under another signature of the same key, as anybody can make it of an ECDSA one."""
+    value = json.loads(entry)
+    (signature,) = value["signatures"]
+    r, s = decode_dss_signature(base64.b64decode(signature["sig"]))
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    signature["sig"] = base64.b64encode(encode_dss_signature(r, order - s)).decode()
+    return encode(value)
+
+
+@pytest.mark.parametrize("again", [bytes, malleated], ids=["same-bytes", "another-signature"])
+def test_an_approval_sent_again_after_a_rollback_approves_nothing(
+    store: Store, again: Callable[[bytes], bytes]
+) -> None:
+    store.deploy(PROD, "one", signer=approved(store, "one"))
+    spec = store.deploy(STAGING, "two")
+    store.approve(PROD, spec, "security", "ml-lead")
+    entries = [bytes(entry) for entry in store.home.registry_log().entries() if b"approval:v1" in _payload(entry)]
+    promote(store)
+    store.deployments.rollback(PROD)
+    refused(lambda: promote(store))
+    store.registry.ledger.append([again(entry) for entry in entries[-2:]])
+    refused(lambda: promote(store), "approval-replayed")
+    store.approve(PROD, spec, "security", "ml-lead")
+    promote(store)
+
+
+def approved(store: Store, model: str) -> Signer:
+    """Have others approve that PROD serves `model`, and return who may deploy it then."""
+    spec = store.deploy("elsewhere", model)
+    store.approve(PROD, spec, "security", "ml-lead")
+    return store.signer("intern")
+
+
+def moved(store: Store, spec: str, action: str = "set", approvals: tuple[str, ...] = ()) -> str | None:
+    """Move PROD round our commands; return what a gateway is told of that."""
+    head = store.deployments.moves(PROD)
+    body = records.Ref(
+        kind="deployment", name=PROD, to=spec, at=timestamp(store.time()), action=action,  # type: ignore[arg-type]
+        previous=head[-1].leaf if head else None, approvals=approvals,
+    )  # fmt: skip
+    store.registry.append(body, signer=store.signer("intern"), name=PROD)
+    live = store.deployments.snapshot().live[PROD]
+    assert live.spec == spec
+    return live.unapproved
+
+
+def test_a_move_round_our_commands_is_told(store: Store) -> None:
+    good = store.deploy(PROD, "one", signer=approved(store, "one"))
+    assert store.deployments.snapshot().live[PROD].unapproved is None
+    evil = store.deploy("elsewhere", "two")
+    assert "0 of 2 (prod/*)" in str(moved(store, evil))
+    assert moved(store, good) is None  # what others approve may come back
+    assert moved(store, evil, "rollback") is not None  # it was live, and on no ground
+    assert moved(store, good, "rollback") is None
+
+
+def test_a_move_names_only_approvals_that_are_for_it(store: Store) -> None:
+    store.deploy(PROD, "one", signer=approved(store, "one"))
+    (move,) = store.deployments.history(PROD)
+    evil = store.deploy("elsewhere", "two")
+    assert moved(store, evil, "promote", move.approvals) is not None
+    assert moved(store, evil, "promote", ("0" * 64, "1" * 64)) is not None
+
+
+def test_a_rule_that_comes_later_is_met_by_approving_what_is_live(store: Store) -> None:
+    first = store.deploy("test/bot", "one")
+    second = store.deploy("test/bot", "two")
+    store.configure('\n[[approvals]]\ndeployment = "test/*"\nrequired = 1\nfrom = ["security"]\n')
+
+    def told() -> str | None:
+        return store.deployments.snapshot().live["test/bot"].unapproved
+
+    assert "0 of 1" in str(told())
+    store.deployments.rollback("test/bot")  # what was live before there was a rule needs none to go back to
+    assert told() is None
+    store.approve("test/bot", second, "security")
+    assert store.deploy("test/bot", "two") == second
+    assert told() is None
+    store.deployments.rollback("test/bot")
+    assert (told(), store.deployments.history("test/bot")[-1].spec) == (None, first)
+
+
+def test_a_revoked_key_takes_its_approval_from_what_is_live_only_if_it_came_first(store: Store) -> None:
+    store.deploy(PROD, "one", signer=approved(store, "one"))
+    store.registry.revoke_key(store.signer("security").keyid, reason="left the company")
+    assert store.deployments.snapshot().live[PROD].unapproved is None  # it counted when the move was made
+
+
+FOUR = '\n[policy.environments.strict]\ndeny = ["four_eyes"]\n'
+
+
+def test_four_eyes_ask_for_somebody_who_did_not_make_it(store: Store) -> None:
+    store.configure(FOUR)
+    spec = store.deploy("elsewhere", "one")
+    refused(lambda: store.deployments.promote("elsewhere", "strict/bot"), "approvals-missing")
+    store.approve("strict/bot", spec, "owner")  # who registered it, and who moves it
+    refused(lambda: store.deployments.promote("elsewhere", "strict/bot"), "approvals-missing")
+    store.approve("strict/bot", spec, "security")
+    store.deployments.promote("elsewhere", "strict/bot")
+    assert store.deployments.snapshot().live["strict/bot"].unapproved is None
+
+
+def test_a_promotion_round_four_eyes_is_told_unless_a_break_glass_was_open(store: Store) -> None:
+    store.configure(FOUR)
+    spec = store.deploy("elsewhere", "one")
+    body = records.Ref(kind="deployment", name="strict/bot", to=spec, at=timestamp(store.time()), action="promote")
+    store.registry.append(body, signer=store.signer("intern"), name="strict/bot")
+    assert "0 of 1 (four_eyes)" in str(store.deployments.snapshot().live["strict/bot"].unapproved)
+    glasses = BreakGlasses(store.home, clock=store.time)
+    glasses.ask(
+        "night", deployment="strict/*", policies=["four_eyes"], breakable=["four_eyes"],
+        until=store.now + timedelta(hours=1), reason="nobody is awake", signer=store.signer("intern"),
+    )  # fmt: skip
+    glasses.agree("night", reason="but me", signer=store.signer("security"))
+    store.deploy("elsewhere", "two")
+    store.deployments.promote("elsewhere", "strict/bot", signer=store.signer("intern"))
+    store.tick(7_200)  # over, and what was promoted stays
+    assert store.deployments.snapshot().live["strict/bot"].unapproved is None
