@@ -2,7 +2,7 @@
 # title: Four eyes
 # description: As many others as the settings say approved exactly this: neither who asks, nor who made or registered a model.
 # custom:
-#   points: deploy serve promote
+#   points: deploy promote
 #   codes: approvals-missing
 #   breakable: true
 package genealog.policies.four_eyes
