@@ -24,6 +24,7 @@ import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -45,6 +46,8 @@ from genealog.gateway.policing import Ruling
 from genealog.gateway.record import Context, Name
 from genealog.gateway.recording import Entry
 from genealog.gateway.refusal import status_of as http_status_of
+from genealog.gateway.releasing import Question
+from genealog.policy.release import Released
 from genealog.store.gateway_settings import Tls
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -180,6 +183,14 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         known = policing.known(found, aim, "A0", who)
         return known or await policing.rule(found, aim, "A0", who, self._parts.directory.age)
 
+    async def _released(self, live: Live | None, aim: Aim, who: Who) -> Released | None:
+        """Say what policy makes of an answer. Detectors read no tensors: where policy wants them, that is a no."""
+        releasing = self._parts.releasing
+        if releasing is None or live is None:
+            return None
+        question = Question(live, aim, "A0", who)
+        return releasing.known(question) or await releasing.ask(question)
+
     def _registry_changed(self) -> None:
         """Cut what still runs on a model that is revoked, where that is wanted."""
         policing, revoked = self._parts.policing, self._parts.directory.revoked
@@ -232,6 +243,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             ),
             to_client=to_client,
             rename=rename,
+            release=partial(self._released, live, aim, asked.who),
         )
         began = self._parts.now()
         self._running[exchange] = aim

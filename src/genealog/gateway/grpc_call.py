@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from genealog.core.frames import Finish
 from genealog.core.protobuf import BYTES, fields
 from genealog.errors import GenealogError, MalformedError, PolicyDenied, StoreError
 from genealog.gateway.recording import Entry
+from genealog.policy.release import Released
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 _SERVER_FAILED = frozenset(
@@ -120,6 +121,7 @@ class Exchange:
         ours: Metadata,
         to_client: Callable[[Any], Metadata],
         rename: str | None,
+        release: Callable[[], Awaitable[Released | None]],
     ) -> None:
         self.entry = entry
         self.status: int | None = None
@@ -135,6 +137,8 @@ class Exchange:
         self._first: datetime | None = None
         self._wrong: GenealogError | None = None
         self._asking: Any = None  # the call upstream
+        self._release = release
+        self._released: Released | None = None
 
     def cut(self, error: PolicyDenied) -> None:
         """Break it off: it must not go on."""
@@ -148,7 +152,8 @@ class Exchange:
         try:
             answer: bytes = await call
             self._came(answer)
-            await self._context.send_initial_metadata(self._to_client(await call.initial_metadata()) + self._ours)
+            if await self._out():
+                await self._begin(call)
         except asyncio.CancelledError:
             if self._wrong is not None:
                 await self._refuse(self._wrong)
@@ -159,8 +164,10 @@ class Exchange:
             await self._failed(error)
         except StoreError as error:
             await self._refuse(error)
-        self._delivered = self.entry.call.received
         trailing = self._to_client(await call.trailing_metadata())
+        if self._released is not None and not self._released.out:
+            await self._keep_back(self._released)
+        self._delivered = self.entry.call.received
         await self._end(grpc.StatusCode.OK, await call.details(), trailing, "complete", None)
         return answer
 
@@ -169,11 +176,14 @@ class Exchange:
         call = self._asking = ask(metadata=metadata, timeout=self._context.time_remaining())
         upload = asyncio.create_task(self._upload(call, message))
         try:
-            await self._context.send_initial_metadata(self._to_client(await call.initial_metadata()) + self._ours)
+            out = await self._out()
+            if out:
+                await self._begin(call)
             while (answer := await call.read()) is not aio.EOF:
                 self._came(answer)
-                await self._context.write(answer)
-                self._delivered = self.entry.call.received
+                if out:
+                    await self._context.write(answer)
+                    self._delivered = self.entry.call.received
             code, details = await call.code(), await call.details()
             trailing = self._to_client(await call.trailing_metadata())
         except asyncio.CancelledError:
@@ -191,8 +201,26 @@ class Exchange:
             await asyncio.gather(upload, return_exceptions=True)
         if self._wrong is not None:
             await self._refuse(self._wrong)
+        elif self._released is not None and not self._released.out and code is grpc.StatusCode.OK:
+            await self._keep_back(self._released)
         else:
             await self._end(code, details, trailing, "complete", None)
+
+    async def _out(self) -> bool:
+        """Say whether the answer goes out, which is decided before its first message does."""
+        self._released = await self._release()
+        if self._released is not None:
+            self._ours += tuple((name.lower(), value) for name, value in self._released.headers.items())
+        return self._released is None or self._released.out
+
+    async def _begin(self, call: Any) -> None:
+        await self._context.send_initial_metadata(self._to_client(await call.initial_metadata()) + self._ours)
+
+    async def _keep_back(self, released: Released) -> NoReturn:
+        """Put on record that the answer came, and tell the client why it does not get it."""
+        error = released.error(self.entry.call.id)
+        await self._end(grpc.StatusCode.OK, "", (), "complete", error.code, instead=error)
+        raise AssertionError
 
     async def _upload(self, call: Any, message: bytes) -> None:
         """Send the client's messages on. What goes wrong with the upstream is told by the other direction."""
@@ -243,9 +271,12 @@ class Exchange:
         return left is not None and left <= 0.05
 
     async def _end(
-        self, code: grpc.StatusCode, details: str, trailing: Metadata, finish: Finish, error: str | None
-    ) -> None:
-        """Put the outcome on record, then say how it ended; for anything but success this does not return."""
+        self, code: grpc.StatusCode, details: str, trailing: Metadata, finish: Finish, error: str | None,
+        *, instead: GenealogError | None = None,
+    ) -> None:  # fmt: skip
+        """Put the outcome on record, then say how it ended, or `instead` why the client does not get it; for anything
+        but success this does not return.
+        """
         try:
             self._close(finish, code.value[0], error)
             await settled(self.entry)
@@ -259,7 +290,9 @@ class Exchange:
                 "the answer came but could not be recorded, so it is withheld [spool-unwritable]",
                 self._ours,
             )
-        if code is grpc.StatusCode.OK:
+        if instead is not None:
+            await self._context.abort(status_of(instead, instead.http_status), str(instead), self._ours)
+        elif code is grpc.StatusCode.OK:
             self._context.set_trailing_metadata(trailing)
             self._context.set_details(details)
         else:
@@ -291,4 +324,6 @@ class Exchange:
             assurance="A1" if self._reported else "A0",
             error=error,
             first_byte_at=self._first,
+            release=self._released.action if self._released is not None else None,
+            release_flags=self._released.flags if self._released is not None else (),
         )
