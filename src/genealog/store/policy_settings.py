@@ -55,7 +55,7 @@ class Breaking(Record):
 class Policy(Record):
     """`[policy]`: who decides, and by what."""
 
-    engine: Literal["regorus", "regopy", "opa"] = "regorus"
+    engine: Literal["regorus", "opa"] = "regorus"
     url: str | None = None  # of Open Policy Agent, with `engine = "opa"`
     token: Source | None = None  # a bearer token for it
     timeout_ms: Annotated[int, Meta(ge=1, le=30_000)] = 250  # for one decision; later is no
