@@ -15,6 +15,8 @@ from genealog.errors import MalformedError, not_installed
 LIMIT = 16 * 1024 * 1024
 _NODES = 500_000
 _DEPTH = 100
+_TEXTS = ("binary", "str", "timestamp", "value")
+_KINDS = (*_TEXTS, "bool", "float", "int", "map", "null", "seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,9 @@ class _Reader:
         self._left -= 1
         if self._left < 0 or depth > _DEPTH:
             raise _bad(line, "too many values, or too deep")
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind not in _KINDS:
+            raise _bad(line, f"a tag that manifests do not have: {node.tag[:100]}")
         if isinstance(node, self._yaml.MappingNode):
             found: dict[str, Any] = {}
             for key, value in node.value:
@@ -80,11 +85,8 @@ class _Reader:
             return found
         if isinstance(node, self._yaml.SequenceNode):
             return [self._value(each, depth + 1) for each in node.value]
-        kind = node.tag.rpartition(":")[2]
-        if kind in ("str", "timestamp", "binary", "value"):
+        if kind in _TEXTS:
             return node.value
-        if kind not in ("null", "bool", "int", "float"):
-            raise _bad(line, f"a tag that manifests do not have: {node.tag[:100]}")
         try:
             return self._scalars.construct_object(node)
         except (self._yaml.YAMLError, ValueError):
