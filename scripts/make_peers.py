@@ -4,10 +4,10 @@
     python scripts/make_peers.py --gateways    what `benchmarks.gateways` runs beside ours: some 2 GB
 
 `.venv-peers` has a log and a witness that need Python 3.12 or newer; we do not. `.venv-peers-mlmd` has ML Metadata,
-whose wheels end at Python 3.11 and whose protobuf is older than ours. `.venv-peers-mlflow-gate` has MLflow's server, and
-ours beside it, bare: the gate runs in there. Where the machine has no such Python, or nothing
-fits, nothing is installed and the reason is left in a file `missing`, one line: tests and benchmarks that need the
-peers say it and go on without them. An interpreter is looked for in $PEERS_PYTHON and $PEERS_MLMD_PYTHON, on PATH,
+whose wheels end at Python 3.11 and whose protobuf is older than ours. `.venv-peers-mlflow-gate` has MLflow's server and
+ours beside it, bare: the gate runs in there. Where the machine has no such Python, or nothing fits, nothing is
+installed and the reason is left in a file `missing`, one line: tests and benchmarks that need the peers say it and go
+on without them. An interpreter is looked for in $PEERS_PYTHON and $PEERS_MLMD_PYTHON, on PATH,
 among pyenv's and uv's; none is ever downloaded. Versions are pinned in `constraints-peers*.txt`. But for that gate,
 nothing of ours is installed there, and nothing of theirs here.
 """

@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-peers"
 MLMD = ROOT / ".venv-peers-mlmd"
+MLFLOW = ROOT / ".venv-peers-mlflow-gate"
 BIN = FOLDER / "bin"
 SIDE = Path(__file__).parent / "interop/peer_side.py"
 

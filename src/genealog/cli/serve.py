@@ -144,6 +144,9 @@ def approve(
     source: Annotated[
         str | None, typer.Option("--from", help="Or: the spec that this deployment serves now.", metavar="DEPLOYMENT")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Or: a model, for a name that another registry keeps.", metavar="REF")
+    ] = None,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take your approval back.")] = False,
     reason: Reason = None,
     as_: As = None,
@@ -152,15 +155,21 @@ def approve(
 ) -> None:
     """Agree that a deployment may serve one spec, or no longer agree. Signed, and good for nothing else.
 
+    An alias of MLflow has no spec: there, what is approved is the model.
+
     Example: [bold]genealog approve prod/support-bot --from staging/support-bot --as security[/bold]
+    Example: [bold]genealog approve mlflow/bot/champion --model bot --as security[/bold]
     """
     deployments = Deployments(Home.find(store))
-    if (spec is None) == (source is None):
+    if sum(given is not None for given in (spec, source, model)) != 1:
         raise UsageError(
-            "bad-option", "say which serving spec you approve", expected="--spec ID, or --from DEPLOYMENT",
+            "bad-option", "say what you approve", expected="--spec ID, --from DEPLOYMENT or --model REF",
             hint="genealog show DEPLOYMENT says what it serves",
         )  # fmt: skip
-    which = deployments.find_spec(spec) if spec is not None else deployments.history(source or "")[-1].spec
+    if model is not None:
+        which = deployments.registry.resolve(model).id
+    else:
+        which = deployments.find_spec(spec) if spec is not None else deployments.history(source or "")[-1].spec
     signer = deployments.registry.signer(as_)
     position = deployments.approvals.say(name, which, signer=signer, reason=reason, withdraw=withdraw)
     status = _status(deployments, name, which)
@@ -169,7 +178,8 @@ def approve(
         return
     done = "no longer approved" if withdraw else "approved"
     out.print(f"{done}: {short(which)} on [bold]{name}[/bold] (entry {position})")
-    out.print(f"  it serves {', '.join(map(short, deployments.spec(which).models))}")
+    if model is None:
+        out.print(f"  it serves {', '.join(map(short, deployments.spec(which).models))}")
     _print_rules(status)
 
 

@@ -160,7 +160,10 @@ class Signature(Record):
 
 
 class Approval(Record):
-    """`approval/v1`: its signer agrees (or no longer agrees) that `deployment` may serve this spec."""
+    """`approval/v1`: its signer agrees (or no longer agrees) that `deployment` may serve this spec.
+
+    Where another registry keeps the name, it has no spec: what is approved is the model, and `spec` its artifact ID.
+    """
 
     deployment: str
     spec: str

@@ -33,7 +33,7 @@ _FIELDS: dict[type[Record], tuple[tuple[str, tuple[str, ...]], ...]] = {  # fiel
     records.Execution: (("code", _ARTIFACT), ("environment", _ARTIFACT)),
     records.Finding: (("execution", _RECORD), ("artifact", _ARTIFACT)),
     records.Signature: (("artifact", _ARTIFACT),),
-    records.Approval: (("spec", _RECORD),),
+    records.Approval: (("spec", _ARTIFACT),),
     records.Assessment: (("artifact", _ARTIFACT),),
     records.Decision: (("policy", _ARTIFACT),),
     records.Drift: (("version", _RECORD), ("spec", _RECORD), ("previous", _RECORD)),
