@@ -162,6 +162,14 @@ class Asking(Taking):
             self.plane.counters.add("retries")
             self._next()
 
+    def overtaken(self, aim: Aim) -> GenealogError | None:
+        """Say why a request must not be sent any more: it waited for a disk or a connection, or this process was
+        stopped, and the registry has moved on.
+        """
+        directory = self.plane.directory
+        found = directory.look(self.name)
+        return None if found is self._found else overtaken(found, aim, directory.revoked)
+
     def fail(self, error: GenealogError, exchange: Exchange | None) -> None:
         """Tell the client that there is no answer; leave one that has begun without an end."""
         if self.reply.started:
@@ -412,9 +420,7 @@ class Asking(Taking):
             elif not exchange.closed:
                 exchange.break_off("client_abandoned", "client-gone")
             return
-        directory = self.plane.directory
-        found = directory.look(self.name)  # what waited for a disk may be overtaken, and so is who was stopped
-        if found is not self._found and (no := overtaken(found, exchange.aim, directory.revoked)) is not None:
+        if (no := self.overtaken(exchange.aim)) is not None:
             exchange.break_off("refused", no.code)
             self.fail(no, exchange)
             return

@@ -26,6 +26,7 @@ from genealog.gateway.http1 import Pool
 from genealog.gateway.http1.tls import server_context
 from genealog.gateway.upstreams import Secret, Upstreams
 from genealog.listening import address_of
+from genealog.policy.decide import Policies
 from genealog.redaction import redactor
 from genealog.store.config import Config
 from genealog.store.gateway_settings import Gateway
@@ -52,6 +53,7 @@ async def check(home: Home) -> list[Look]:
     config = home.config
     found = [*_listening(config.gateway), *_tls(config.gateway, home.path), *_principals(config, home.path)]
     found += [*_upstreams(config, home.path), *_libraries(config), *_redaction(config), *_room(home)]
+    found += _policy(home)
     live = list(Deployments(home).snapshot().live.values())
     found += _names(config, live)
     found += _replica(config, home.path)
@@ -185,6 +187,21 @@ def _room(home: Home) -> Iterator[Look]:
                   None if grade == "ok" else f"{needed >> 20} MiB are room for [gateway] max_behind")  # fmt: skip
 
 
+def _policy(home: Home) -> Iterator[Look]:
+    try:
+        policies = Policies.open(home)
+    except GenealogError as error:
+        got = f": {error.got}" if error.got else ""
+        yield Look("error", "[policy]", f"{error.message} [{error.code}]{got}", error.hint)
+        return
+    try:
+        environments = len(policies.set.environments) - 1
+        yield Look("ok", "[policy]", f"{policies.engine.name}: {len(policies.set.policies)} policies, "
+                                     f"{environments} environments, {policies.set.id[:17]}…")  # fmt: skip
+    finally:
+        policies.close()
+
+
 def _names(config: Config, live: list[Live]) -> Iterator[Look]:
     names = {each.name for each in live}
     if not names:
@@ -215,6 +232,10 @@ def _replica(config: Config, root: Path) -> Iterator[Look]:
 async def _deployment(live: Live, upstreams: Upstreams, root: Path, pool: Pool) -> AsyncIterator[Look]:
     if live.revoked is not None:
         yield Look("error", live.name, f"a model of it was revoked: {live.revoked}", f"genealog rollback {live.name}")
+        return
+    if live.unapproved is not None:
+        said = f"its move was not approved: {live.unapproved}"
+        yield Look("error", live.name, said, f"genealog approvals {live.name}")
         return
     try:
         aims = aims_of(live.body, upstreams, root)

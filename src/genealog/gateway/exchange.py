@@ -65,6 +65,9 @@ class Owner(Protocol):
     def retry(self, error: GenealogError | None) -> None:
         """Make it: this one is on record."""
 
+    def overtaken(self, aim: Aim) -> GenealogError | None:
+        """Say why a request must not be sent any more, after somebody waited."""
+
     def fail(self, error: GenealogError, exchange: Exchange | None) -> None:
         """Tell the client, which has got nothing yet, why there is no answer; the call is on record."""
 
@@ -297,6 +300,10 @@ class Exchange:
         self._task = None
         if self.closed:
             connection.abort()
+            return
+        if (no := self._owner.overtaken(self.aim)) is not None:
+            connection.abort()
+            self._close("unknown", error=no.code, then=no)
             return
         self.connection = connection
         connection.ask(self._head, self._body, self)
