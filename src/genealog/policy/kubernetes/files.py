@@ -37,12 +37,12 @@ def read_manifest(text: str) -> list[Object]:
     except ModuleNotFoundError:
         raise not_installed("reading manifests", "yaml", "kubernetes") from None
     if len(text) > LIMIT:
-        raise _bad(0, f"more than {LIMIT} characters")
+        raise _unread(0, f"more than {LIMIT} characters")
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise _bad(mark.line + 1 if mark else 0, getattr(error, "problem", None) or type(error).__name__) from None
+        raise _unread(mark.line + 1 if mark else 0, getattr(error, "problem", None) or type(error).__name__) from None
     reader = _Reader(yaml)
     return [found for node in nodes if node is not None for found in reader.objects(node)]
 
@@ -68,19 +68,19 @@ class _Reader:
         line = node.start_mark.line + 1
         self._left -= 1
         if self._left < 0 or depth > _DEPTH:
-            raise _bad(line, "too many values, or too deep")
+            raise _unread(line, "too many values, or too deep")
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind not in _KINDS:
-            raise _bad(line, f"a tag that manifests do not have: {node.tag[:100]}")
+            raise _unread(line, f"a tag that manifests do not have: {node.tag[:100]}")
         if isinstance(node, self._yaml.MappingNode):
             found: dict[str, Any] = {}
             for key, value in node.value:
                 if not isinstance(key, self._yaml.ScalarNode):
-                    raise _bad(line, "a key that is no text")
+                    raise _unread(line, "a key that is no text")
                 if key.tag == "tag:yaml.org,2002:merge":
-                    raise _bad(line, "a merge key (<<): write the fields out")
+                    raise _unread(line, "a merge key (<<): write the fields out")
                 if key.value in found:
-                    raise _bad(key.start_mark.line + 1, f"a key twice: {key.value[:100]}")
+                    raise _unread(key.start_mark.line + 1, f"a key twice: {key.value[:100]}")
                 found[key.value] = self._value(value, depth + 1)
             return found
         if isinstance(node, self._yaml.SequenceNode):
@@ -90,10 +90,10 @@ class _Reader:
         try:
             return self._scalars.construct_object(node)
         except (self._yaml.YAMLError, ValueError):
-            raise _bad(line, "a value that cannot be read") from None
+            raise _unread(line, "a value that cannot be read") from None
 
 
-def _bad(line: int, got: str) -> MalformedError:
+def _unread(line: int, got: str) -> MalformedError:
     return MalformedError(
         "bad-manifest", f"this is no Kubernetes manifest{f', line {line}' if line else ''}", got=got,
         hint="render templates first (helm template, kustomize build), then check what comes out",

@@ -75,34 +75,34 @@ def read_review(body: bytes) -> Request:
     try:
         review = json.loads(body, object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise _bad("body", type(error).__name__) from None
+        raise _unread("body", type(error).__name__) from None
     if not isinstance(review, dict) or review.get("kind") != KIND or review.get("apiVersion") != VERSION:
-        raise _bad("apiVersion, kind", f"expected {VERSION} {KIND}")
+        raise _unread("apiVersion, kind", f"expected {VERSION} {KIND}")
     said = review.get("request")
     if not isinstance(said, dict):
-        raise _bad("request", "missing")
+        raise _unread("request", "missing")
     uid = _text(said, "uid")
     kind, resource, user = (_part(said, name) for name in ("kind", "resource", "userInfo"))
     operation = _text(said, "operation")
     if operation not in _OPERATIONS:
-        raise _bad("operation", operation)
+        raise _unread("operation", operation)
     for name, part in (("kind", kind), ("resource", resource)):
         for field in ("version", name):
             _text(part, field, where=f"{name}.{field}")
     dry_run = said.get("dryRun", False)
     if not isinstance(dry_run, bool):
-        raise _bad("dryRun", type(dry_run).__name__)
+        raise _unread("dryRun", type(dry_run).__name__)
     groups = user.get("groups") or []
     if not isinstance(groups, list) or not all(isinstance(each, str) for each in groups):
-        raise _bad("userInfo.groups", type(groups).__name__)
+        raise _unread("userInfo.groups", type(groups).__name__)
     found = said.get("object")
     if operation in ("CREATE", "UPDATE"):
         if not isinstance(found, dict):
-            raise _bad("object", "missing")
+            raise _unread("object", "missing")
         of = found.get("apiVersion"), found.get("kind")
         group = kind.get("group", "")
         if of != (f"{group}/{kind['version']}" if group else kind["version"], kind["kind"]):
-            raise _bad("object", "another kind than the request says")
+            raise _unread("object", "another kind than the request says")
     return Request(
         uid=uid, group=_optional(kind, "group"), kind=kind["kind"], operation=operation,
         namespace=_optional(said, "namespace"), user=_optional(user, "username"), groups=tuple(groups), dry_run=dry_run,
@@ -162,25 +162,25 @@ def _refuse(word: str) -> Any:
 def _part(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = said.get(name)
     if not isinstance(found, dict):
-        raise _bad(name, "missing")
+        raise _unread(name, "missing")
     return found
 
 
 def _text(said: Mapping[str, Any], name: str, *, where: str = "") -> str:
     found = said.get(name)
     if not isinstance(found, str) or not found or len(found) > 1_000:
-        raise _bad(where or name, "missing")
+        raise _unread(where or name, "missing")
     return found
 
 
 def _optional(said: Mapping[str, Any], name: str) -> str:
     found = said.get(name, "")
     if not isinstance(found, str):
-        raise _bad(name, type(found).__name__)
+        raise _unread(name, type(found).__name__)
     return found
 
 
-def _bad(where: str, got: str) -> MalformedError:
+def _unread(where: str, got: str) -> MalformedError:
     return MalformedError(
         "bad-admission-review", f"no AdmissionReview of {VERSION} has this {where}", got=got[:200],
         hint="admissionReviewVersions of the ValidatingWebhookConfiguration is [v1]",

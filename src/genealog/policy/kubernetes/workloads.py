@@ -117,14 +117,14 @@ def read_workload(value: object, *, namespace: str | None = None) -> Workload:
     root = _mapping(value, "object")
     kind, version = _text(root.get("kind"), "kind"), _text(root.get("apiVersion"), "apiVersion")
     if not is_ours(group_of(version), kind):
-        raise _bad("kind", f"{version} {kind}")
+        raise _unread("kind", f"{version} {kind}")
     meta = _mapping(root.get("metadata"), "metadata")
     own = _text(meta.get("namespace", ""), "metadata.namespace")
     if namespace and own and own != namespace:
-        raise _bad("metadata.namespace", own)
+        raise _unread("metadata.namespace", own)
     name = _text(meta.get("name") or meta.get("generateName") or "", "metadata.name").rstrip("-")
     if not name:
-        raise _bad("metadata.name", "")
+        raise _unread("metadata.name", "")
     spec = _mapping(root.get("template" if kind == "PodTemplate" else "spec"), "spec")
     claimed = list(_claimed(meta, "metadata"))
     templates: list[Template] = []
@@ -132,7 +132,7 @@ def read_workload(value: object, *, namespace: str | None = None) -> Workload:
         templates.append(found)
         claimed += more
     if sum(len(each.containers) for each in templates) > _MOST:
-        raise _bad("containers", f"more than {_MOST}")
+        raise _unread("containers", f"more than {_MOST}")
     where = namespace or own or ("cluster" if kind == "ClusterServingRuntime" else "default")
     return Workload(kind, where, name, tuple(templates), tuple(dict.fromkeys(claimed)))
 
@@ -157,7 +157,7 @@ def _templates(kind: str, spec: Mapping[str, Any]) -> Iterator[tuple[Template, S
             tuple(_claimed(_mapping(spec.get("metadata", {}), "template.metadata"), "template.metadata")),
         )
     elif kind == "ReplicationController" and spec.get("template") is None:
-        raise _bad("spec.template", "nothing")
+        raise _unread("spec.template", "nothing")
     else:
         yield _templated(spec.get("template"), "spec.template")
 
@@ -172,7 +172,7 @@ def _inference_service(spec: Mapping[str, Any]) -> Iterator[tuple[Template, Sequ
     for part in ("predictor", "transformer", "explainer"):
         if spec.get(part) is None:
             if part == "predictor":
-                raise _bad("spec.predictor", "nothing")
+                raise _unread("spec.predictor", "nothing")
             continue
         where = f"spec.{part}"
         body = _mapping(spec[part], where)
@@ -213,7 +213,7 @@ def _llm(spec: Mapping[str, Any]) -> Iterator[tuple[Template, Sequence[str]]]:
     elif spec.get("baseRefs"):
         named.append(Named("", "spec.baseRefs"))  # an LLMInferenceServiceConfig says which
     else:
-        raise _bad("spec.model", "nothing")
+        raise _unread("spec.model", "nothing")
     yield Template("spec", (), {}, tuple(named), kserve=True), ()
     prefill = _mapping(spec.get("prefill") or {}, "spec.prefill")
     for where, value in (
@@ -303,13 +303,13 @@ def _claimed(meta: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _known(text: str, where: str) -> str:
     if UNKNOWN in text:
-        raise _bad(where, "a zero byte")
+        raise _unread(where, "a zero byte")
     return text
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _bad(where, type(value).__name__)
+        raise _unread(where, type(value).__name__)
     return value
 
 
@@ -317,17 +317,17 @@ def _list(value: object, where: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _bad(where, type(value).__name__)
+        raise _unread(where, type(value).__name__)
     return value
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise _bad(where, type(value).__name__)
+        raise _unread(where, type(value).__name__)
     return value
 
 
-def _bad(where: str, got: str) -> MalformedError:
+def _unread(where: str, got: str) -> MalformedError:
     return MalformedError(
         "bad-workload", f"{where[:200]} is not what Kubernetes has there", got=got[:100] or "nothing",
         hint="kubectl apply --dry-run=server -f FILE says what the API server makes of it",
