@@ -247,7 +247,7 @@ def _print_diff(sets: list[PolicySet], found: list[Change], again: Again, *, tex
         out.print("the two sets say the same")
     for each in found:
         if each.what == "setting":
-            out.print(f"setting {each.name}: {_plain(each.before)} → {_plain(each.after)}", markup=False)
+            out.print(f"setting {each.name}: {_shift(each.before, each.after)}", markup=False)
             continue
         done = "comes" if each.before is None else "goes" if each.after is None else "changes"
         out.print(f"{each.what} {each.name} {done}", markup=False)
@@ -265,6 +265,15 @@ def _print_diff(sets: list[PolicySet], found: list[Change], again: Again, *, tex
     if rows:
         print_table(("entry", "point", "subject", "would be", "reasons"), rows, empty="")
     out.print(f"from {short(sets[0].id)} to {short(sets[1].id)}", style="dim")
+
+
+def _shift(before: Any, after: Any) -> str:
+    if isinstance(before, list) and isinstance(after, list):
+        told = [f"+{item}" for item in after if item not in before] + [
+            f"-{item}" for item in before if item not in after
+        ]
+        return one_line(" ".join(told)) or "in another order"
+    return f"{_plain(before)} → {_plain(after)}"
 
 
 def _plain(value: Any) -> str:
