@@ -146,4 +146,12 @@ TARGETS = (
         at_most=1.5,
     ),
     Target("What that day cost, by any dimension (ms)", "cost", "query_slowest_ms", at_most=1_000),
+    Target(
+        "A decision on a call, uncached, every policy in force: 99 of 100 (µs)",
+        "policy",
+        "regorus_p99_us",
+        at_most=1_000,
+    ),
+    Target("… of CPU", "policy", "regorus_cpu_p99_us", at_most=1_000),
+    Target("The self-test of the policy engine at each start (ms)", "policy", "self_test_ms", at_most=20),
 )

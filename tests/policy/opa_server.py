@@ -115,6 +115,7 @@ def serving(files: Mapping[str, bytes]) -> Iterator[Agent]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             self._answer()
