@@ -1,4 +1,7 @@
-"""Every engine answers alike, real Open Policy Agent being the reference; and what fails is a no with a code."""
+"""Every engine answers alike, real Open Policy Agent being the reference; and what fails is a no with a code.
+
+Long because every engine goes through the same cases, and an agent through all that an agent can do wrong.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from genealog.policy.sets import PolicySet
-
 ENTRY = "data.genealog.decision"
 
 
@@ -26,9 +24,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of what it holds."""
-
-
-class Opener(Protocol):
-    """How an engine is made from a set. Raises: PolicyDenied `policy-malformed`, `policy-engine-missing`."""
-
-    def __call__(self, policies: PolicySet) -> Engine: ...
