@@ -112,7 +112,7 @@ def check_deploy(
     if not rows:
         raise MissingError(
             "no-workload", "no object here runs models, so that nothing was judged",
-            got=", ".join(map(str, file or ())), expected="pods, deployments, jobs or objects of KServe",
+            got=", ".join(map(str, file or ())), expected="pods, Deployments or objects of KServe",
         )  # fmt: skip
     raise typer.Exit(status)
 

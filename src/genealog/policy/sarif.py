@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 from urllib.parse import quote
 
-from genealog import __version__
 from genealog.policy.sets import Policy
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -39,7 +39,7 @@ def sarif(findings: Iterable[Finding], policies: Mapping[str, Policy], *, revisi
     rules = sorted({(each.policy, each.code) for each in found})
     place = {rule: index for index, rule in enumerate(rules)}
     driver = {
-        "name": "genealog", "version": __version__, "informationUri": "https://pypi.org/project/genealog/",
+        "name": "genealog", "version": version("genealog"), "informationUri": "https://pypi.org/project/genealog/",
         "rules": [_rule(policy, code, policies.get(policy)) for policy, code in rules],
     }  # fmt: skip
     return {
