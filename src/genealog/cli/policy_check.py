@@ -1,4 +1,4 @@
-"""`genealog policy check`: what a gate would say, for pipelines. Nothing is written to a log."""
+"""`genealog policy check`: what a gate would say, for CI. Nothing is written to a log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from genealog.policy.kubernetes.workloads import group_of, is_ours, read_workloa
 from genealog.policy.sarif import Finding, sarif
 from genealog.store.home import Home
 
-app = typer.Typer(no_args_is_help=True, help="Ask what a gate would say, and change nothing: for pipelines.")
+app = typer.Typer(no_args_is_help=True, help="Ask what a gate would say, and change nothing: for CI.")
 CANNOT_TELL = ("policy-error", "policy-timeout", "policy-engine-missing", "policy-engine-unfit", "policy-malformed")
 
 

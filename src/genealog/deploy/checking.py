@@ -1,4 +1,4 @@
-"""What `deploy` would be told, without deploying: for pipelines that ask before they change anything."""
+"""What `deploy` would be told, without deploying: for CI that ask before they change anything."""
 
 from __future__ import annotations
 

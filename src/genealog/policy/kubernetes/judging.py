@@ -95,7 +95,7 @@ class Admission:
         """Decide whether a workload may run. Writes nothing.
 
         `environment` is one of the settings, instead of the one that the workload's `NAMESPACE/NAME` belongs to.
-        Raises: MissingError `no-environment`; what reading the store raises.
+        Raises: MissingError `no-policy-environment`; what reading the store raises.
         """
         self.home.registry_log().refresh()
         found = find(workload, images=self.images)
@@ -127,7 +127,7 @@ class Admission:
     def _environment(self, name: str) -> document.Env:
         if name not in self.policies.set.environments:
             raise MissingError(
-                "no-environment", "there is no such environment", got=name,
+                "no-policy-environment", "there is no such environment", got=name,
                 expected=", ".join(sorted(self.policies.set.environments)), hint="genealog policy ls",
             )  # fmt: skip
         chosen = self.policies.set.environments[name]
