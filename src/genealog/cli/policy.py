@@ -41,7 +41,7 @@ def list_policies(
     names = [name for name in policies.settings["environments"] if environment in (None, name)]
     if not names:
         known = ", ".join(policies.settings["environments"])
-        raise MissingError("no-environment", "there is no such environment", got=environment, expected=known)
+        raise MissingError("no-policy-environment", "there is no such environment", got=environment, expected=known)
     if json:
         print_json(_listed(policies, names, home.config.policy.engine))
         return
