@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from genealog.core.canonical import parse_timestamp
 from genealog.core.frames import Assurance
@@ -33,8 +37,9 @@ from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
 from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Found
+from genealog.policy.break_glass import Glass
 from genealog.policy.decide import Judged, Policies
-from genealog.policy.document import Actor, Call, Output, Serving
+from genealog.policy.document import Actor, Call, Input, Output, Serving
 from genealog.policy.facts import LEVELS, Facts, Used
 from genealog.policy.sets import PolicySet
 from genealog.store.config import Config
@@ -73,6 +78,12 @@ class Ruling:
     headers: Headers = ()
 
 
+class _Known(NamedTuple):
+    document: Input  # but for what differs from call to call
+    glasses: tuple[Glass, ...]
+    until: datetime
+
+
 class Court:
     """A policy set in its engine, over the facts of a store. Belongs to the thread that made it."""
 
@@ -81,6 +92,8 @@ class Court:
         if config is not None:
             home.config = config
         self.home = home
+        self._epoch = -1
+        self._kept: dict[tuple[str, str, int], _Known] = {}
         try:
             self.policies = Policies.open(home)
             self.facts = Facts(home, self.policies.set)
@@ -102,18 +115,15 @@ class Court:
         self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float, *, output: Output | None = None
     ) -> Judged:  # fmt: skip
         """Decide on one call, or on its `output`. `age` is in seconds, since the registry was looked at."""
-        facts, used = self.facts, used_of(aim.target)
-        glasses = facts.waived(live.name)
-        told = who.facts
-        known = told.get("how", "claimed") != "claimed"
-        document = facts.document(
-            "serve" if output is None else "release",
-            deployment=live.name,
-            used=used,
-            actor=Actor(id=told.get("principal", ""), kind="principal" if known else "unknown", groups=()),
-            allowed=[each.id for each in used],
-            registry=facts.registry_state(age=age),
-            waived=glasses,
+        known = self._known(live, aim)
+        told, document = who.facts, known.document
+        named = told.get("how", "claimed") != "claimed"
+        asked = replace(
+            document,
+            point="serve" if output is None else "release",
+            now_ns=str(time.time_ns()),
+            actor=Actor(id=told.get("principal", ""), kind="principal" if named else "unknown", groups=()),
+            registry=replace(document.registry, age_seconds=max(0, int(age))),
             serving=Serving(
                 minimum_assurance=LEVELS[live.body.minimum_assurance], assurance=max(LEVELS[bound], _REACHABLE)
             ),
@@ -123,7 +133,25 @@ class Court:
             ),
             output=output,
         )  # fmt: skip
-        return self.policies.judge(document, glasses)
+        return self.policies.judge(asked, known.glasses)
+
+    def _known(self, live: Live, aim: Aim) -> _Known:
+        """Return the facts of one target, read once for a state of the registry, and again when they have aged."""
+        epoch, now = self.home.registry_log().refresh(), self.facts.clock()
+        if epoch != self._epoch:
+            self._kept.clear()
+            self._epoch = epoch
+        key = (live.name, live.spec, aim.index)
+        known = self._kept.get(key)
+        if known is None or now >= known.until:
+            used, glasses = used_of(aim.target), self.facts.waived(live.name)
+            document = self.facts.document(
+                "serve", deployment=live.name, used=used, actor=Actor(id="", kind="unknown", groups=()),
+                allowed=[each.id for each in used], waived=glasses,
+            )  # fmt: skip
+            until = min((now + timedelta(seconds=self.ttl), *(parse_timestamp(glass.until) for glass in glasses)))
+            known = self._kept[key] = _Known(document, glasses, until)
+        return known
 
     def rule(self, live: Live, aim: Aim, bound: Assurance, who: Who, age: float) -> tuple[Judged, float]:
         """Decide, and say for how many seconds that is good. Raises: what reading the facts raises."""
@@ -143,6 +171,7 @@ class Court:
     def close(self) -> None:
         """Let go of engine and store."""
         self.policies.close()
+        del self.policies  # an engine dies on the thread that it lived on
         self.home.close()
 
 
