@@ -217,8 +217,8 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
     "key": lambda body: ["sha256:" + body["keyid"]],
     "ref": lambda said: [said["to"]], "approval": lambda a: [a["spec"]],
 } | dict.fromkeys(["signature", "assessment"], lambda said: [said["artifact"]]) | dict.fromkeys(
-    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone",
-     "incident", "break-glass", "review", "decision-log"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
+    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone", "review",
+     "incident", "break-glass", "decision-log"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
          body["execution"], *(e["artifact"] for e in body.get("events", []) if e["direction"] == "out")])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
