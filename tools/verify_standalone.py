@@ -217,9 +217,9 @@ SUBJECTS: dict[str, Callable[[Json], list[str]]] = {  # what a statement of each
     "key": lambda body: ["sha256:" + body["keyid"]],
     "ref": lambda said: [said["to"]], "approval": lambda a: [a["spec"]],
 } | dict.fromkeys(["signature", "assessment"], lambda said: [said["artifact"]]) | dict.fromkeys(
-    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone", "review",
-     "incident", "break-glass", "decision-log"], lambda body: [record_id(body)]) | dict.fromkeys(MAKING, lambda body: [
-         body["execution"], *(e["artifact"] for e in body.get("events", []) if e["direction"] == "out")])
+    ["execution", "context", "serving-spec", "decision", "checkpoint", "heartbeat", "gap", "hold", "tombstone",
+     "review", "incident", "break-glass", "decision-log"], lambda body: [record_id(body)]) | dict.fromkeys(
+    MAKING, lambda b: [b["execution"], *(e["artifact"] for e in b.get("events", []) if e["direction"] == "out")])
 MAY_STATE = {"owner": {*SUBJECTS} - {"load"}, "signer": {*SUBJECTS} - {"load", "key"}, "engine": {"load", "decision"}}
 
 def place(receipt: Json, policy: Policy | None) -> Item:
