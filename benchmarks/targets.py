@@ -154,4 +154,9 @@ TARGETS = (
     ),
     Target("… of CPU", "policy", "regorus_cpu_p99_us", at_most=1_000),
     Target("The self-test of the policy engine at each start (ms)", "policy", "self_test_ms", at_most=20),
+    Target("What policy says of a call like one before, 99 of 100 (µs)", "serve_policy", "cached_p99_us", at_most=20),
+    Target("… of one that nobody asked for yet (µs)", "serve_policy", "uncached_p99_us", at_most=1_000),
+    Target("A revocation in every worker, under load, 99 of 100 (ms)", "serve_policy", "worker_p99_ms", at_most=1_000),
+    Target("… acknowledged (ms)", "serve_policy", "acknowledged_p99_ms", at_most=1_000),
+    Target("Calls to a revoked model after the acknowledgement", "serve_policy", "served_after", at_most=0),
 )
