@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
 from genealog.cli.options import As, Json, Store, seconds
 from genealog.cli.output import err, out, print_json, print_table
 from genealog.policy.break_glass import BreakGlasses, Glass
@@ -67,17 +68,21 @@ def agree(name: Name, reason: Why, as_: As = None, store: Store = None, json: Js
 
 
 @app.command()
-def end(name: Name, reason: Why, as_: As = None, store: Store = None, json: Json = False) -> None:
-    """End it before its time. Anybody who signs here may.
+def end(
+    name: Name, reason: Why, no_wait: NoWait = False, as_: As = None, store: Store = None, json: Json = False
+) -> None:
+    """End it before its time. Anybody who signs here may. Returns when no gateway lets calls pass by it any more.
 
     Example: [bold]genealog break-glass end case-17 --reason "mended"[/bold]
     """
     home = Home.find(store)
     glass = BreakGlasses(home).end(name, reason=reason, signer=Registry(home).signer(as_))
+    done = acknowledged(home, no_wait=no_wait)
     if json:
-        print_json(plain(glass))
+        print_json(plain(glass) | {"acknowledged": shown(done)})
     else:
         out.print(f"over: {glass}", markup=False)
+        say(done)
 
 
 @app.command("ls")
