@@ -6,8 +6,8 @@ where nothing is set. `opa_go` is Open Policy Agent's own library in process, th
 the same library behind the REST API, asked as a production agent is, over loopback, from another process. The server in
 front of it is that of the tests, in Python: it adds to the time of an agent what `opa` itself would not. `regopy` is
 measured to say what it costs; the self-test refuses it. A sample is the median of one round's decisions; `p99` is the
-median over rounds of what 99 of 100 decisions of a round are faster than, and `cpu_p99` the same of the thread's CPU
-time, which does not count that other programs had the core. `open` is `open_engine` in a process that has its modules
+median over rounds of what 99 of 100 decisions of a round are faster than, and `cpu_p99` the same of the CPU time
+of the process, which does not count that other programs had the core. `open` is `open_engine` in a process that has its modules
 loaded: the self-test, the check for forbidden built-ins, and loading; `self_test` is in it. `memory` is what a process
 with the engine, after 2,000 decisions, has more resident than before it was opened.
 """
@@ -125,9 +125,9 @@ def _agent() -> Iterator[str]:
 def _round(engine: Engine, document: bytes, count: int, p99: list[tuple[float, float]]) -> float:
     taken, used = [], []
     for _ in range(count):
-        start, cpu = time.perf_counter(), time.thread_time()
+        start, cpu = time.perf_counter(), time.process_time()
         answer = engine.evaluate(document)
-        used.append((time.thread_time() - cpu) * 1e6)
+        used.append((time.process_time() - cpu) * 1e6)
         taken.append((time.perf_counter() - start) * 1e6)
         if not isinstance(answer, dict):
             raise RuntimeError("no decision")

@@ -6,6 +6,9 @@ Long because every engine goes through the same cases, and an agent through all 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -234,6 +237,38 @@ def test_an_error_leaves_nothing_behind_in_the_engine() -> None:
         assert refused.value.code == "policy-error"
         assert engine.evaluate(b'{"a": "5"}') == {"n": 5}
     assert engine.evaluate(b'{"b": "5"}') is None
+
+
+def test_every_thread_may_ask_an_engine_and_let_go_of_it() -> None:
+    files = {"main.rego": (HEAD + 'decision := {"n": to_number(input.a)}\n').encode(), "data.json": b"{}"}
+    engines = [Regorus(files)]
+    found: list[object] = []
+
+    def ask() -> None:
+        with pytest.raises(PolicyDenied):
+            engines[0].evaluate(b'{"a": "x"}')
+        found.append(engines[0].evaluate(b'{"a": "5"}'))
+
+    for _ in range(2):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    thread = threading.Thread(target=engines.clear)
+    thread.start()
+    thread.join()
+    assert found == [{"n": 5}, {"n": 5}]
+
+
+def test_an_engine_that_was_opened_before_a_fork_answers_behind_it() -> None:
+    script = (
+        "import os, sys\nfrom genealog.policy.engines.regorus import Regorus\n"
+        "files = {'main.rego': b'package genealog\\ndecision := {\"n\": 1}\\n', 'data.json': b'{}'}\n"
+        "engine = Regorus(files)\nengine.evaluate(b'{}')\nchild = os.fork()\n"
+        "if child == 0:\n    os._exit(0 if engine.evaluate(b'{}') == {'n': 1} else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, timeout=30)
+    assert done.returncode == 0
 
 
 FAULTS: dict[Fault, str] = {
