@@ -129,7 +129,7 @@ async def test_no_call_is_made_after_the_acknowledgement(tmp_path: Path) -> None
                     assert done.took < LEASE
                     await asyncio.to_thread(store.deploy, f"m{number + 1}")
                 await clients.more()
-            assert clients.refused <= {"model-revoked"}
+            assert clients.refused <= {"model-revoked", "revoked-while-serving"}
             assert await gateway.stop() == 0
         assert served_after(store, acknowledged) == []
         store.registry.home.close()
@@ -155,7 +155,7 @@ async def test_a_worker_that_was_stopped_serves_nothing_of_what_it_knew(tmp_path
                 served = clients.served  # answers that lay there when it was stopped have been given out
                 await asyncio.sleep(0.3)
                 assert clients.served == served
-            assert clients.refused == {"model-revoked"}
+            assert clients.refused <= {"model-revoked", "revoked-while-serving"}
             assert await gateway.stop() == 0
         assert served_after(store, {"m0": at}) == []
         store.registry.home.close()
@@ -307,7 +307,7 @@ async def test_an_answer_that_streams_while_its_model_is_revoked(tmp_path: Path,
     assert second is not None
     assert (second.finish, second.error) == ("refused", "model-revoked")
     if on_revoke == "cut":
-        assert (first.finish, first.error) == ("unknown", "model-revoked")
+        assert (first.finish, first.error) == ("unknown", "revoked-while-serving")
         assert first.delivered > 0
     else:
         assert (first.finish, first.error) == ("complete", None)
@@ -330,9 +330,9 @@ async def test_an_answer_that_has_not_begun_is_told_as_a_refusal(tmp_path: Path)
             source.revoked = {spec(upstream.url).models[0]: "poisoned"}
             await gateway.directory.renew()
             status, _, body = await asking
-            assert (status, json.loads(body)["code"]) == (403, "model-revoked")
+            assert (status, json.loads(body)["code"]) == (403, "revoked-while-serving")
             _, outcome = gateway.last()
-            assert (outcome.finish, outcome.error) == ("unknown", "model-revoked")
+            assert (outcome.finish, outcome.error) == ("unknown", "revoked-while-serving")
             go_on.set()
 
 

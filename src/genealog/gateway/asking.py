@@ -129,7 +129,7 @@ class Asking(Taking):
         exchange = self._exchange
         if exchange is None or exchange.closed or not self._sent:
             return
-        no = revocation(exchange.aim, self.plane.directory.revoked)
+        no = revocation(exchange.aim, self.plane.directory.revoked, code="revoked-while-serving")
         if no is not None:
             self.plane.counters.add("cut")
             log.warning("call %s is cut: %s", exchange.entry.call.id, no.message)

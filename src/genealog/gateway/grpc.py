@@ -196,7 +196,7 @@ class Grpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         policing, revoked = self._parts.policing, self._parts.directory.revoked
         if policing is None or policing.cuts:
             for exchange, aim in list(self._running.items()):
-                if (no := revocation(aim, revoked)) is not None:
+                if (no := revocation(aim, revoked, code="revoked-while-serving")) is not None:
                     self._parts.counters.add("cut")
                     exchange.cut(no)
 

@@ -113,12 +113,12 @@ def overtaken(found: Found | None, aim: Aim, revoked: Mapping[str, str]) -> Gene
     return revocation(aim, revoked) or found.refusal
 
 
-def revocation(aim: Aim, revoked: Mapping[str, str]) -> PolicyDenied | None:
-    """Say no to a target of which a model was revoked."""
+def revocation(aim: Aim, revoked: Mapping[str, str], *, code: str = "model-revoked") -> PolicyDenied | None:
+    """Say no to a target of which a model was revoked. `code` is another one where it serves already."""
     if not revoked:
         return None
     why = next((revoked[model] for model in aim.models if model in revoked), None)
-    return None if why is None else PolicyDenied("model-revoked", f"a model of this call was revoked: {why}")
+    return None if why is None else PolicyDenied(code, f"a model of this call was revoked: {why}")
 
 
 def closed(live: Live, aim: Aim, dialect: str) -> PolicyDenied | None:
