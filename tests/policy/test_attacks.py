@@ -182,7 +182,7 @@ def test_signed_by_an_unknown_key(registry: Registry, tmp_path: Path, code: str)
     keys = KeyRing(tmp_path / "stranger")
     keys.create("stranger", "ed25519")
     stranger = keys.signer("stranger")
-    assert stranger.keyid not in registry.keys()
+    assert registry.keys().get(stranger.keyid) is None
     known = registry.resolve("bot").id
     refused("signer-unknown", lambda: registry.append(body, signer=stranger, name="bot", artifact=known))
     registry.ledger.append([make_statement(body, stranger, name="bot", artifact=known)])  # with code of one's own
