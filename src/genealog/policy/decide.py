@@ -101,7 +101,10 @@ class Policies:
                 answer = self.engine.evaluate(encode(document))
         except GenealogError as error:
             return no(error.code, f"{error.message}{f' ({error.got})' if error.got else ''}")
-        except Exception as error:  # noqa: BLE001 - an engine that fails in a way of its own has not said yes
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            # an engine that fails in a way of its own, or panics, has not said yes
             return no("policy-error", f"the policy engine failed: {type(error).__name__}")
         return read_verdict(answer, asked, waived)
 

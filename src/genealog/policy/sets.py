@@ -41,6 +41,7 @@ BASELINE: Mapping[Point, tuple[str, ...]] = {  # in force everywhere, unless an 
 }  # fmt: skip
 BASELINE_FLAGS = ("traceable",)  # of these, what only flags
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_HEAD = re.compile(r"(?P<card>(?:[ \t\r]*(?:#[^\n]*)?\n)*)package (?P<package>[a-z0-9_.]+)[ \t\r]*\n")
 _CARD = re.compile(r"^# +([a-z]+): *(.*\S)$", re.MULTILINE)
 _LIBRARY = "lib.rego"  # shared by policies: package genealog.lib
 _RESERVED = ("main", "lib", "data")
@@ -239,9 +240,10 @@ def read_policies(texts: Mapping[str, str], where: str) -> dict[str, Policy]:
             continue
         if not _NAME.fullmatch(name) or name in _RESERVED:
             raise _malformed(file, where, "a name of small letters, digits and _")
-        if f"\npackage genealog.policies.{name}\n" not in "\n" + text:
+        head = _HEAD.match(text)  # not just anywhere: a text may have such a line in it, in another's package
+        if head is None or head["package"] != f"genealog.policies.{name}":
             raise _malformed(file, where, f"package genealog.policies.{name}")
-        card = dict(_CARD.findall(text.partition("\npackage ")[0]))
+        card = dict(_CARD.findall(head["card"]))
         points = tuple(card.get("points", "").split())
         if not card.get("title") or not points or set(points) - set(POINTS):
             raise _malformed(file, where, "a METADATA comment with title, points (deploy, load, …) and codes")
