@@ -8,7 +8,7 @@ front of it is that of the tests, in Python: it adds to the time of an agent wha
 measured to say what it costs; the self-test refuses it.
 A sample is the median of one round's decisions; `p99` is the median over rounds of what 99 of 100 decisions of a round
 are faster than, and `cpu_p99` the same of the CPU time of the process, which does not count that other programs had the
-core. `open` is `open_engine` in a process that has its modules loaded: the self-test, the check for forbidden built-ins,
+core. `open` is `open_engine` in a process that has its modules loaded: the self-test, the check of built-ins,
 and loading; `self_test` is in it. `memory` is what a process with the engine, after 2,000 decisions, has more resident
 than before it was opened.
 """
