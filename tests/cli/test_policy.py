@@ -146,14 +146,36 @@ def test_eval_asks_for_another_point_and_environment(cli: Cli, store: Path, tmp_
     assert cli("policy", "eval", "input.json", "--point", "release").status == 0  # flags alone are in force there
 
 
-def test_explain_says_what_each_policy_came_to(cli: Cli, store: Path, tmp_path: Path) -> None:
+def test_explain_says_what_each_policy_rests_on_and_what_would_help(cli: Cli, store: Path, tmp_path: Path) -> None:
     (tmp_path / "input.json").write_bytes(serve_input(**{"models.0.revoked": True}))
     told = cli("policy", "explain", "input.json", "--json").json
     by_name = {each["policy"]: each for each in told["policies"]}
+    assert (told["allow"], told["as_recorded"]) == (False, None)
     assert by_name["not_revoked"]["outcome"] == "denied"
+    assert by_name["not_revoked"]["reasons"][0]["code"] == "model-revoked"
+    assert by_name["not_revoked"]["otherwise"] == [{"path": "models.0.revoked", "before": True, "after": False}]
     assert by_name["registry_fresh"]["outcome"] == "passed"
-    assert "input.registry.age_seconds" in by_name["registry_fresh"]["reads"]
-    assert "model.revoked" in by_name["not_revoked"]["reads"]
+    assert by_name["registry_fresh"]["settings"] == ["registry_age_seconds"]
+    assert "registry.age_seconds" in by_name["registry_fresh"]["rests_on"]
+    said = cli("policy", "explain", "input.json").out
+    assert "  allowed if models.0.revoked: true → false\n" in said
+    assert cli("policy", "explain", "-", stdin=b"{}").out.startswith("denied\n")
+
+
+def test_explain_says_how_a_deployment_stands_now(cli: Cli, store: Path) -> None:
+    deploys(cli, "bot")
+    for point in ("deploy", "serve"):
+        told = cli("policy", "explain", point, "bot", "--json").json
+        assert (told["allow"], {each["otherwise"] == [] for each in told["policies"]}) == (True, {True})
+    settings(store, '\n[policy.environments.default]\ndeny = ["four_eyes", "purpose_allowed"]\n')
+    told = cli("policy", "explain", "deploy", "bot", "--json").json
+    assert told["code"] == "approvals-missing"
+    for purpose, code in (((), "purpose-missing"), (("--purpose", "search"), "purpose-not-allowed")):
+        serving = cli("policy", "explain", "serve", "bot", *purpose, "--json").json
+        assert code in {each["code"] for each in serving["reasons"]}
+    assert cli("policy", "explain", "serve", "nobody").status == 3
+    assert cli("policy", "explain", "load", "bot").status == 2
+    assert cli("policy", "explain", "serve", "bot", "--assurance", "A9").status == 2
 
 
 def deploys(cli: Cli, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from genealog.cli import policy_check, policy_kubernetes, policy_opa, policy_try
+from genealog.cli import policy_check, policy_explain, policy_kubernetes, policy_opa, policy_try
 from genealog.cli.options import Json, Store
 from genealog.cli.output import out, print_json, print_table
 from genealog.core.policy import POINTS
@@ -130,7 +130,7 @@ def _show_set(policies: PolicySet, what: str, *, json: bool) -> None:
 
 app.command("test")(policy_try.run_tests)
 app.command("eval")(policy_try.eval_)
-app.command("explain")(policy_try.explain)
+app.command("explain")(policy_explain.explain_decision)
 app.command("diff")(policy_try.diff)
 app.command("decisions")(policy_opa.decisions)
 app.command("bundle")(policy_opa.bundle)

@@ -1,8 +1,7 @@
-"""Policy, tried out: tests, an input, a decision on record, and what another set would decide. Nothing is recorded."""
+"""Policy, tried out: tests, an input, and what another set would decide. Nothing is recorded."""
 
 from __future__ import annotations
 
-import re
 import sys
 from difflib import unified_diff
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from msgspec import structs
-from rich.markup import escape
 
 from genealog.cli.options import Json, Store
 from genealog.cli.output import one_line, out, print_json, print_table, short
-from genealog.core import records
 from genealog.core.policy import Point, Verdict
-from genealog.errors import MissingError, PolicyDenied, UsageError
-from genealog.ledger import Position
+from genealog.errors import MissingError, PolicyDenied
 from genealog.policy import testing
 from genealog.policy.diff import (
     CURRENT,
@@ -26,19 +22,16 @@ from genealog.policy.diff import (
     changes,
     decide_again,
     find_set,
-    in_process,
     judge,
     read_input,
-    registered_set,
 )
 from genealog.policy.engines import open_engine
 from genealog.policy.engines.regorus import Regorus
 from genealog.policy.sets import PolicySet, load_set
 from genealog.registry import Registry
 from genealog.store.config import Config
-from genealog.store.home import REGISTRY, Home
+from genealog.store.home import Home
 
-_FACT = re.compile(r"\b(input(?:\.[a-z_]+)+|(?:model|lib)(?:\.[a-z_]+)+)")
 At = Annotated[Point | None, typer.Option("--point", help="Ask for this point instead of the input's.")]
 EnvironmentName = Annotated[str | None, typer.Option(help="Ask for this environment instead of the input's.")]
 InputFile = Annotated[str, typer.Argument(help="A JSON file with an input document, or - for standard input.")]
@@ -105,7 +98,7 @@ def eval_(
     Example: [bold]genealog policy eval input.json --environment prod[/bold]
     """
     home = Home.find(store)
-    document = _overridden(read_input(_bytes(input_)), point, environment)
+    document = given_input(input_, point, environment)
     policies = load_set(home.config, home.path)
     engine = open_engine(home.config.policy, policies)
     try:
@@ -113,85 +106,11 @@ def eval_(
     finally:
         engine.close()
     if json:
-        print_json({**_verdict(verdict), "set": policies.id, "engine": engine.name})
+        print_json({**verdict_json(verdict), "set": policies.id, "engine": engine.name})
     else:
-        _print(verdict)
+        print_verdict(verdict)
     if not verdict.allow:
         raise typer.Exit(1)
-
-
-def explain(
-    what: Annotated[str, typer.Argument(help="A decision on record: registry:N; or an input, as for eval.")],
-    point: At = None,
-    environment: EnvironmentName = None,
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """Say why: what each policy came to, its reasons, and which facts it reads. Records nothing.
-
-    A decision on record is decided again by the set that it names, and held to what it says.
-
-    Example: [bold]genealog policy explain registry:12[/bold]
-    """
-    home = Home.find(store)
-    recorded = None
-    if what.startswith("registry:"):
-        policies, document, recorded = _recorded(Registry(home), what)
-    else:
-        policies = load_set(home.config, home.path)
-        document = _overridden(read_input(_bytes(what)), point, environment)
-    engine = in_process(home.config.policy, policies)
-    try:
-        verdict = judge(policies, engine, document)
-    finally:
-        engine.close()
-    rows = [_explained(policies, verdict, document, name) for name in sorted(verdict.outcomes)]
-    same = None if recorded is None else (recorded.outcome == "allow") == verdict.allow
-    if json:
-        print_json({**_verdict(verdict), "set": policies.id, "policies": rows, "as_recorded": same})
-    else:
-        _print(verdict)
-        for row in rows:
-            out.print(f"[bold]{row['policy']}[/bold] {row['outcome']} ({row['mode']})  {escape(row['title'])}")
-            for reason in row["reasons"]:
-                out.print(f"  {reason['code']}: {one_line(reason['message'])}", markup=False)
-            out.print(f"  reads {', '.join(row['reads'])}", markup=False, style="dim")
-        if same is not None:
-            out.print(
-                "decided again, it comes to the same" if same else "[bold red]the record says otherwise[/bold red]"
-            )
-    if same is False:
-        raise typer.Exit(1)
-
-
-def _recorded(registry: Registry, place: str) -> tuple[PolicySet, dict[str, Any], records.Decision]:
-    number = place.removeprefix("registry:")
-    if not number.isascii() or not number.isdecimal():
-        raise UsageError("bad-option", "not an entry", got=place[:80], expected="registry:N")
-    registry.ledger.index(REGISTRY)
-    body = registry.statement(_leaf(registry, int(number))).body
-    if not isinstance(body, records.Decision) or body.policy is None or body.input is None:
-        raise MissingError("no-decision", "this entry is no decision of a policy", got=place)
-    document = read_input(registry.home.objects.get(body.input))
-    return registered_set(registry, body.policy), document, body
-
-
-def _leaf(registry: Registry, index: int) -> str:
-    leaf = registry.leaf(index)
-    if not leaf:
-        raise MissingError("no-such-entry", "the registry log has no such entry", got=Position(REGISTRY, index, ""))
-    return leaf
-
-
-def _explained(policies: PolicySet, verdict: Verdict, document: dict[str, Any], name: str) -> dict[str, Any]:
-    policy = policies.policies[name]
-    asked = policies.asked(document["env"]["name"], document["point"])
-    reasons = [*verdict.reasons, *(reason for _, reason in verdict.noted)]
-    return {
-        "policy": name, "title": policy.title, "outcome": verdict.outcomes[name], "mode": asked[name],
-        "reasons": [{"code": each.code, "message": each.message} for each in reasons if each.policy == name],
-        "reads": sorted(set(_FACT.findall(policy.source.partition("\npackage ")[2])) - {"lib.whole", "lib.models"}),
-    }  # fmt: skip
 
 
 def diff(
@@ -235,7 +154,7 @@ def _diff_json(sets: list[PolicySet], found: list[Change], again: Again) -> dict
         "turned": [
             {
                 "entry": f"registry:{each.entry}", "point": each.point, "subject": each.subject, "turn": each.turn,
-                "before": _verdict(each.before), "after": _verdict(each.after),
+                "before": verdict_json(each.before), "after": verdict_json(each.after),
             }
             for each in again.turned
         ],
@@ -280,7 +199,8 @@ def _plain(value: Any) -> str:
     return "unset" if value is None else one_line(str(value))
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as commands print it for machines."""
     fields = ("policy", "code", "message")
     return {
         "allow": verdict.allow, "code": verdict.code, "outcomes": dict(verdict.outcomes),
@@ -290,7 +210,8 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict for people."""
     out.print("[bold green]allowed[/bold green]" if verdict.allow else "[bold red]denied[/bold red]")
     for reason in verdict.reasons:
         out.print(f"  {reason.policy} {reason.code}: {one_line(reason.message)}", markup=False)
@@ -300,7 +221,12 @@ def _print(verdict: Verdict) -> None:
         out.print(f"  put aside: {name}", markup=False)
 
 
-def _overridden(document: dict[str, Any], point: str | None, environment: str | None) -> dict[str, Any]:
+def given_input(place: str, point: str | None, environment: str | None) -> dict[str, Any]:
+    """Read an input document from a file or standard input, with another point or environment if they are said.
+
+    Raises: MissingError `no-such-file`; MalformedError `not-json`.
+    """
+    document = read_input(_bytes(place))
     env = document.get("env")
     changed = dict(document)
     if point is not None:

@@ -3,15 +3,18 @@
 Both are found by asking the engine, not by reading the rules. A policy rests on a fact if it answers otherwise without
 it. What would have to be otherwise is searched for by trying other values, from the input, the settings and the words
 that facts are made of; what is found was decided by the engine, with every change that is not needed taken back. That
-nothing is found proves nothing: the search ends after `tries` questions.
+nothing is found proves nothing. Both end when their time is over, and say so (`cut`).
 
 It says what would have to be true, and not that it may be said: facts are made from the record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,10 +25,12 @@ from genealog.policy.paths import Path, paths, spelled, value_at, with_value, wi
 from genealog.policy.port import Engine
 from genealog.policy.sets import PolicySet
 
-TRIES = 3_000  # questions to the engine about one policy
+LIMIT = 1.5  # seconds for all of it
 _WORDS = ("", "limited", "stated")  # that facts are made of
 _QUESTION = ("v", "point", "now_ns", "actor", "env", "subject", "waived")
+_WORD = re.compile(r"[a-z_]+")
 _SOMEBODY = "somebody.else"
+_NO = ("denied", "undefined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One policy's answer. `otherwise` is empty where it lets it through, or where nothing was found."""
+    """One policy's answer. `otherwise` is empty where it lets it through, or where nothing was found.
+
+    `cut`: the time was over before everything was tried. There may be more that it rests on, or a change after all.
+    """
 
     policy: str
     outcome: Outcome
@@ -50,29 +58,55 @@ class Explained:
     rests_on: tuple[str, ...]
     settings: tuple[str, ...]
     otherwise: tuple[Change, ...] = ()
+    cut: bool = False
 
 
-def explain(policies: PolicySet, engine: Engine, document: Mapping[str, Any], tries: int = TRIES) -> list[Explained]:
+def explain(
+    policies: PolicySet,
+    engine: Engine,
+    document: Mapping[str, Any],
+    limit: float = LIMIT,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Explained]:
     """Explain a decision on an input, policy by policy in the order of their names.
 
-    `engine` holds `policies`, and `document` is an input as plain values. Raises: PolicyDenied where it cannot decide.
+    `engine` holds `policies`, and `document` is an input as plain values. Half of the time (`limit`, in seconds) at
+    most goes into what policies rest on; those that said no share what is left. Raises: PolicyDenied where the engine
+    cannot decide.
     """
+    began = clock()
     asking = _Asking(policies, engine, document)
     outcomes, reasons = asking.ask(document)
     answered = {name: (outcome, reasons.get(name, ())) for name, outcome in outcomes.items()}
-    rests: dict[str, list[str]] = {name: [] for name in outcomes}
+    rests: dict[str, list[Path]] = {name: [] for name in outcomes}
+    cut = False
     for path in paths(document):
+        if cut := clock() > began + limit / 2:
+            break
         left = asking.tried(without(document, path))
         for name, answer in answered.items():
             if left is None or (left[0].get(name), left[1].get(name, ())) != answer:
-                rests[name].append(spelled(path))
-    return [
-        Explained(
-            name, outcome, said, _leaves(rests[name]), _settings(policies, name),
-            _otherwise(asking, document, name, tries) if outcome in ("denied", "undefined") else (),
-        )
-        for name, (outcome, said) in sorted(answered.items())
-    ]  # fmt: skip
+                rests[name].append(path)
+    found = []
+    denied = sum(outcome in _NO for outcome, _ in answered.values())
+    for name, (outcome, said) in sorted(answered.items()):
+        changes: tuple[Change, ...] = ()
+        late = False
+        if outcome in _NO:
+            until = clock() + (began + limit - clock()) / denied
+            denied -= 1
+            words = _words(policies, name)
+            likely = [path for path in paths(document) if path in rests[name] or path[-1] in words]
+            search = _Search(asking, document, name, likely, partial(_past, clock, until))
+            changes, late = search.run(), search.late
+        found.append(
+            Explained(
+                name, outcome, said, _leaves([spelled(path) for path in rests[name]]), _settings(policies, name),
+                changes, cut or late,
+            )
+        )  # fmt: skip
+    return found
 
 
 Answers = tuple[Mapping[str, Outcome], Mapping[str, tuple[Reason, ...]]]
@@ -111,36 +145,61 @@ class _Asking:
         return answer[1].get(name) or None
 
 
-def _otherwise(asking: _Asking, document: Any, name: str, tries: int) -> tuple[Change, ...]:
-    """Change one fact after the other, while fewer reasons are left, or others, until the policy lets it through."""
-    now, reasons = document, asking.left(document, name)
-    seen = {reasons}
-    made: list[tuple[Path, Any]] = []
-    while reasons:
-        aside = None
-        for path, value in _candidates(now, asking.settings):
-            tries -= 1
-            if tries < 0:
+class _Search:
+    """Looks for the smallest change of an input that one policy lets through. `likely` facts are tried
+    first; `over` says that the time is.
+    """
+
+    def __init__(
+        self, asking: _Asking, document: Any, name: str, likely: Collection[Path], over: Callable[[], bool]
+    ) -> None:
+        self._asking = asking
+        self._document = document
+        self._name = name
+        self._likely = frozenset(likely)
+        self._over = over
+        self.late = False
+
+    def run(self) -> tuple[Change, ...]:
+        """Change one fact after the other, while fewer reasons are left, or others, until it is let through."""
+        document, now = self._document, self._document
+        reasons = self._asking.left(document, self._name)
+        seen = {reasons}
+        made: list[tuple[Path, Any]] = []
+        while reasons:
+            step = self._step(now, reasons, seen)
+            if step is None:
                 return ()
-            left = asking.left(with_value(now, path, value), name)
+            path, value, reasons = step
+            seen.add(reasons)
+            now = with_value(now, path, value)
+            made.append((path, value))
+        for at in reversed(range(len(made))):  # what a later change made needless
+            fewer = made[:at] + made[at + 1 :]
+            if self._asking.left(_changed(document, fewer), self._name) == ():
+                made = fewer
+        last = dict(made)
+        return tuple(Change(spelled(path), _before(document, path), value) for path, value in last.items())
+
+    def _step(
+        self, now: Any, reasons: tuple[Reason, ...], seen: Collection[tuple[Reason, ...] | None]
+    ) -> tuple[Path, Any, tuple[Reason, ...]] | None:
+        """Return the first change that leaves fewer reasons, else the first that leaves others; likely ones before."""
+        aside = None
+        candidates = sorted(_candidates(now, self._asking.settings), key=lambda each: each[0] not in self._likely)
+        for path, value in candidates:
+            if aside is not None and path not in self._likely:
+                return aside
+            self.late = self.late or self._over()
+            if self.late:
+                return None
+            left = self._asking.left(with_value(now, path, value), self._name)
             if left is None or left in seen or len(left) > len(reasons):
                 continue
             if len(left) < len(reasons):
-                aside = path, value, left
-                break
+                return path, value, left
             aside = aside or (path, value, left)
-        if aside is None:
-            return ()
-        path, value, reasons = aside
-        seen.add(reasons)
-        now = with_value(now, path, value)
-        made.append((path, value))
-    for at in reversed(range(len(made))):  # what a later change made needless
-        fewer = made[:at] + made[at + 1 :]
-        if asking.left(_changed(document, fewer), name) == ():
-            made = fewer
-    last = dict(made)
-    return tuple(Change(spelled(path), _before(document, path), value) for path, value in last.items())
+        return aside
 
 
 def _changed(document: Any, changes: list[tuple[Path, Any]]) -> Any:
@@ -202,6 +261,15 @@ def _decimals(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _words(policies: PolicySet, name: str) -> frozenset[str]:
+    """Return the words of a policy's rules. What they name is tried first; nothing is concluded from them."""
+    return frozenset(_WORD.findall(policies.policies[name].source.partition("\npackage ")[2]))
+
+
+def _past(clock: Callable[[], float], end: float) -> bool:
+    return clock() > end
 
 
 def _before(document: Any, path: Path) -> Any:
