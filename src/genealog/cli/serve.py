@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from genealog.cli.acknowledging import NoWait, acknowledged, say, shown
+from genealog.cli.break_glass import say_open
 from genealog.cli.options import As, Expect, Json, Reason, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
 from genealog.cli.past import print_targets
@@ -83,7 +84,7 @@ def deploy(
 
     Example: [bold]genealog deploy support-bot --model smol --adapter facts-lora --upstream http://127.0.0.1:8001[/bold]
     """
-    deployments = Deployments(Home.find(store))
+    deployments = Deployments(Home.find(store), tell=say_open)
     live = deployments.deploy(
         name, model=model, upstream=upstream, adapters=adapter or (), weight=weight, served_as=served_as,
         seller=seller, endpoint=endpoint or (), credentials=credentials,
@@ -118,7 +119,7 @@ def promote(
 
     Example: [bold]genealog promote staging/support-bot prod/support-bot --reason "a week without complaints"[/bold]
     """
-    deployments = Deployments(Home.find(store))
+    deployments = Deployments(Home.find(store), tell=say_open)
     moved = deployments.promote(
         source, to, reason=reason, allow_tainted=allow_tainted, expect=expect,
         signer=deployments.registry.signer(as_),
