@@ -59,8 +59,7 @@ class Context:
 
     `who` has the keys principal, department, project, tenant, subject (the person it is about), how and key, or fewer;
     `headers` only those on the allow-list. `target` is which of the spec's targets is asked, `seller` who is paid,
-    `served_as` what the upstream calls the model, where that is another name. `policy` is the ID of the policy set that
-    decided on it, `flags` what it noted, `waived` what a break-glass put aside.
+    `served_as` what the upstream calls the model, if another name; `policy`, `flags`, `waived` as in `frames.Intent`.
     `spec` None means that the name asked for leads nowhere; such a call is closed as `refused`.
     Raises: MalformedError `bad-context` for anything that no leaf of the log could hold.
     """

@@ -7,6 +7,8 @@ counts artifacts and executions in the order in which the log names them, and an
 Lineage is walked over one column pair: `event.src` → `event.dst`, where an artifact is its key and an execution its key
 with a minus sign. Two indexes hold both ends, one for each way: columns that the database computes would not be read
 from an index alone.
+
+Long because what an index holds is one list, to be read in one place.
 """
 
 from __future__ import annotations
