@@ -57,6 +57,69 @@ FORMS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "eval": ({"command": ["sh", "-c", "vllm serve good; eval $X"]}, {"good", UNKNOWN}),
     "a shell that does not end": ({"command": ["sh", "-c", "vllm serve 'a"]}, {UNKNOWN}),
     "a script in a file": ({"command": ["sh", "/start.sh"]}, {UNKNOWN}),
+    "options of a shell": ({"command": ["bash", "-eo", "pipefail", "-c", "vllm serve evil", "--model=a"]}, {"evil"}),
+    "options behind -c": ({"command": ["sh", "-c", "-e", "--", "vllm serve evil", "--model=a"]}, {"evil"}),
+    "a shell in a shell": ({"command": ["sh", "-c", "sh -c 'vllm serve evil' --model a"]}, {"evil"}),
+    "a file and a decoy": ({"command": ["bash", "/start.sh", "--model", "a"]}, {"a", UNKNOWN}),
+    "code and a decoy": ({"command": ["python3", "-c", "LLM('evil')", "--model", "a"]}, {"a", UNKNOWN}),
+    "env -S and a decoy": ({"command": ["env", "-S", "vllm serve evil", "--model", "a"]}, {"a", UNKNOWN}),
+    "code of an engine by path": ({"command": ["python3", "/lib/vllm/entrypoints/api.py", "--model", "a"]}, {"a"}),
+    "a draft, short": ({"args": ["--model", "a", "-sc", '{"model":"d/d"}']}, {"a", "d/d"}),
+    "weights from elsewhere": (
+        {"args": ["--model", "a", "--model-loader-extra-config", '{"tensorizer_uri":"s3://evil"}']}, {"a", UNKNOWN},
+    ),
+    "a loader's figures": (
+        {"args": ["--model", "a", "--model-loader-extra-config", '{"num_threads": 8, "lazy": true}']}, {"a"},
+    ),
+    "a variable that stands twice": (
+        {
+            "args": ["--model", "$(M)"],
+            "env": [{"name": "N", "value": "evil"}, {"name": "M", "value": "$(N)"}, {"name": "N", "value": "a"}],
+        },
+        {"evil"},
+    ),
+    "another hub": (
+        {"args": ["--model", "a/b"], "env": [{"name": "HF_ENDPOINT", "value": "https://evil/"}]}, {"https://evil/a/b"},
+    ),
+    "the usual hub": (
+        {"args": ["--model", "a/b"], "env": [{"name": "HF_ENDPOINT", "value": "https://huggingface.co"}]}, {"a/b"},
+    ),
+    "another kind of hub": (
+        {"args": ["--model", "a/b"], "env": [{"name": "VLLM_USE_MODELSCOPE", "value": "1"}]}, {"modelscope://a/b"},
+    ),
+    "a script that sets a variable": (
+        {
+            "image": TGI, "env": [{"name": "MODEL_ID", "value": "a"}],
+            "command": ["sh", "-c", "MODEL_ID=evil text-generation-launcher"],
+        },
+        {"a", "evil"},
+    ),
+    "a script that reads a variable": (
+        {
+            "image": TGI, "env": [{"name": "MODEL_ID", "value": "a"}],
+            "command": ["sh", "-c", "printf -v MODEL_ID evil; text-generation-launcher"],
+        },
+        {"a", UNKNOWN},
+    ),
+    "env that sets a variable": (
+        {
+            "image": TGI, "env": [{"name": "MODEL_ID", "value": "a"}],
+            "command": ["env", "MODEL_ID=evil", "text-generation-launcher"],
+        },
+        {"a", "evil"},
+    ),
+    "something mounted inside": (
+        {
+            "args": ["--model", "/m"],
+            "volumes": [
+                {"name": "v", "persistentVolumeClaim": {"claimName": "good"}}, {"name": "w", "emptyDir": {}},
+            ],
+            "volumeMounts": [
+                {"name": "v", "mountPath": "/m"}, {"name": "w", "mountPath": "/m/model.safetensors", "subPath": "x"},
+            ],
+        },
+        {"/m, in which something else is mounted"},
+    ),
     "$(VAR)": ({"args": ["--model", "$(M)"], "env": [{"name": "M", "value": "a/b"}]}, {"a/b"}),
     "$VAR of a shell": (
         {"command": ["sh", "-c", "vllm serve $M"], "env": [{"name": "M", "value": "a/b"}]}, {"a/b"},

@@ -7,10 +7,11 @@ Comments are read as if they were commands.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,6 +19,11 @@ from genealog.policy.kubernetes.workloads import UNKNOWN, Container
 
 _SHELLS = frozenset({"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"})
 _SCRIPT = re.compile(r"-[A-Za-z]*c[A-Za-z]*\Z")
+_TAKING = ("--init-file", "--rcfile")  # of a shell's long options, those with a value
+_INTERPRETER = re.compile(r"(node|perl|pypy3?|python[0-9.]*|ruby)\Z")
+_CODE = re.compile(r"-[A-Za-z]*[ce]\Z|-c.|--eval")  # of these, that an argument is code
+_SPLIT = re.compile(r"-[A-Za-z0-9]*S|--s")  # of `env`, that an argument is a command
+_DEEPEST = 4  # shells in shells that are read
 _LIVE = frozenset({".", "alias", "eval", "read", "source", "trap", "xargs"})  # what they run is in no word here
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\+?=")
@@ -41,15 +47,46 @@ class Given:
 def commands_of(container: Container) -> list[tuple[str, ...]]:
     """Return the commands that a container may run, each as its words. The first may be the image's own, left out."""
     words = (*container.command, *container.args)
-    for index, word in enumerate(words[:-1]):
-        if PurePosixPath(word).name not in _SHELLS:
-            continue
-        for offset, flag in enumerate(words[index + 1 :]):
-            if _SCRIPT.match(flag) and index + offset + 2 < len(words):
-                return _script(words[index + offset + 2], container)
-            if not flag.startswith(("-", "+")) and flag not in _SHELLS:
-                break
-    return [words] if words else []
+    return _commands(words, container, _DEEPEST) if words else []
+
+
+def assigned_in(words: tuple[str, ...], names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield which of these variables a command sets, and to what; `UNKNOWN` where one is only named."""
+    for word in words:
+        found = _ASSIGNED.match(word)
+        if found and found[1] in names:
+            yield found[1], UNKNOWN if "+=" in found[0] else word[found.end() :]
+        elif word in names:
+            yield word, UNKNOWN
+
+
+def _commands(words: tuple[str, ...], container: Container, deep: int) -> list[tuple[str, ...]]:
+    for index, word in enumerate(words):
+        program = PurePosixPath(word).name
+        if program in _SHELLS:
+            script = _script_of(words[index + 1 :])
+            if script is None or not deep:  # a file, or what comes on its standard input
+                return [words, (UNKNOWN,)]
+            return [each for line in _script(script, container) for each in _commands(line, container, deep - 1)]
+        code = _SPLIT if program == "env" else _CODE if _INTERPRETER.match(program) else None
+        options = itertools.takewhile(lambda each: not each.startswith("-m"), words[index + 1 :])
+        if code is not None and any(code.match(each) for each in options):
+            return [words, (UNKNOWN,)]
+    return [words]
+
+
+def _script_of(words: Sequence[str]) -> str | None:
+    """Return the script that a shell is given with `-c`, among its other options."""
+    given, skip = False, False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith(("-", "+")) and len(word) > 1:
+            given = given or bool(_SCRIPT.match(word))
+            skip = word in _TAKING if word.startswith("--") else word.endswith(("o", "O"))
+        elif word not in _SHELLS:
+            return word if given else None
+    return None
 
 
 def flags_of(words: tuple[str, ...]) -> list[Given]:

@@ -4,6 +4,8 @@ Looked for is more than any one engine understands, and what cannot be read coun
 engine that is started with words from elsewhere has a source that is not resolved. A container serves if its image is
 on the list of serving images or its command names an engine.
 
+Long because every engine has its own words for the same thing.
+
 Sources: arguments of vLLM 0.11, Text Generation Inference 3, Triton 2.60, SGLang 0.5, llama.cpp and Ollama as their
 documentation has them.
 """
@@ -18,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from genealog.policy.kubernetes.arguments import Given, adapters_in, commands_of, drafts_in, flags_of
+from genealog.policy.kubernetes.arguments import Given, adapters_in, assigned_in, commands_of, drafts_in, flags_of
 from genealog.policy.kubernetes.workloads import UNKNOWN, Container, Template, Workload
 
 Role = Literal["model", "adapter", "aside"]  # aside: a tokenizer, a draft model: no base of an adapter
@@ -50,6 +52,7 @@ _ASIDE = (
 )  # fmt: skip
 _ADAPTER = ("--lora-modules", "--lora-paths", "--lora-adapters", "--lora", "--lora-scaled")
 _SPECULATIVE = "--speculative-config"
+_LOADER = "--model-l"  # …oader-extra-config: may name a place of weights
 _ELSEWHERE = ("--config",)  # arguments in a file
 _REMOTE_CODE = "--trust-remote-code"
 _CONTROL = "--model-control-mode"
@@ -58,8 +61,16 @@ _MODEL_VARIABLES = (
     "MODEL_ID", "HF_MODEL_ID", "STORAGE_URI", "MODEL_PATH", "MODEL_DIR", "NIM_MODEL_NAME", "LLAMA_ARG_MODEL",
     "LLAMA_ARG_HF_REPO", "LLAMA_ARG_MODEL_URL",
 )  # fmt: skip
+_ADAPTER_VARIABLE, _REMOTE_CODE_VARIABLE = "LORA_ADAPTERS", "TRUST_REMOTE_CODE"
+_OPEN_VARIABLES = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE")
+_HUB = "HF_ENDPOINT"  # where names are looked up, if not at Hugging Face
+_OTHER_HUBS = ("VLLM_USE_MODELSCOPE", "SGLANG_USE_MODELSCOPE")
+_VARIABLES = (
+    *_MODEL_VARIABLES, _ADAPTER_VARIABLE, _REMOTE_CODE_VARIABLE, *_OPEN_VARIABLES, _HUB, *_OTHER_HUBS, "MODEL_NAME",
+)  # fmt: skip
 _NO = ("", "0", "false", "no", "off", "none")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z")
+_FIGURES = re.compile(r'[{ ]*("[a-z_]+" *: *([0-9.]+|true|false)[, ]*)*\}\Z')  # JSON without texts
 _PREFIX = re.compile(r"--(no-|enable-|disable-|enforce-|trust-)")  # flags without a value
 
 
@@ -139,8 +150,10 @@ def _is_serving(image: str, patterns: Sequence[str]) -> bool:
 def _engine(container: Container) -> str:
     for words in commands_of(container):
         for word in words:
-            if word.startswith(tuple(_MODULES)):
-                return next(name for module, name in _MODULES.items() if word.startswith(module))
+            dotted = word.removeprefix("-m").replace("/", ".")
+            for module, engine in _MODULES.items():
+                if dotted.startswith(module) or ("/" in word and f".{module}" in dotted):
+                    return engine
             if (name := PurePosixPath(word).name) in _ENGINES:
                 return _ENGINES[name]
     image = container.image.lower()
@@ -201,6 +214,7 @@ class _Reader:
         self.filled = filled
         self.where = container.where
         self.sources: list[Source] = []
+        self.set = {name: [container.env[name]] for name in _VARIABLES if name in container.env}  # all that it may be
 
     def read(self, found: Found) -> None:
         flags: list[Given] = []
@@ -211,6 +225,8 @@ class _Reader:
             self.sources += [each for each in self._positional(words) if each.shown]
             if any(word.startswith(UNKNOWN) for word in words):
                 self._add(UNKNOWN, "model", f"{self.where}.args")
+        for name, value in (each for words in commands for each in assigned_in(words, _VARIABLES)):
+            self.set.setdefault(name, []).append(value)
         self._flags(flags)
         self._variables()
         if not self.sources and not self.filled:
@@ -244,7 +260,10 @@ class _Reader:
             for value in flag.values or (UNKNOWN,):
                 for path in adapters_in(value):
                     yield path, "adapter"
-        elif flag.name == _SPECULATIVE:
+        elif flag.name.startswith(_LOADER):
+            if "." in flag.name or not _FIGURES.match(flag.value):
+                yield UNKNOWN, "model"
+        elif flag.name in (_SPECULATIVE, "-sc"):
             for model in drafts_in(flag.values):
                 yield model, "aside"
         elif flag.name == f"{_SPECULATIVE}.model":
@@ -284,21 +303,21 @@ class _Reader:
             yield self._source(UNKNOWN, "model", at)  # the engine's default, or a word that may be a flag's value
 
     def _variables(self) -> None:
-        env = self.container.env
         for name in _MODEL_VARIABLES:
-            if name in env:
-                self._add(env[name], "model", f"{self.where}.env {name}")
-        for value in env.get("LORA_ADAPTERS", "").split(",") if env.get("LORA_ADAPTERS") else ():
-            self._add(value.partition("=")[2] or value, "adapter", f"{self.where}.env LORA_ADAPTERS")
-        if not self.sources and not self.filled and "MODEL_NAME" in env:
-            self._add(env["MODEL_NAME"], "model", f"{self.where}.env MODEL_NAME")
+            for value in self.set.get(name, ()):
+                self._add(value, "model", f"{self.where}.env {name}")
+        for each in (each for value in self.set.get(_ADAPTER_VARIABLE, ()) for each in value.split(",") if value):
+            self._add(each.partition("=")[2] or each, "adapter", f"{self.where}.env {_ADAPTER_VARIABLE}")
+        if not self.sources and not self.filled:
+            for value in self.set.get("MODEL_NAME", ()):
+                self._add(value, "model", f"{self.where}.env MODEL_NAME")
 
     def _remote_code(self, flags: Sequence[Given]) -> bool:
         if any(
             flag.name == _REMOTE_CODE and not (("=" in flag.shown) and flag.values[0].lower() in _NO) for flag in flags
         ):
             return True
-        return self._set("TRUST_REMOTE_CODE", "tgi")
+        return self._may_be_on(_REMOTE_CODE_VARIABLE, "tgi")
 
     def _open(self, flags: Sequence[Given]) -> bool:
         modes = [value for flag in flags if flag.name == _CONTROL for value in flag.values[:1] or (UNKNOWN,)]
@@ -308,13 +327,12 @@ class _Reader:
             return True
         if self.engine == "sglang" and any(flag.name == "--enable-lora" for flag in flags):
             return True
-        variables = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE")
-        return any(self._set(name, "vllm") for name in variables)
+        return any(self._may_be_on(name, "vllm") for name in _OPEN_VARIABLES)
 
-    def _set(self, name: str, engine: str) -> bool:
+    def _may_be_on(self, name: str, engine: str) -> bool:
         """Return whether a variable may be on. One that can come from elsewhere may be, where the engine reads it."""
-        if name in self.container.env:
-            return self.container.env[name].strip().lower() not in _NO
+        if name in self.set:
+            return any(value.strip().lower() not in _NO for value in self.set[name])
         return self.container.env_from and self.engine == engine
 
     def _add(self, text: str, role: Role, where: str) -> None:
@@ -328,11 +346,21 @@ class _Reader:
         if "://" in text:
             return _named(text, role, where, self.workload)
         if not text.startswith(("/", ".")):
-            return _named(text, role, where, self.workload)
+            named = self._hub() + text
+            if UNKNOWN in named:
+                return Source("not known before it runs", (), role, where)
+            return _named(named, role, where, self.workload)
         path = posixpath.normpath(text)
         if not path.startswith("/"):
             return Source(text, (), role, where)  # from a folder that only the image knows
         return self._at(path, role, where)
+
+    def _hub(self) -> str:
+        """Return what stands before the name of a model on another hub than Hugging Face's."""
+        if any(self._may_be_on(name, "") for name in _OTHER_HUBS):
+            return "modelscope://"
+        hubs = {value.rstrip("/") for value in self.set.get(_HUB, ())} - {"", "https://huggingface.co"}
+        return UNKNOWN if len(hubs) > 1 else f"{hubs.pop()}/" if hubs else ""
 
     def _at(self, path: str, role: Role, where: str) -> Source:
         """Return what is at a path in the container: of a volume, or of its image."""
@@ -340,6 +368,8 @@ class _Reader:
             each for each in self.container.mounts
             if path == each.path.rstrip("/") or path.startswith(each.path.rstrip("/") + "/")
         ]  # fmt: skip
+        if any(each.path.startswith(path.rstrip("/") + "/") for each in self.container.mounts):
+            return Source(f"{path}, in which something else is mounted", (), role, where)
         below_kserve = path == KSERVE_FOLDER or path.startswith(KSERVE_FOLDER + "/")
         if not mounts:
             if below_kserve and self.filled:

@@ -243,17 +243,16 @@ def _pod(
 
 def _container(value: object, where: str, *, init: bool) -> Container:
     body = _mapping(value, where)
-    env = {}
+    env_from = bool(_list(body.get("envFrom"), f"{where}.envFrom"))
+    expanded: dict[str, str] = {}
     for index, each in enumerate(_list(body.get("env"), f"{where}.env")):
         at = f"{where}.env[{index}]"
         variable = _mapping(each, at)
         name = _text(variable.get("name"), f"{at}.name")
         elsewhere = variable.get("valueFrom") is not None
-        env[name] = UNKNOWN if elsewhere else _known(_text(variable.get("value", ""), f"{at}.value"), at)
-    env_from = bool(_list(body.get("envFrom"), f"{where}.envFrom"))
-    expanded: dict[str, str] = {}
-    for name, text in env.items():  # a variable may use those before it
-        expanded[name] = text if text == UNKNOWN else expand(text, expanded, env_from=env_from)
+        text = UNKNOWN if elsewhere else _known(_text(variable.get("value", ""), f"{at}.value"), at)
+        # it may use those before it, as they are by then: a name may stand twice
+        expanded[name] = text if elsewhere else expand(text, expanded, env_from=env_from)
     command, args = (
         tuple(
             expand(_known(_text(word, f"{where}.{part}[{index}]"), where), expanded, env_from=env_from)
