@@ -52,7 +52,7 @@ def test_from_asking_to_the_end(cli: Cli, strict: Path) -> None:
     ran = ask(cli)
     assert ran.status == 0, ran.err
     assert "asked: case-17: evaluated on prod/* until " in ran.out
-    assert "genealog break-glass agree case-17 --as LABEL" in ran.out
+    assert "genealog break-glass agree case-17 --reason WHY --as LABEL" in ran.out
     assert deploy(cli).status == 1
     ran = agree(cli)
     assert (ran.status, ran.out) == (0, "")

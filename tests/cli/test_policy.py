@@ -83,6 +83,27 @@ def test_ls_says_what_is_in_force_where(cli: Cli, store: Path) -> None:
     assert listed["set"] in cli("policy", "ls", "--all").out.replace("\n", "")
 
 
+def test_ls_shows_what_an_environment_takes_off_the_baseline(cli: Cli, store: Path) -> None:
+    assert " off " not in cli("policy", "ls").out
+    settings(store, '\n[policy.environments.lab]\noff = ["no_incident", "registered", "four_eyes"]\n')
+    off = [line.split()[:4] for line in cli("policy", "ls").out.splitlines() if " off " in line]
+    assert off == [
+        ["lab", "deploy", "registered", "off"], ["lab", "deploy", "no_incident", "off"],
+        ["lab", "load", "registered", "off"], ["lab", "serve", "registered", "off"],
+        ["lab", "promote", "registered", "off"], ["lab", "promote", "no_incident", "off"],
+    ]  # fmt: skip
+    assert cli("policy", "ls", "--json").json["off"] == {
+        "default": {},
+        "lab": {
+            "deploy": ["registered", "no_incident"], "load": ["registered"], "serve": ["registered"],
+            "promote": ["registered", "no_incident"],
+        },
+    }  # fmt: skip
+    asleep = cli("policy", "ls", "--all", "--environment", "lab").out.partition("not in force here")[2]
+    assert "no_incident" in asleep
+    assert "four_eyes" in asleep  # which is no baseline: it was never on
+
+
 def test_show_has_the_card_and_the_rego(cli: Cli, store: Path) -> None:
     shown = cli("policy", "show", "not_revoked")
     assert "model-revoked" in shown.out

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,22 @@ class Registry:
 
     def __init__(self, deployed: Mapping[str, ServingSpec]) -> None:
         self.live = {name: Live(name, record_id(body), body) for name, body in deployed.items()}
+        self.epoch = 1
+        self.revoked: dict[str, str] = {}
+
+    def revoke(self, artifact: str) -> None:
+        """Revoke what some deployments serve."""
+        self.revoked[artifact] = "poisoned"
+        self.epoch += 1
+        for name, live in self.live.items():
+            if artifact in live.body.models:
+                self.live[name] = replace(live, revoked="poisoned")
 
     def stamp(self) -> object:
-        return 1
+        return self.epoch
 
     def poll(self) -> Snapshot:
-        return Snapshot(1, dict(self.live))
+        return Snapshot(self.epoch, dict(self.live), dict(self.revoked))
 
     def registered(self, _artifact: str) -> bool:
         return True
@@ -126,6 +136,7 @@ class Running:
     spool: Path
     parts: Parts
     port: int
+    registry: Registry
     stream_seen: list[bytes] = field(default_factory=list)
 
     async def infer(self, message: bytes, *, method: str = "ModelInfer", **options: Any) -> tuple[bytes, Any]:
@@ -198,7 +209,7 @@ async def running(
     own = await gateway.start("127.0.0.1:0")
     try:
         async with aio.insecure_channel(f"127.0.0.1:{own}") as channel:
-            yield Running(channel, upstream, folder / "spool", parts, own)
+            yield Running(channel, upstream, folder / "spool", parts, own, registry)
     finally:
         await gateway.stop(1)
         await behind.stop(0)

@@ -178,3 +178,19 @@ async def test_what_masks_has_to_be_there(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("genealog.redaction._load", refuse)
     checked = (await looked(store))["[[redaction]]"]
     assert (checked.grade, checked.found) == ("error", "the engine does not know such entities: NAMES")
+
+
+async def test_a_baseline_that_is_taken_off_is_said(tmp_path: Path) -> None:
+    store = make_store(tmp_path, "http://127.0.0.1:1")
+    with_settings(
+        store,
+        '[policy.environments.lab]\noff = ["registered", "not_revoked", "four_eyes"]\n'
+        '[policy.environments.notes]\noff = ["traceable"]\n'
+        '[policy.environments.prod]\ndeny = ["four_eyes"]\n',
+    )
+    found = await looked(store)
+    lab, notes = found["[policy.environments.lab]"], found["[policy.environments.notes]"]
+    assert (lab.grade, lab.hint) == ("warning", "genealog policy ls")
+    assert lab.found.endswith(": registered, not_revoked")
+    assert (notes.grade, notes.found.rpartition(": ")[2]) == ("note", "traceable")
+    assert "[policy.environments.prod]" not in found

@@ -32,7 +32,8 @@ def list_policies(
 ) -> None:
     """List which policies are in force in each environment and point, and what comes of a no.
 
-    The environment of a deployment is the first whose patterns fit its name, else `default`.
+    The environment of a deployment is the first whose patterns fit its name, else `default`. Last come those that an
+    environment takes off what is asked everywhere: `off`.
 
     Example: [bold]genealog policy ls --environment prod[/bold]
     """
@@ -51,7 +52,14 @@ def list_policies(
         for point in POINTS
         for each, mode in sorted(policies.asked(name, point).items())
     ]
-    print_table(("environment", "point", "policy", "mode", "title"), rows, empty="no policy is in force: all is denied")
+    off = [
+        (name, point, each, "off", policies.policies[each].title)
+        for name in sorted(names)
+        for point, taken in policies.off(name).items()
+        for each in taken
+    ]
+    columns = ("environment", "point", "policy", "mode", "title")
+    print_table(columns, [*rows, *off], empty="no policy is in force: all is denied")
     asleep = sorted(policies.policies.keys() - {row[2] for row in rows})
     if all_ and asleep:
         out.print("[bold]in force nowhere[/bold]" if environment is None else "[bold]not in force here[/bold]")
@@ -65,6 +73,7 @@ def _listed(policies: PolicySet, names: list[str], engine: str) -> dict[str, Any
         "set": policies.id,
         "engine": engine,
         "environments": {name: {p: dict(policies.asked(name, p)) for p in POINTS} for name in sorted(names)},
+        "off": {name: policies.off(name) for name in sorted(names)},
         "policies": [_card(each) for each in policies.policies.values()],
     }
 

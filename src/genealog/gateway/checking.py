@@ -27,6 +27,7 @@ from genealog.gateway.http1.tls import server_context
 from genealog.gateway.upstreams import Secret, Upstreams
 from genealog.listening import address_of
 from genealog.policy.decide import Policies
+from genealog.policy.sets import BASELINE_FLAGS
 from genealog.redaction import redactor
 from genealog.store.config import Config
 from genealog.store.gateway_settings import Gateway
@@ -198,6 +199,13 @@ def _policy(home: Home) -> Iterator[Look]:
         environments = len(policies.set.environments) - 1
         yield Look("ok", "[policy]", f"{policies.engine.name}: {len(policies.set.policies)} policies, "
                                      f"{environments} environments, {policies.set.id[:17]}…")  # fmt: skip
+        for name in sorted(policies.set.environments):
+            taken = dict.fromkeys(each for names in policies.set.off(name).values() for each in names)
+            if taken:
+                denying = [each for each in taken if each not in BASELINE_FLAGS]
+                yield Look("warning" if denying else "note", f"[policy.environments.{name}]",
+                           f"not in force here, though asked everywhere else: {', '.join(taken)}",
+                           "genealog policy ls")  # fmt: skip
     finally:
         policies.close()
 

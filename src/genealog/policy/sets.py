@@ -109,6 +109,14 @@ class PolicySet:
         found: Mapping[str, Mode] = self.settings["environments"].get(environment, {}).get(point, {})
         return found
 
+    def off(self, environment: str) -> dict[Point, tuple[str, ...]]:
+        """Return what an environment takes off the baseline, by point; points where it takes off nothing are absent."""
+        taken = self.environments[environment].off
+        found: dict[Point, tuple[str, ...]] = {
+            point: tuple(each for each in BASELINE[point] if each in taken) for point in POINTS
+        }
+        return {point: names for point, names in found.items() if names}
+
 
 def default_policies() -> dict[str, Policy]:
     """Return the policies that come with Genealog, by name."""
