@@ -4,6 +4,7 @@ one on uvicorn serves there until a signal comes.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -49,12 +50,18 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve_until_signal(listener: socket.socket, app: Any, started: Callable[[], None], **options: Any) -> None:
+def serve_until_signal(
+    listener: socket.socket, app: Any, started: Callable[[], None], *, within: float | None = None, **options: Any
+) -> None:
     """Serve an ASGI application until SIGTERM or SIGINT, and return then: whoever calls has something to close.
 
-    `started` is called once requests are taken; `options` are uvicorn's.
+    `started` is called once requests are taken; `options` are uvicorn's. A connection on which no whole request came
+    `within` so many seconds is closed: else a few that stay silent take the place of all others.
     """
     import uvicorn
+
+    if within is not None:
+        options["http"] = _prompt(within)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -77,3 +84,35 @@ def serve_until_signal(listener: socket.socket, app: Any, started: Callable[[], 
         timeout_graceful_shutdown=5, timeout_keep_alive=30, **options,
     )  # fmt: skip
     Server(config).run(sockets=[listener])
+
+
+def _prompt(within: float) -> type[Any]:
+    """Return uvicorn's protocol with an end in time for each request, from its first byte or the connection's start."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Prompt(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+        _late: asyncio.TimerHandle | None = None
+        _whole: object = None  # the newest request that came whole
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._late = self.loop.call_later(within, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            if self._late is None:
+                self._late = self.loop.call_later(within, self.transport.abort)
+            super().data_received(data)
+            if self.cycle is not None and self.cycle is not self._whole and not self.cycle.more_body:
+                self._whole = self.cycle
+                self._in_time()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._in_time()
+            super().connection_lost(exc)
+
+        def _in_time(self) -> None:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+
+    return Prompt

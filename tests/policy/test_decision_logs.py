@@ -13,6 +13,7 @@ import command_line
 from command_line import Cli
 from deploying_store import Store, opened
 from genealog.core import records
+from genealog.errors import MalformedError
 from genealog.policy.decision_logs import DecisionLogs, Taken, stated
 
 cli = command_line.cli
@@ -85,6 +86,19 @@ def test_a_known_id_with_other_content_is_kept_and_shown(store: Store, logs: Dec
     assert logs.take(several(event(result=True))).new == 1
     found = stated(store.home, store.registry)
     assert [(each.event.allowed, each.again) for each in found] == [(True, True), (False, False)]
+
+
+def test_an_upload_of_many_agents_makes_no_log_of_entries(store: Store, logs: DecisionLogs) -> None:
+    taken = logs.take(several(*(event(decision_id=f"d-{i}", labels={"id": f"agent-{i}"}) for i in range(200))))
+    assert (taken.events, taken.new, len(taken.positions)) == (200, 200, 1)
+    assert {each.event.source for each in stated(store.home, store.registry)} == {f"agent-{i}" for i in range(200)}
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_at_the_end_of_time_is_malformed(logs: DecisionLogs, time: str) -> None:
+    with pytest.raises(MalformedError) as refused:
+        logs.take(several(event(timestamp=time)))
+    assert refused.value.code == "decision-log-malformed"
 
 
 @pytest.mark.parametrize(

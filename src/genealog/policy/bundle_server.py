@@ -251,7 +251,8 @@ def serve(
             url = listening.url_of(listener)
             url = url if certificate is None else url.replace("http:", "https:")
             listening.serve_until_signal(
-                listener, app, lambda: announce(url), ssl_certfile=certificate, ssl_keyfile=key, limit_concurrency=2048
-            )
+                listener, app, lambda: announce(url), within=READ_WITHIN, ssl_certfile=certificate, ssl_keyfile=key,
+                limit_concurrency=2048,
+            )  # fmt: skip
     finally:
         app.close()

@@ -37,6 +37,7 @@ MOST_EVENTS = 10_000  # in one upload
 REMEMBERED = 200_000  # events that are known when they come again: the newest
 _REVISIONS = 32  # that a statement names, and the most characters of each
 _LONGEST = 256
+_AGENTS = 32  # in one upload that are told apart
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _REVISION = re.compile(r"(\d{1,15}):([0-9a-f]{64})", re.ASCII)
 
@@ -126,6 +127,8 @@ class DecisionLogs:
         by_source: dict[str | None, list[tuple[Event, bytes]]] = {}
         for event, raw in new:
             by_source.setdefault(event.source, []).append((event, raw))
+        if len(by_source) > _AGENTS:  # each is an entry of the log, which others wait for
+            by_source = {None: [each for events in by_source.values() for each in events]}
         for source, events in by_source.items():
             body = b"[" + b",".join(raw for _, raw in events) + b"]"
             times = sorted((event.timestamp for event, _ in events), key=_moment)
@@ -172,7 +175,7 @@ def read_events(data: bytes) -> list[tuple[Event, bytes]]:
             )
         try:
             _moment(event.timestamp)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise _malformed(f"{event.timestamp}: {error}", "a time that there is") from None
     return events
 

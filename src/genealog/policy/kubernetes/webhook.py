@@ -184,7 +184,7 @@ def serve(
         with listening.listen_at(listen, backlog=128) as listener:
             url = listening.url_of(listener)
             url = url if certificate is None else url.replace("http:", "https:")
-            listening.serve_until_signal(listener, app, lambda: announce(url), **options)
+            listening.serve_until_signal(listener, app, lambda: announce(url), within=TIMEOUT, **options)
     finally:
         app.close()
 
