@@ -55,6 +55,40 @@ def test_promoting_with_approvals(cli: Cli, two: Path) -> None:
     assert [each["leaf"] for each in move["approvals"]] == list(ran.json["approvals"])
 
 
+def test_approvals_that_a_policy_asks_for_and_no_rule(cli: Cli, store: Path) -> None:
+    assert cli("signer", "add", "security", "--identity", "SECURITY").status == 0
+    assert cli("deploy", "dev/bot", "--model", "model", *URL).status == 0
+    assert "dev/bot: it can be deployed to without" in cli("approve", "dev/bot", "--from", "dev/bot").out
+    with (store / "genealog.toml").open("a") as stream:
+        stream.write('\n[policy.environments.prod]\ndeny = ["four_eyes"]\n')
+    assert cli("deploy", "prod/bot", "--model", "model", *URL).status == 1
+    for told in (
+        cli("approvals", "prod/bot"),
+        cli("approve", "prod/bot", "--from", "dev/bot", "--as", "security"),
+        cli("approvals", "prod/bot"),
+    ):
+        assert "policy four_eyes (prod): 1 approval of others" in told.out
+        assert "can be deployed to without" not in told.out
+    assert cli("approvals", "prod/bot", "--json").json["four_eyes"] == {"environment": "prod", "required": 1}
+    assert cli("approvals", "dev/bot", "--json").json["four_eyes"] is None
+    assert cli("deploy", "prod/bot", "--model", "model", *URL).status == 0
+
+
+@pytest.mark.parametrize("listing", [("ls", "decisions"), ("policy", "decisions")], ids=["ls", "policy"])
+def test_decisions_are_listed_with_the_entry_that_explains_them(cli: Cli, two: Path, listing: tuple[str, str]) -> None:
+    assert cli("deploy", "bot", "--model", "model", *URL).status == 0
+    (decided,) = cli("policy", "decisions", "--json").json
+    lines = cli(*listing).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["entry", decided["entry"]]
+    assert cli("policy", "explain", decided["entry"]).status == 0
+
+
+def test_what_is_revoked_is_not_deployed_and_another_version_is_named(cli: Cli, two: Path) -> None:
+    assert cli("revoke", "model", "--reason", "bad data", "--no-wait").status == 0
+    ran = cli("deploy", "bot", "--model", "model", *URL)
+    assert (ran.status, "[model-revoked]" in ran.err, "deploy another version" in ran.err) == (1, True, True)
+
+
 def test_an_incident_from_beginning_to_end(cli: Cli, two: Path) -> None:
     cli("deploy", "bot", "--model", "model", *URL)
     cli("deploy", "bot", "--model", "other", *URL)

@@ -19,7 +19,7 @@ from genealog.drift import seen
 from genealog.errors import GenealogError
 from genealog.registry import Registry
 from genealog.store import schema
-from genealog.store.home import Home
+from genealog.store.home import REGISTRY, Home
 
 _ONLY_JSON = ("deployment", "principal")  # the last columns of calls: a table is wide enough without them
 Rows = tuple[tuple[str, ...], list[tuple[object, ...]]]
@@ -53,7 +53,8 @@ def ls(
     else:
         columns = tuple(name for name in columns if name not in _ONLY_JSON)
         shown = [[short(str(c)) if c else c for c in row[: len(columns)]] for row in rows]
-        print_table(columns, shown, empty=f"no {what.value} yet", spare=("weights",))
+        spare = ("at",) if what is Listing.decisions else ("weights",)
+        print_table(columns, shown, empty=f"no {what.value} yet", spare=spare)
 
 
 def _artifacts(home: Home, limit: int) -> Rows:
@@ -111,7 +112,9 @@ def _decisions(home: Home, limit: int) -> Rows:
     table = schema.decision
     rows = Registry(home).ledger.index().rows(select(table).order_by(table.c.id.desc()).limit(limit))
     columns = ("at", "point", "outcome", "code", "subject", "message")
-    return columns, [tuple(row[name] for name in columns) for row in reversed(rows)]
+    return ("entry", *columns), [
+        (f"{REGISTRY}:{row['id']}", *(row[name] for name in columns)) for row in reversed(rows)
+    ]
 
 
 def _runs(home: Home, limit: int) -> Rows:

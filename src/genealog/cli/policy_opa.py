@@ -178,9 +178,11 @@ def decisions(
     if json:
         print_json(told)
     else:
-        columns = ("at", "by", "point", "outcome", "code", "subject", "note")
+        columns: tuple[str, ...] = ("entry", "at", "by", "point", "outcome", "code", "subject")
+        if any(row.get("note") for row in told):
+            columns = (*columns, "note")
         rows = [tuple(one_line(str(row.get(name) or "")) for name in columns) for row in told]
-        print_table(columns, rows, empty="no decisions yet", spare=("subject",))
+        print_table(columns, rows, empty="no decisions yet", spare=("by", "at"))
     if any(each.standing == "never" for each in theirs):
         raise typer.Exit(1)
 

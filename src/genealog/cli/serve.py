@@ -13,9 +13,12 @@ from genealog.cli.break_glass import say_open
 from genealog.cli.options import As, Expect, Json, Reason, Store, moment
 from genealog.cli.output import out, print_json, print_table, short
 from genealog.cli.past import print_targets
+from genealog.core.policy import POINTS
 from genealog.deploy import Approvals, Deployments, Given, Status, read_wanted
+from genealog.deploy.resting import FOUR_EYES
 from genealog.errors import UsageError
 from genealog.incidents import Case, Incidents
+from genealog.policy.sets import load_set
 from genealog.registry import Registry
 from genealog.store.home import Home
 
@@ -171,17 +174,21 @@ def approve(
         which = deployments.registry.resolve(model).id
     else:
         which = deployments.find_spec(spec) if spec is not None else deployments.history(source or "")[-1].spec
-    signer = deployments.registry.signer(as_)
+    signer, asked = deployments.registry.signer(as_), _four_eyes(deployments, name)
     position = deployments.approvals.say(name, which, signer=signer, reason=reason, withdraw=withdraw)
     status = _status(deployments, name, which)
     if json:
-        print_json({"entry": str(position)} | _status_json(status))
+        print_json({"entry": str(position), "four_eyes": asked} | _status_json(status))
         return
     done = "no longer approved" if withdraw else "approved"
     out.print(f"{done}: {short(which)} on [bold]{name}[/bold] (entry {position})")
     if model is None:
         out.print(f"  it serves {', '.join(map(short, deployments.spec(which).models))}")
     _print_rules(status)
+    if asked is not None:
+        _print_four_eyes(asked, "  ")
+    elif not status.rules:
+        out.print(f"  no rule of genealog.toml guards {name}: it can be deployed to without", markup=False)
 
 
 def approvals(
@@ -196,16 +203,18 @@ def approvals(
     """
     deployments = Deployments(Home.find(store))
     specs = [deployments.find_spec(spec)] if spec is not None else list(deployments.approvals.waiting(name))
-    found = [_status(deployments, name, each) for each in specs]
+    found, asked = [_status(deployments, name, each) for each in specs], _four_eyes(deployments, name)
     if json:
-        print_json({"deployment": name, "rules": _rules_json(deployments.approvals, name),
+        print_json({"deployment": name, "rules": _rules_json(deployments.approvals, name), "four_eyes": asked,
                     "specs": [_status_json(status) for status in found]})  # fmt: skip
         return
     for rule in deployments.approvals.rules(name):
         whose = ", ".join(rule.from_) or "anybody who signs here"
         out.print(f"rule {rule.deployment}: {rule.required} of {whose}", markup=False)
     if not deployments.approvals.rules(name):
-        out.print(f"no rule of genealog.toml guards {name}")
+        out.print(f"no rule of genealog.toml guards {name}", markup=False)
+    if asked is not None:
+        _print_four_eyes(asked)
     for status in found:
         out.print(f"[bold]{status.spec}[/bold]")
         rows = [
@@ -284,8 +293,22 @@ def _print_rules(status: Status) -> None:
         count = f"{len(ruled.given)} of {ruled.rule.required} approvals ({ruled.rule.deployment})"
         missing = "" if ruled.met else f"; not yet: {', '.join(ruled.missing) or 'others who sign here'}"
         out.print(f"  {'enough' if ruled.met else 'not enough'}: {count}{missing}", markup=False)
-    if not status.rules:
-        out.print(f"  no rule of genealog.toml guards {status.deployment}: it can be deployed to without")
+
+
+def _four_eyes(deployments: Deployments, name: str) -> dict[str, Any] | None:
+    """Return what the policy `four_eyes` denies without, whatever the rules ask for; None where it does not deny."""
+    home = deployments.registry.home
+    policies = load_set(home.config, home.path)
+    environment = policies.environment_of(name)
+    if not any(policies.asked(environment, point).get(FOUR_EYES) == "deny" for point in POINTS):
+        return None
+    return {"environment": environment, "required": policies.settings["approvals"]}
+
+
+def _print_four_eyes(asked: dict[str, Any], indent: str = "") -> None:
+    count = f"{asked['required']} approval{'s'[: asked['required'] != 1]}"
+    whose = "of others: neither who moves it, nor who made or registered a model"
+    out.print(f"{indent}policy {FOUR_EYES} ({asked['environment']}): {count} {whose}", markup=False)
 
 
 def _status_json(status: Status) -> dict[str, Any]:

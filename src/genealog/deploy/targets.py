@@ -94,7 +94,10 @@ def vendor_of(registry: Registry, version: Version) -> str | None:
 def _servable(registry: Registry, ref: str) -> Version:
     version = registry.resolve(ref)
     if version.revoked is not None:
-        raise PolicyDenied("model-revoked", f"{version.name} was revoked: {version.revoked}", got=version.id)
+        raise PolicyDenied(
+            "model-revoked", f"{version.name} was revoked: {version.revoked}", got=version.id,
+            hint="deploy another version: genealog ls",
+        )  # fmt: skip
     return version
 
 
