@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def ask(
 ) -> None:
     """Ask that policies be put aside. Nothing is, until somebody else agrees.
 
-    Not every policy is breakable: genealog policy ls says which are. How long at most: \\[policy.break_glass].
+    Not every policy is breakable: genealog policy show NAME says which. How long at most: \\[policy.break_glass].
 
     Example: [bold]genealog break-glass ask case-17 --deployment prod/bot --policy evaluated --for 1h --reason x[/bold]
     """
@@ -50,7 +51,8 @@ def ask(
         print_json({"entry": str(position)} | plain(glass))
         return
     out.print(f"asked: {glass} (entry {position})", markup=False)
-    out.print(f"nothing is put aside until somebody else agrees: genealog break-glass agree {name} --as LABEL")
+    how = f"genealog break-glass agree {shlex.quote(name)} --reason WHY --as LABEL"
+    out.print(f"nothing is put aside until somebody else agrees: {how}", markup=False)
 
 
 @app.command()

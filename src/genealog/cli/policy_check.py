@@ -25,13 +25,13 @@ from genealog.policy.kubernetes.workloads import group_of, is_ours, read_workloa
 from genealog.policy.sarif import Finding, sarif
 from genealog.store.home import Home
 
-app = typer.Typer(no_args_is_help=True, help="Ask what a gate would say, and change nothing: for CI.")
+app = typer.Typer(no_args_is_help=True)
 CANNOT_TELL = ("policy-error", "policy-timeout", "policy-engine-missing", "policy-engine-unfit", "policy-malformed")
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `deploy` a word of its own."""
+    """Ask what a gate would say, and change nothing: for CI."""
 
 
 @dataclass(frozen=True, slots=True)

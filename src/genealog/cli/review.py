@@ -105,7 +105,8 @@ def _say(
     if json:
         print_json({"call": call, "verdict": verdict, "entry": str(position), "file": to and str(to), "size": size})
         return
-    out.print(f"{verdict}: [bold]{escape(call)}[/bold] ({position})")
+    done = "released" if verdict == "release" else "rejected"
+    out.print(f"{done}: [bold]{escape(call)}[/bold] ({position})")
     if to is not None:
         out.print(f"wrote {to}: {size} bytes", markup=False)
     elif verdict == "release":

@@ -84,7 +84,8 @@ class BreakGlasses:
         if not policies or (wrong := sorted(set(policies) - set(breakable))):
             raise PolicyDenied(
                 "not-breakable", "these policies are never put aside", got=", ".join(wrong) if policies else "none",
-                expected=", ".join(sorted(breakable)), hint="genealog policy ls",
+                expected=", ".join(sorted(breakable)),
+                hint="genealog policy show NAME says whether a policy is breakable",
             )  # fmt: skip
         if not now < until <= now + longest:
             raise PolicyDenied(
