@@ -35,6 +35,8 @@ SETTINGS = {
     "block": '[policy.environments.prod]\noff = ["traceable"]\ndeny = ["marked"]\nsink = "public"\n',
     "review": '[policy.environments.prod]\noff = ["traceable"]\nreview = ["marked"]\nsink = "public"\n',
 }
+CLEAN = '[policy.environments.prod]\noff = ["traceable"]\n{mode} = ["clean"]\ndetectors = ["personal-data"]\n'
+SETTINGS |= {f"clean-{mode}": CLEAN.format(mode=mode) for mode in ("deny", "review", "flag", "label")}
 
 
 def store_with(path: Path, upstream: str, settings: str, **options: Any) -> Path:
@@ -121,6 +123,56 @@ async def test_what_the_client_got_is_what_the_log_says(
             assert Answers(home).why(got.call).hops[0].state is State.PROVEN
         finally:
             home.close()
+
+
+def says(text: str, *, streams: bool) -> tuple[Script, bytes]:
+    """An upstream that says a text, as a stream in pieces of seven characters."""
+    if not streams:
+        return whole(completion(text)), completion(text)
+    pieces = [text[at : at + 7] for at in range(0, len(text), 7)]
+    chunks = [event({"choices": [{"index": 0, "delta": {"content": piece}}]}) for piece in pieces]
+    chunks += [event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}), b"data: [DONE]\n\n"]
+    return stream(chunks), b"".join(chunks)
+
+
+def event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value | {"id": "chatcmpl-1", "object": "chat.completion.chunk"}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("mode", "status", "action"),
+    [("deny", 403, "blocked"), ("review", 403, "held"), ("label", 200, "labelled"), ("flag", 200, "allowed")],
+)
+async def test_an_answer_with_an_address_in_it_is_found(
+    tmp_path: Path, mode: str, status: int, action: str, *, streams: bool
+) -> None:
+    script, answer = says("Write to jane.doe@example.org, she knows.", streams=streams)
+    async with FakeUpstream(script) as upstream:
+        store = store_with(tmp_path, upstream.url, f"clean-{mode}")
+        async with Process(store) as gateway, Tap(gateway.port) as tap:
+            await ask(tap.url, chat(stream=streams))
+    (got,) = tap.got
+    assert (got.status, got.body == answer) == (status, status == 200)
+    assert b"jane" not in got.body or status == 200
+    response = response_of(store, got.call)
+    assert (response.release, response.release_flags) == (action, ("clean output-alarm",))
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+async def test_an_answer_with_nothing_in_it_goes_out_and_one_that_nobody_could_read_does_not(
+    tmp_path: Path, *, streams: bool
+) -> None:
+    script, answer = says("She is in, on floor 12.", streams=streams)
+    async with FakeUpstream(script) as upstream:
+        store = store_with(tmp_path, upstream.url, "clean-deny")
+        async with Process(store) as gateway, Tap(gateway.port) as tap:
+            await ask(tap.url, chat(stream=streams))
+            upstream.script = whole(b"\x00\x01 no JSON")
+            await ask(tap.url, chat(stream=streams))
+    clean, unread = tap.got
+    assert (clean.status, clean.body, response_of(store, clean.call).release) == (200, answer, "allowed")
+    assert (unread.status, json.loads(unread.body)["code"]) == (403, "output-not-looked-at")
 
 
 async def test_a_person_releases_one_answer_and_rejects_another(tmp_path: Path, cli: Cli) -> None:

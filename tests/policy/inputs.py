@@ -83,7 +83,12 @@ _PARTS: dict[str, Any] = {
     "serving": Serving(minimum_assurance=2, assurance=3),
     "call": Call(purpose="support", data_class="internal", tenant="acme", budget=True, budget_left=True),
     "output": Output(
-        recorded=True, lineage_complete=True, assurance=3, marked=True, detectors=("pii", "toxicity"), alarms=0
+        recorded=True,
+        lineage_complete=True,
+        assurance=3,
+        marked=True,
+        alarms=0,
+        detectors=("personal-data", "toxicity"),
     ),
     "workload": Workload(unresolved=0, unpinned=0, remote_code=0, open_loading=0),
 }
@@ -180,6 +185,8 @@ _CHANGES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("no_incident", "incidents-unchecked"): [{"incidents.checked": False}],
     ("traceable", "output-without-lineage"): [{"output.lineage_complete": False}],
     ("traceable", "output-not-recorded"): [{"output.recorded": False}],
+    ("clean", "output-alarm"): [{"output.alarms": 1}],
+    ("clean", "output-not-looked-at"): [{"output.detectors": ["toxicity"]}, {"output.detectors": []}],
     ("registry_fresh", "registry-stale"): [{"registry.stale": True}, {"registry.age_seconds": 61}],
     ("workload_safe", "unresolved-model"): [{"workload.unresolved": 1}],
     ("workload_safe", "image-not-pinned"): [{"workload.unpinned": 1}],
@@ -220,7 +227,8 @@ def only(*names: str) -> PolicySet:
 def _set(*names: str) -> PolicySet:
     off = {name for point in POINTS for name in BASELINE[point]} - set(names)
     environment = Environment(
-        deny=names, off=tuple(sorted(off)), minimum_assurance="A2", sink="public", marking=("header",)
-    )
+        deny=names, off=tuple(sorted(off)), minimum_assurance="A2", sink="public", marking=("header",),
+        detectors=("personal-data", "toxicity"),
+    )  # fmt: skip
     settings = msgspec.structs.replace(SETTINGS, environments={ENVIRONMENT: environment})
     return make_set(default_policies(), settings)

@@ -19,7 +19,7 @@ from policy.inputs import ENVIRONMENT, MODELS, Bad, bad, changed, everything, go
 POLICIES = default_policies()
 BREAKABLE = {
     "lineage_complete", "minimum_assurance", "evaluated", "four_eyes", "licence_allowed", "vendor_allowed",
-    "within_budget", "purpose_allowed", "no_incident", "marked", "traceable", "workload_safe",
+    "clean", "within_budget", "purpose_allowed", "no_incident", "marked", "traceable", "workload_safe",
 }  # fmt: skip
 
 

@@ -73,6 +73,11 @@ class Asking(Taking):
         return self.route.dialect
 
     @property
+    def operation(self) -> str:
+        """As the intent says it."""
+        return self.route.operation
+
+    @property
     def live(self) -> Live:
         """The deployment that is asked."""
         return self._live()

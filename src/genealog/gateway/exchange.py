@@ -29,7 +29,7 @@ from genealog.gateway.hold import Hold, Way
 from genealog.gateway.http1 import Connection, Reply, Response, UpstreamLostError
 from genealog.gateway.parts import Parts
 from genealog.gateway.recording import Entry
-from genealog.gateway.releasing import Nothing, Question, Releasing, decided_about, waiting
+from genealog.gateway.releasing import Answer, Nothing, Question, Releasing, decided_about, waiting
 from genealog.gateway.reported import reports_itself
 from genealog.policy.release import Released
 
@@ -53,6 +53,10 @@ class Owner(Protocol):
 
     @property
     def dialect(self) -> str:
+        """As the intent says it."""
+
+    @property
+    def operation(self) -> str:
         """As the intent says it."""
 
     @property
@@ -346,15 +350,22 @@ class Exchange:
         if not looks:
             self._later(self._ask_release(releasing))
 
-    def _question(self, body: bytes | None = None) -> Question:
+    def _question(self, answer: Answer | None = None) -> Question:
         owner = self._owner
-        return Question(owner.live, self.aim, self.binding.level, owner.who, body, self._kind or "", self._encoding)
+        return Question(owner.live, self.aim, self.binding.level, owner.who, answer)
+
+    def _answer(self, body: bytes) -> Answer:
+        owner = self._owner
+        return Answer(
+            body, owner.dialect, owner.operation, self._status or 0, self._kind, self._encoding, self._headers or {}
+        )
 
     async def _ask_release(self, releasing: Releasing) -> None:
         waited, passing = self._hold, self._passing
         if waited is None or passing is None:
             raise AssertionError("nothing waits")
-        found = await releasing.ask(self._question(waited.rest if releasing.looks(self._owner.name) else None))
+        answer = self._answer(waited.rest) if releasing.looks(self._owner.name) else None
+        found = await releasing.ask(self._question(answer))
         self._task = None
         if self.closed:
             return

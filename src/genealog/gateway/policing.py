@@ -39,6 +39,7 @@ from genealog.gateway.counters import Counters
 from genealog.gateway.directory import Found
 from genealog.policy.break_glass import Glass
 from genealog.policy.decide import Judged, Policies
+from genealog.policy.detectors import Detectors
 from genealog.policy.document import Actor, Call, Input, Output, Serving
 from genealog.policy.facts import LEVELS, Facts, Used
 from genealog.policy.sets import PolicySet
@@ -88,7 +89,7 @@ class Court:
     """A policy set in its engine, over the facts of a store. Belongs to the thread that made it."""
 
     def __init__(self, home: Home, *, config: Config | None = None) -> None:
-        """Load everything; the store is closed with it. Raises: as `Policies.open`."""
+        """Load everything; the store is closed with it. Raises: as `Policies.open`, `Detectors.load`."""
         if config is not None:
             home.config = config
         self.home = home
@@ -97,6 +98,9 @@ class Court:
         try:
             self.policies = Policies.open(home)
             self.facts = Facts(home, self.policies.set)
+            self.detectors = Detectors()
+            for environment in self.policies.set.environments.values():
+                self.detectors.load(environment.detectors)
         except BaseException:
             home.close()
             raise

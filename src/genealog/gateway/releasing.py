@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -42,9 +42,20 @@ class Question:
     aim: Aim
     bound: Assurance
     who: Who
-    body: bytes | None = None  # of the answer, where detectors look at it
-    kind: str = ""
-    encoding: str | None = None
+    answer: Answer | None = None  # where detectors look at it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came, and what its dialect needs to read it. `headers` are those that go on record."""
+
+    body: bytes
+    dialect: str
+    operation: str
+    status: int
+    kind: str | None
+    encoding: str | None
+    headers: Mapping[str, str]
 
 
 class Epochs(Protocol):
@@ -113,7 +124,7 @@ class Releasing:
             log.error("an answer of %s could not be decided about: %s", question.live.name, error.code)
             code = error.code if isinstance(error, PolicyDenied) else "policy-error"
             return released(no(code, "the policy engine gave no answer"), self.standing(question.live.name).asked)
-        if question.body is None and epoch == self._epochs.epoch:
+        if question.answer is None and epoch == self._epochs.epoch:
             if len(self._kept) >= _MOST:
                 self._kept.clear()
             self._kept[_key(question)] = _Kept(found, self._clock() + good)
@@ -155,8 +166,13 @@ def decided(court: Court, question: Question, age: float) -> tuple[Released, flo
     """
     live, aim, bound = question.live, question.aim, question.bound
     here, used = standing(court.policies.set, live.name), used_of(aim.target)
+    answer = question.answer
     output = output_of(
         court.facts.models(*used), len(used), recorded=True, assurance=without_evidence(bound), marked=here.labels,
+        detectors=court.detectors.look(
+            here.detectors, answer.dialect, answer.body, operation=answer.operation, status=answer.status,
+            content_type=answer.kind, content_encoding=answer.encoding, headers=answer.headers,
+        ) if answer is not None else None,
     )  # fmt: skip
     judged = court.judge(live, aim, bound, question.who, age, output=output)
     keeps = live.body.body_capture == "encrypted"

@@ -224,7 +224,7 @@ def _candidates(document: Any, settings: Mapping[str, Any]) -> Iterator[tuple[Pa
         elif isinstance(value, str):
             yield from ((path, text) for text in (*texts, *_said(document, path)) if text != value)
         elif isinstance(value, list):
-            yield from ((path, [*value, added]) for added in _added(document, path))
+            yield from ((path, [*value, *added]) for added in _added(document, path, settings))
         elif path[-1] == "evaluations" and (suites := settings.get("evaluations")):
             yield path, {**value, **{suite: value.get(suite, _evaluation(wanted)) for suite, wanted in suites.items()}}
             yield path, {**value, **{suite: _evaluation(wanted) for suite, wanted in suites.items()}}
@@ -238,16 +238,19 @@ def _said(document: Any, path: Path) -> tuple[str, ...]:
     return tuple(word for model in document.get("models", ()) for word in model.get(key, ()))
 
 
-def _added(document: Any, path: Path) -> Iterator[Any]:
+def _added(document: Any, path: Path, settings: Mapping[str, Any]) -> Iterator[list[Any]]:
     """Yield what a list could have besides."""
     call = document.get("call") or {}
     if path[-1] == "approvals":
         at = len(value_at(document, path))
-        yield {"by": f"{_SOMEBODY}.{at + 1}", "independent": True}
+        yield [{"by": f"{_SOMEBODY}.{at + 1}", "independent": True}]
     elif path[-1] in ("purposes", "data_classes"):
-        yield call.get("purpose" if path[-1] == "purposes" else "data_class", "")
+        yield [call.get("purpose" if path[-1] == "purposes" else "data_class", "")]
+    elif path[-1] == "detectors":
+        wanted = settings.get("detectors", {}).get(document["env"]["name"], ())
+        yield [each for each in wanted if each not in value_at(document, path)]
     elif path[-1] != "models":
-        yield _SOMEBODY
+        yield [_SOMEBODY]
 
 
 def _evaluation(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from functools import cached_property
 from genealog.core.frames import Assurance, Release
 from genealog.core.policy import Mode, Reason, Verdict
 from genealog.errors import PolicyDenied
+from genealog.policy.detectors import DETECTORS
 from genealog.policy.document import Model, Output
 from genealog.policy.sets import PolicySet
 
@@ -71,7 +72,7 @@ class Standing:
     environment: str
     asked: Mapping[str, Mode]
     marking: tuple[str, ...] = ()
-    detectors: tuple[str, ...] = ()
+    detectors: tuple[str, ...] = ()  # that look at each answer here
 
     @property
     def labels(self) -> bool:
@@ -80,10 +81,11 @@ class Standing:
 
 
 def standing(policies: PolicySet, deployment: str) -> Standing:
-    """Look up what a deployment's environment asks for."""
+    """Look up what a deployment's environment asks for; of its detectors, those that Genealog has."""
     name = policies.environment_of(deployment)
     environment = policies.environments[name]
-    return Standing(name, policies.asked(name, "release"), environment.marking)
+    detectors = tuple(each for each in environment.detectors if each in DETECTORS)
+    return Standing(name, policies.asked(name, "release"), environment.marking, detectors)
 
 
 def output_of(

@@ -161,6 +161,7 @@ def make_set(policies: Mapping[str, Policy], settings: Settings) -> PolicySet:
     data = {
         "approvals": settings.approvals,
         "breakable": sorted(name for name, policy in policies.items() if policy.breakable),
+        "detectors": {name: list(environment.detectors) for name, environment in environments.items()},
         "environments": made,
         "evaluations": {
             suite: {"newest_seconds": int(each.newest), "minimum": each.minimum, "maximum": each.maximum}

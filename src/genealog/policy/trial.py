@@ -38,7 +38,9 @@ _INPUT: dict[str, Any] = {
     "incidents": {"checked": True, "open": 0}, "approvals": [{"by": "b", "independent": True}], "waived": [],
     "serving": {"minimum_assurance": 0, "assurance": 2},
     "call": {"purpose": "support", "data_class": "public", "tenant": "t", "budget": True, "budget_left": True},
-    "output": {"recorded": True, "lineage_complete": True, "assurance": 2, "marked": True, "detectors": {"d": True}},
+    "output": {
+        "recorded": True, "lineage_complete": True, "assurance": 2, "marked": True, "detectors": ["d"], "alarms": 0,
+    },
     "workload": {"unresolved": 0, "unpinned": 0, "remote_code": 0, "open_loading": 0},
 }  # fmt: skip
 _passed: set[str] = set()

@@ -15,6 +15,7 @@ from genealog.store.units import Seconds
 
 Named = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # a policy: its file, its package
 Decimal = Annotated[str, Meta(pattern=r"^-?[0-9]{1,12}(\.[0-9]{1,12})?\Z")]
+Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
 Level = Literal["A0", "A1", "A2", "A3", "A4"]
 
 
@@ -30,6 +31,7 @@ class Environment(Record):
     minimum_assurance: Level = "A0"
     sink: Literal["internal", "public"] = "internal"  # who reads the answers
     marking: tuple[str, ...] = ()  # how answers say that AI made them: `header`, or what the application does
+    detectors: tuple[Word, ...] = ()  # that look at each answer: `personal-data`, or what the application runs
 
     def __post_init__(self) -> None:
         """Refuse a policy with two modes. Raises: ValueError, which `msgspec.convert` turns into its own."""

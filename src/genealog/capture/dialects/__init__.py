@@ -87,20 +87,27 @@ def read_intent(intent: Intent) -> RequestFacts:
         return RequestFacts({}, {}, malformed="reader-failed")
 
 
+def read_answer(
+    dialect: str, body: bytes, *, operation: str, status: int | None, content_type: str | None,
+    content_encoding: str | None, headers: Mapping[str, str],
+) -> ResponseFacts:  # fmt: skip
+    """Say what a response says, as a dialect reads it. Raises: whatever a mistake in its reader raises."""
+    found = reader(dialect)
+    if found is None:
+        return NO_RESPONSE_FACTS
+    return found.read_response(
+        body, operation=operation, status=status, content_type=content_type, content_encoding=content_encoding,
+        **_more(dialect, headers),
+    )  # fmt: skip
+
+
 def read_outcome(intent: Intent, outcome: Outcome) -> ResponseFacts:
     """Say what the response of a call says, as its dialect reads it."""
-    dialect = reader(intent.dialect)
-    if dialect is None:
-        return NO_RESPONSE_FACTS
     try:
-        return dialect.read_response(
-            outcome.response,
-            operation=intent.operation,
-            status=outcome.status,
-            content_type=outcome.content_type,
-            content_encoding=outcome.content_encoding,
-            **_more(intent.dialect, outcome.headers),
-        )
+        return read_answer(
+            intent.dialect, outcome.response, operation=intent.operation, status=outcome.status,
+            content_type=outcome.content_type, content_encoding=outcome.content_encoding, headers=outcome.headers,
+        )  # fmt: skip
     except Exception as error:  # noqa: BLE001 - as above
         _say(intent, "response", error)
         return ResponseFacts(malformed="reader-failed")
