@@ -59,7 +59,7 @@ def ask(
 def agree(name: Name, reason: Why, as_: As = None, store: Store = None, json: Json = False) -> None:
     """Agree to what was asked under this name, as another identity. The policies are put aside from now on.
 
-    Example: [bold]genealog break-glass agree case-17 --reason "seen the outage" --as security[/bold]
+    Example: [bold]genealog break-glass agree case-17 --reason "seen the incident" --as security[/bold]
     """
     home = Home.find(store)
     glass = BreakGlasses(home).agree(name, reason=reason, signer=Registry(home).signer(as_))
