@@ -90,12 +90,40 @@ def test_a_stopped_worker_is_alive_and_a_killed_one_is_not(tmp_path: Path, holde
     assert list(tmp_path.iterdir()) == []  # what it left is cleared away
 
 
-def test_a_file_of_something_else_is_nobody(tmp_path: Path) -> None:
+def test_a_lease_that_says_nothing_is_waited_for_while_somebody_holds_it(tmp_path: Path) -> None:
     lease = Lease(tmp_path)
     (path,) = tmp_path.glob("*.lease")
     path.write_bytes(b"x" * 32)
-    assert list(held(tmp_path)) == []
+    assert [each.epoch for each in held(tmp_path)] == [-1]
     lease.close()
+    assert list(held(tmp_path)) == []
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_what_cannot_be_looked_at_is_waited_for(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "leases"
+    if what == "file":
+        folder.write_text("no folder")
+    else:
+        folder.mkdir()
+        (folder / "a.lease").symlink_to(tmp_path)
+    assert [each.epoch for each in held(folder)] == [-1]
+    assert acknowledge(folder, 0).expired == 1
+
+
+def test_a_lease_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
+    lease = Lease(tmp_path)
+    lease.publish(4)
+    lease.keep()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    assert list(held(tmp_path)) == []
+    lease.keep()
+    assert [each.epoch for each in held(tmp_path)] == [4]
+    lease.publish(5)
+    assert [each.epoch for each in held(tmp_path)] == [5]
+    lease.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lease_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -204,6 +204,8 @@ class Directory:
         """Look at the registry now. Raises: what the store raises."""
         if self._source is not None:
             self._stamp = self._source.stamp()  # first: what comes while we read is seen again
+        if self._lease is not None:
+            self._lease.keep()
         began = self._clock()
         snapshot, found = await self.ask(self._look)
         self._seen = max(self._seen, began)  # what came after we began may not be in it

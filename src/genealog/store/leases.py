@@ -48,6 +48,9 @@ class Held:
     since: float  # of its clock
 
 
+_SOMEBODY = Held(0, -1, 0.0)  # who has to be waited for
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
     """Nobody serves from before `epoch` any more. Seconds in `took`.
@@ -66,7 +69,11 @@ class Lease:
     """The file of one worker. Raises: StoreError `disk-error`."""
 
     def __init__(self, folder: Path) -> None:
-        name = secrets.token_hex(8)
+        self._folder = folder
+        self._make()
+
+    def _make(self, epoch: int = -1) -> None:
+        folder, name = self._folder, secrets.token_hex(8)
         self._path = folder / f"{name}.lease"
         made = folder / f".{name}"
         with disk("making a lease"):
@@ -77,7 +84,7 @@ class Lease:
                 os.ftruncate(self._file, _SIZE)
                 self._map = mmap.mmap(self._file, _SIZE)
                 self._slots = memoryview(self._map).cast("q")
-                self._slots[0], self._slots[1], self._slots[3] = _MAGIC, -1, os.getpid()
+                self._slots[0], self._slots[1], self._slots[3] = _MAGIC, epoch, os.getpid()
                 made.rename(self._path)  # whoever sees it sees it locked
             except BaseException:
                 os.close(self._file)
@@ -87,6 +94,20 @@ class Lease:
         """Say that this worker serves at `epoch` from now on, and at nothing before it. Neither blocks nor fails."""
         self._slots[2] = int(boot_clock() * 1e9)
         self._slots[1] = epoch
+
+    def keep(self) -> None:
+        """Make another file if somebody took it away: a worker without one is not waited for. Cheap while it is there.
+
+        Raises: StoreError `disk-error`; then this worker must not serve.
+        """
+        with disk("looking at a lease"):
+            there = os.fstat(self._file).st_nlink > 0
+        if not there:
+            file, kept, slots = self._file, self._map, self._slots
+            self._make(slots[1])
+            slots.release()
+            kept.close()
+            os.close(file)
 
     def close(self) -> None:
         """Serve no more."""
@@ -98,15 +119,21 @@ class Lease:
 
 
 def held(folder: Path) -> Iterator[Held]:
-    """Yield what living workers say, and clear away what dead ones left."""
+    """Yield what living workers say, and clear away what dead ones left. What cannot be read may be anybody's."""
     try:
-        paths = sorted(folder.glob("*.lease"))
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".lease")
+    except FileNotFoundError:
+        return
     except OSError:
+        yield _SOMEBODY
         return
     for path in paths:
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # it went while we looked
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:  # it went while we looked
+            continue
+        except OSError:
+            yield _SOMEBODY
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -115,6 +142,8 @@ def held(folder: Path) -> Iterator[Held]:
             if len(data) == _SIZE and int.from_bytes(data[:8], "little") == _MAGIC:
                 epoch, since, pid = (int.from_bytes(data[at : at + 8], "little", signed=True) for at in (8, 16, 24))
                 yield Held(pid, epoch, since / 1e9)
+            else:
+                yield _SOMEBODY
         else:
             with suppress(OSError):
                 path.unlink()
