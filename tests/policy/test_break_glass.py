@@ -221,6 +221,20 @@ def test_names_and_errors(store: Store) -> None:
     refused(lambda: agree(store, "nobody"), "unknown-break-glass", MissingError)
 
 
+@pytest.mark.parametrize("name", ["a\r\nSet-Cookie: b", "", "x" * 129, "a\x1b[2J"], ids=ascii)
+def test_a_name_that_nobody_can_ask_for_opens_nothing(store: Store, name: str) -> None:
+    until = timestamp(store.now + timedelta(hours=1))
+    body = records.BreakGlass(
+        name=name, action="request", at=timestamp(store.now), reason="r", deployment="*", policies=("evaluated",),
+        until=until,
+    )  # fmt: skip
+    leaf = store.registry.append(body, signer=store.signer("security"), name="case").leaf  # round the command
+    append(store, "ml-lead", action="agree", request=leaf)
+    (glass,) = glasses(store).all()
+    assert (glass.state, glass.why) == ("refused", "its name is none")
+    denied(store)
+
+
 def test_an_engine_breaks_no_glass(store: Store) -> None:
     body = records.BreakGlass(name="case", action="end", at=timestamp(store.now), reason="x")
     with pytest.raises(VerificationError, match="role-not-allowed"):

@@ -76,7 +76,7 @@ class BreakGlasses:
         """
         now = self.clock()
         longest = timedelta(seconds=float(self.home.config.policy.break_glass.longest))
-        if not name or len(name) > 128 or not name.isprintable() or not reason.strip() or not deployment:
+        if not _nameable(name) or not reason.strip() or not deployment:
             raise UsageError(
                 "bad-option", "a break-glass has a name of 1 to 128 printable characters, a pattern and a reason",
                 got=ascii(name)[:80],
@@ -177,6 +177,8 @@ class BreakGlasses:
             until, asked = parse_timestamp(glass.until), parse_timestamp(glass.at)
         except MalformedError:
             return replace(glass, state="refused", why="its times are none")
+        if not _nameable(glass.name):  # it goes into headers and logs; whoever appends by code may write anything
+            return replace(glass, state="refused", why="its name is none")
         if now >= until or self._seen(glass):
             return replace(glass, state="over", why=f"it ended at {glass.until}")
         if until - now > longest or until - asked > longest or asked - now > SKEW:
@@ -190,6 +192,10 @@ class BreakGlasses:
             entry.c.id > glass.index, entry.c.at >= glass.until, entry.c.problem.is_(None), entry.c.at < "9"
         )
         return self.registry.ledger.index(REGISTRY).first(query) is not None
+
+
+def _nameable(name: str) -> bool:
+    return 0 < len(name) <= 128 and name.isprintable()
 
 
 def _told(asked: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Glass:
