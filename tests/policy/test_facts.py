@@ -121,6 +121,16 @@ def test_an_evaluation_is_as_old_as_it_says_and_as_old_as_can_be_if_it_lies_ahea
     assert "claimed" not in facts.models("one")[0].evaluations
 
 
+def test_only_what_was_evaluated_is_evaluated(store: Store, facts: Facts) -> None:
+    one, two = (store.registry.resolve(name).id for name in ("one", "two"))
+    adapter = artifact(store, "adapter", "adapter")
+    run(store, "judged", event(one, "in", "model"), event(two, "in", "judge"), kind="evaluate")
+    run(store, "tuned", event(one, "in", "base"), event(adapter, "in", "adapter"), kind="evaluate")
+    run(store, "plain", event(two, "in", "base"), kind="evaluate")
+    first, second, third = (facts.models(name)[0].evaluations.keys() for name in ("one", "two", "adapter"))
+    assert (first, second, third) == ({"judged"}, {"plain"}, {"tuned"})
+
+
 def test_what_a_revoked_key_said_is_no_fact(store: Store, facts: Facts) -> None:
     store.registry.add_signer("lab", "Lab")
     lab = store.signer("lab")

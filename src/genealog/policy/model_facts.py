@@ -19,7 +19,7 @@ from genealog.core.pickles import classes_told
 from genealog.core.statement import artifact_of, read_statement
 from genealog.core.states import State
 from genealog.custody.contradictions import contradicted
-from genealog.errors import GenealogError, MissingError
+from genealog.errors import MissingError
 from genealog.policy.document import Lineage, Pickle, Signed
 from genealog.registry import Base, Registry, Version
 from genealog.signing.listing import signatures_of
@@ -31,6 +31,7 @@ from genealog.store.lineage import Walk, walk
 EXTERNAL = "external-model"
 # Runs that learn nothing from data of their own. One of a kind unknown here counts as training: it has to name data.
 NOT_TRAINING = ("convert", "evaluate", "index-build", "infer", "merge", "quantize", "retrieve")
+_EVALUATED = ("model", "adapter", "subject")  # roles: what else went in, such as a judge, was not evaluated
 _WEAK = (State.CONTRADICTED, State.MISSING, State.UNCHECKED, State.CLAIMED)  # edges by which nothing was evaluated
 _UNSIGNED = Signed(own=(), foreign=(), contradicted=0)
 _NO_LINEAGE = Lineage(complete=False, to_data=False, contradicted=0)
@@ -87,9 +88,7 @@ class Reader:
         index = self.registry.ledger.index(REGISTRY)
         try:
             version = self.registry.resolve(artifact)
-        except GenealogError as error:
-            if not isinstance(error, MissingError):
-                raise
+        except MissingError:
             return Known(artifact, artifact, revoked=artifact in revoked)
         body = self.registry.statement(version.statement).body
         if version.id != artifact or not isinstance(body, records.Artifact):
@@ -137,6 +136,10 @@ class Reader:
     def _evaluations(self, index: Index, artifact: str) -> dict[str, Evaluated]:
         """Return by name the last to end of the evaluations that had the model as an input, and that still stand."""
         run, event, entry, key = schema.execution, schema.event, schema.entry, schema.key
+        other = schema.event.alias("other")
+        tuned = exists().where(
+            other.c.execution == event.c.execution, other.c.direction == "in", other.c.role.in_(_EVALUATED)
+        )
         query = (
             select(run.c.name, run.c.exit, run.c.ended_at, entry.c.leaf)
             .join(event, event.c.execution == run.c.id)
@@ -144,6 +147,7 @@ class Reader:
             .join(entry, entry.c.id == run.c.end)
             .join(key, key.c.keyid == entry.c.keyid)
             .where(schema.artifact.c.digest == artifact, event.c.direction == "in", run.c.kind == "evaluate")
+            .where(event.c.role.in_(_EVALUATED) | ((event.c.role == "base") & ~tuned))
             .where(event.c.state.not_in([state.value for state in _WEAK]), ~_refuted(), key.c.revoked.is_(None))
             .order_by(run.c.end)
         )
