@@ -101,6 +101,7 @@ async def test_what_the_client_got_is_what_the_log_says(
         async with Process(store) as gateway, Tap(gateway.port) as tap:
             for _ in range(2):
                 await ask(tap.url, chat(stream=streams))
+    assert len(tap.got) == 2
     for got in tap.got:
         assert (got.status, got.ended) == (status, True)
         assert (got.body == answer) == (status == 200)

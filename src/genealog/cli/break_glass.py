@@ -40,10 +40,10 @@ def ask(
     Example: [bold]genealog break-glass ask case-17 --deployment prod/bot --policy evaluated --for 1h --reason x[/bold]
     """
     home = Home.find(store)
-    policies = load_set(home.config, home.path).policies
+    policies = load_set(home.config, home.path)
     glasses, now = BreakGlasses(home), datetime.now(UTC)
     position = glasses.ask(
-        name, deployment=deployment, policies=policy, breakable=[p.name for p in policies.values() if p.breakable],
+        name, deployment=deployment, policies=policy, breakable=policies.breakable,
         until=now + timedelta(seconds=seconds(lasting)), reason=reason, signer=Registry(home).signer(as_),
     )  # fmt: skip
     glass = glasses.find(name)

@@ -30,7 +30,6 @@ from msgspec.structs import replace
 from genealog.core.canonical import parse_timestamp
 from genealog.core.frames import Assurance
 from genealog.core.policy import Reason, no
-from genealog.core.records import Target
 from genealog.deploy import Live
 from genealog.errors import GenealogError, PolicyDenied, StoreError
 from genealog.gateway.admission import Who
@@ -41,7 +40,7 @@ from genealog.policy.break_glass import Glass
 from genealog.policy.decide import Judged, Policies
 from genealog.policy.detectors import Detectors
 from genealog.policy.document import Actor, Call, Input, Output, Serving
-from genealog.policy.facts import LEVELS, Facts, Used
+from genealog.policy.facts import LEVELS, Facts, used_of
 from genealog.policy.sets import PolicySet
 from genealog.store.config import Config
 from genealog.store.home import Home
@@ -309,10 +308,3 @@ def _denied(live: Live, reasons: tuple[Reason, ...], policy: str) -> ServeDenied
     )  # fmt: skip
     error.reasons, error.policy = reasons, policy
     return error
-
-
-def used_of(target: Target) -> tuple[Used, ...]:
-    """Return the models of one target as they are used there."""
-    on = (target.model.artifact, target.model.weights)
-    first = Used(target.model.artifact, "base" if target.adapters else "model")
-    return tuple(dict.fromkeys((first, *(Used(adapter.artifact, "adapter", on) for adapter in target.adapters))))

@@ -25,7 +25,8 @@ from genealog.gateway.admission import Who
 from genealog.gateway.aims import Aim
 from genealog.gateway.directory import Directory
 from genealog.gateway.hold import Hold, Way
-from genealog.gateway.policing import Court, Policing, used_of
+from genealog.gateway.policing import Court, Policing
+from genealog.policy.facts import used_of
 from genealog.policy.release import ALLOWED, Released, Standing, output_of, released, standing
 
 _MOST = 4_096  # decisions that are kept

@@ -36,9 +36,7 @@ from genealog.errors import StoreError
 from genealog.policy.sets import PolicySet
 
 ROOT: Final = "genealog"
-SCOPE: Final = (
-    "genealog"  # of the signature: an agent that is told the scope takes no bundle that is signed for another
-)
+SCOPE: Final = "genealog"  # of the signature: an agent that is told it takes no bundle signed for another
 SIGNATURES: Final = ".signatures.json"
 MANIFEST: Final = ".manifest"
 HOUR: Final = 3_600_000_000_000

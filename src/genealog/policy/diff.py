@@ -204,12 +204,11 @@ def judge(policies: PolicySet, engine: Engine, document: Mapping[str, Any]) -> V
     name = env.get("name") if isinstance(env, dict) else None
     asked = policies.asked(str(name), point) if isinstance(point, str) else {}  # type: ignore[arg-type]
     put_aside = {each for each in (waived if isinstance(waived, list) else ()) if isinstance(each, str)}
-    breakable = {each for each, policy in policies.policies.items() if policy.breakable}
     try:
         answer = engine.evaluate(msgspec.json.encode(document))
     except GenealogError as error:
         return no(error.code, error.message)
-    return read_verdict(answer, asked, frozenset(put_aside & breakable))
+    return read_verdict(answer, asked, policies.breakable & put_aside)
 
 
 def _turn(before: Verdict, after: Verdict) -> Turn | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import or_, select
@@ -19,7 +19,7 @@ from genealog.core.canonical import MAX_INTEGER, parse_timestamp
 from genealog.core.policy import Point
 from genealog.core.states import State
 from genealog.errors import MalformedError, MissingError
-from genealog.policy.break_glass import BreakGlasses, Glass
+from genealog.policy.break_glass import SKEW, BreakGlasses, Glass
 from genealog.policy.document import (
     Actor,
     Approval,
@@ -44,7 +44,6 @@ from genealog.store.home import REGISTRY, Home
 
 Role = Literal["model", "base", "adapter", "external"]
 Kind = Literal["human", "ci", "workload", "principal", "unknown"]
-SKEW = timedelta(minutes=10)  # by so much the clocks of two machines may differ
 _SILENT = (  # what they state changes nothing that is known of a model
     records.Heartbeat, records.LogHead, records.Load, records.Decision, records.GapNote, records.DecisionLog,
     records.Review, records.Drift, records.Hold, records.Tombstone, records.Approval, records.BreakGlass,
@@ -63,12 +62,14 @@ class Used:
 
 def used_by(spec: records.ServingSpec) -> tuple[Used, ...]:
     """Return every model of a serving spec as it is used there, each use once."""
-    found: list[Used] = []
-    for target in spec.targets:
-        found.append(Used(target.model.artifact, "base" if target.adapters else "model"))
-        on = (target.model.artifact, target.model.weights)
-        found += [Used(adapter.artifact, "adapter", on) for adapter in target.adapters]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(each for target in spec.targets for each in used_of(target)))
+
+
+def used_of(target: records.Target) -> tuple[Used, ...]:
+    """Return the models of one target as they are used there."""
+    on = (target.model.artifact, target.model.weights)
+    first = Used(target.model.artifact, "base" if target.adapters else "model")
+    return tuple(dict.fromkeys((first, *(Used(adapter.artifact, "adapter", on) for adapter in target.adapters))))
 
 
 class Facts:
@@ -148,9 +149,7 @@ class Facts:
         environment = self.policies.environments[name]
         return Env(name=name, minimum_assurance=LEVELS[environment.minimum_assurance], sink=environment.sink)
 
-    def actor(
-        self, keyid: str, *, kind: Literal["human", "ci", "workload", "principal", "unknown"] = "unknown"
-    ) -> Actor:
+    def actor(self, keyid: str, *, kind: Kind = "unknown") -> Actor:
         """Return whose key this is, as the registry knows it."""
         row = self.registry.keys().get(keyid)
         return Actor(id=row.identity if row is not None else "", kind=kind, groups=())

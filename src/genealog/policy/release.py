@@ -108,9 +108,7 @@ def output_of(
     )
 
 
-def released(
-    verdict: Verdict, asked: Mapping[str, Mode], *, label: bool = False, keeps: bool = True
-) -> Released:  # fmt: skip
+def released(verdict: Verdict, asked: Mapping[str, Mode], *, label: bool = False, keeps: bool = True) -> Released:
     """Say what becomes of an answer. `label`: its environment marks every answer by a header; `keeps`: an answer that
     is held can be kept for whoever is to look at it.
     """

@@ -45,7 +45,6 @@ _HEAD = re.compile(r"(?P<card>(?:[ \t\r]*(?:#[^\n]*)?\n)*)package (?P<package>[a
 _CARD = re.compile(r"^# +([a-z]+): *(.*\S)$", re.MULTILINE)
 _LIBRARY = "lib.rego"  # shared by policies: package genealog.lib
 _RESERVED = ("main", "lib", "data")
-_LEVELS = {"A0": 0, "A1": 1, "A2": 2, "A3": 3, "A4": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,11 @@ class PolicySet:
         found |= {"lib.rego": self.library.encode(), "main.rego": main_of(self.policies).encode()}
         found["data.json"] = encode({"genealog": {"settings": self.settings}})
         return dict(sorted(found.items()))
+
+    @cached_property
+    def breakable(self) -> frozenset[str]:
+        """The policies that a break-glass may put aside."""
+        return frozenset(name for name, policy in self.policies.items() if policy.breakable)
 
     @property
     def modules(self) -> dict[str, str]:
