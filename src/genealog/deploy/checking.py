@@ -10,7 +10,7 @@ from genealog.deploy.targets import Wanted, pin
 from genealog.errors import PolicyDenied
 from genealog.policy.decide import Judged, Policies
 from genealog.policy.document import Actor, Serving
-from genealog.policy.facts import Facts, used_by
+from genealog.policy.facts import LEVELS, Facts, used_by
 
 
 def would_deploy(deployments: Deployments, policies: Policies, name: str, wanted: Wanted, *, actor: Actor) -> Judged:
@@ -33,6 +33,6 @@ def would_deploy(deployments: Deployments, policies: Policies, name: str, wanted
     document = facts.document(
         "deploy", deployment=name, used=used_by(spec), actor=actor, waived=glasses,
         approvals=[each.identity for each in said if each.void is None],
-        serving=Serving(minimum_assurance=0, assurance=-1),
+        serving=Serving(minimum_assurance=LEVELS[spec.minimum_assurance], assurance=-1),
     )  # fmt: skip
     return policies.judge(document, glasses)

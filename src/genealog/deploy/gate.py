@@ -32,6 +32,15 @@ from genealog.store.config import Config
 from genealog.store.home import REGISTRY, Home
 from genealog.store.vault.patterns import fits
 
+_NEXT = {  # what whoever asked can do about a no, by its code
+    "approvals-missing": "genealog approve {name} --from WHERE-IT-IS-TRIED --as LABEL, then genealog promote",
+    "licence-unknown": "genealog assess MODEL --licence SPDX",
+    "evaluation-missing": "genealog run --kind evaluate --name SUITE --input model=MODEL -- COMMAND",
+    "evaluation-stale": "genealog run --kind evaluate --name SUITE --input model=MODEL -- COMMAND",
+    "model-not-signed": "genealog sign MODEL",
+    "incident-open": "genealog incident ls",
+    "not-marked": "`marking` in [policy.environments.…]",
+}
 log = logging.getLogger("genealog.policy")
 
 
@@ -77,7 +86,10 @@ class Gate:
         bodies = policies.bodies(registry, judged, name, timestamp(self._clock()))
         if not judged.verdict.allow:
             position = registry.append_all(bodies, signer=signer)[-1]
-            raise judged.verdict.denied(name, hint=f"genealog policy explain {position}")
+            hint = f"why: genealog policy explain {position}"
+            if (then := _NEXT.get(judged.verdict.code)) is not None:
+                hint += f"; then: {then.format(name=name)}"
+            raise judged.verdict.denied(name, hint=hint)
         for glass in judged.broken:
             self._tell(glass)
         return bodies
