@@ -316,6 +316,7 @@ def test_edited_files_change_nothing_served_and_are_refused_next_time(place: Pla
     status, said = refused(place, "--model", str(place.base))
     assert (status, "unregistered-model" in said) == (1, True)
     assert [(d.point, d.outcome, d.code) for d in place.bodies(Decision)] == [
+        ("load", "allow", "allowed"),
         ("load", "deny", "bytes-differ"), ("load", "deny", "unregistered-model"),
     ]  # fmt: skip
     assert len(place.bodies(Load)) == 1
@@ -327,7 +328,7 @@ def test_what_cannot_be_built_is_refused_in_the_log(place: Place) -> None:
         registry.add(place.base, kind="model")
     status, said = refused(place, "--model", "base")
     assert (status, "no-chat-template" in said) == (1, True)
-    assert [decision.code for decision in place.bodies(Decision)] == ["no-chat-template"]
+    assert [decision.code for decision in place.bodies(Decision)] == ["allowed", "no-chat-template"]
     assert place.bodies(Load) == []
 
 

@@ -146,7 +146,7 @@ async def test_a_call_that_waits_is_not_made_once_its_model_is_revoked(tmp_path:
         body = spec(upstream.url, attempts=3)
         source.deploy(NAME, body)
         status, _, answer = await gateway.ask(chat())
-    assert (status, json.loads(answer)["code"], len(upstream.asked)) == (403, "model-revoked", 1)
+    assert (status, json.loads(answer)["code"], len(upstream.asked)) == (403, "revoked-while-serving", 1)
 
 
 @pytest.mark.parametrize("path", ["/v1/../admin", "/genealog/v1/load", "/v1/chat/completion%73"])
