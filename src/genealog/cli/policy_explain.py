@@ -28,6 +28,7 @@ from genealog.registry import Registry
 from genealog.store.home import REGISTRY, Home
 
 _LIVE = ("deploy", "serve")
+_WHICH = "genealog policy decisions names the entries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +132,11 @@ def _recorded(registry: Registry, place: str) -> _Asked:
     leaf = registry.leaf(int(number))
     if not leaf:
         raise MissingError(
-            "no-such-entry", "the registry log has no such entry", got=Position(REGISTRY, int(number), "")
+            "no-such-entry", "the registry log has no such entry", got=Position(REGISTRY, int(number), ""), hint=_WHICH
         )
     body = registry.statement(leaf).body
     if not isinstance(body, records.Decision) or body.policy is None or body.input is None:
-        raise MissingError("no-decision", "this entry is no decision of a policy", got=place)
+        raise MissingError("no-decision", "this entry is no decision of a policy", got=place, hint=_WHICH)
     document = read_input(registry.home.objects.get(body.input))
     return _Asked(registered_set(registry, body.policy), document, body.outcome == "allow")
 

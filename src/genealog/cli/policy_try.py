@@ -89,7 +89,7 @@ def _no_store() -> Config:
 
 
 def eval_(
-    input_: InputFile, point: At = None, environment: EnvironmentName = None, store: Store = None, json: Json = False
+    file: InputFile, point: At = None, environment: EnvironmentName = None, store: Store = None, json: Json = False
 ) -> None:
     """Decide about an input document as a gate would, and record nothing. What is undefined is denied.
 
@@ -98,7 +98,7 @@ def eval_(
     Example: [bold]genealog policy eval input.json --environment prod[/bold]
     """
     home = Home.find(store)
-    document = given_input(input_, point, environment)
+    document = given_input(file, point, environment)
     policies = load_set(home.config, home.path)
     engine = open_engine(home.config.policy, policies)
     try:
@@ -241,5 +241,8 @@ def _bytes(place: str) -> bytes:
         return sys.stdin.buffer.read()
     path = Path(place)
     if not path.is_file():
-        raise MissingError("no-such-file", "there is no such file", got=place, expected="a JSON file, or -")
+        raise MissingError(
+            "no-such-file", "there is no such file", got=place, expected="a JSON file, or -",
+            hint=f"of a decision: genealog policy explain registry:N; of a deployment: … explain deploy {place}",
+        )  # fmt: skip
     return path.read_bytes()
