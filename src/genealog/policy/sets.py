@@ -161,7 +161,8 @@ def make_set(policies: Mapping[str, Policy], settings: Settings) -> PolicySet:
     environments = {DEFAULT: Environment(), **settings.environments}
     made: dict[str, Any] = {}
     for name, environment in environments.items():
-        made[name] = {point: _asked(name, environment, point, policies) for point in POINTS}
+        _check_names(name, environment, policies)
+        made[name] = {point: _asked(environment, point, policies) for point in POINTS}
     data = {
         "approvals": settings.approvals,
         "breakable": sorted(name for name, policy in policies.items() if policy.breakable),
@@ -225,21 +226,25 @@ fine(name, _) if {
 """
 
 
-def _asked(name: str, environment: Environment, point: Point, policies: Mapping[str, Policy]) -> dict[str, Mode]:
+def _asked(environment: Environment, point: Point, policies: Mapping[str, Policy]) -> dict[str, Mode]:
     modes: dict[str, Mode] = {
         each: "flag" if each in BASELINE_FLAGS else "deny" for each in BASELINE[point] if each not in environment.off
     }
     for mode in ("deny", "flag", "label", "review"):
         for each in getattr(environment, mode):
-            policy = policies.get(each)
-            if policy is None:
-                raise UsageError(
-                    "unknown-policy", f"[policy.environments.{name}] names a policy that is not there", got=each,
-                    expected=", ".join(sorted(policies)), hint="genealog policy ls",
-                )  # fmt: skip
-            if point in policy.points and (point == "release" or mode in ("deny", "flag")):
+            if point in policies[each].points and (point == "release" or mode in ("deny", "flag")):
                 modes[each] = mode
     return modes
+
+
+def _check_names(name: str, environment: Environment, policies: Mapping[str, Policy]) -> None:
+    for mode in ("deny", "flag", "label", "review", "off"):
+        for each in getattr(environment, mode):
+            if each not in policies:
+                raise UsageError(
+                    "unknown-policy", f"[policy.environments.{name}] names a policy that is not there in `{mode}`",
+                    got=each, expected=", ".join(sorted(policies)), hint="genealog policy ls",
+                )  # fmt: skip
 
 
 def read_policies(texts: Mapping[str, str], where: str) -> dict[str, Policy]:
