@@ -26,10 +26,11 @@ from genealog.core.manifest import few
 from genealog.core.pickles import classes_told
 from genealog.core.records import Artifact
 from genealog.deploy import Deployments
-from genealog.deploy.taint import revocations, tainted, taints_of
+from genealog.deploy.taint import tainted, taints_of
 from genealog.drift import seen
 from genealog.errors import MissingError, UsageError
 from genealog.policy.assessing import assessment_of
+from genealog.policy.model_facts import revocations
 from genealog.registry import Registry, Version
 from genealog.signing.listing import Signature, signatures_of
 from genealog.store.home import NAME, REGISTRY, Home, as_place

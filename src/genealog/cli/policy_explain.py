@@ -17,6 +17,7 @@ from genealog.core import records
 from genealog.core.canonical import encode
 from genealog.core.policy import Verdict
 from genealog.deploy import Deployments
+from genealog.deploy.gate import moving
 from genealog.errors import MissingError, UsageError
 from genealog.ledger import Position
 from genealog.policy.diff import in_process, judge, read_input, registered_set
@@ -116,11 +117,8 @@ def _live(home: Home, point: str, name: str, call: Call, assurance: str | None) 
     else:
         moves = [move for move in deployments.moves(name) if not move.stale]
         said = deployments.approvals.said(name, live.spec, moves)
-        document = facts.document(
-            "deploy", deployment=name, used=used, actor=facts.actor(deployments.registry.signer().keyid),
-            approvals=[each.identity for each in said if each.void is None],
-            serving=Serving(minimum_assurance=demanded, assurance=-1),
-        )  # fmt: skip
+        actor = facts.actor(deployments.registry.signer().keyid)
+        document = moving(facts, "deploy", name, live.body, actor, said)
     return _Asked(policies, msgspec.json.decode(encode(document)))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from genealog.core import records
 from genealog.core.ids import record_id
+from genealog.deploy.gate import moving
 from genealog.deploy.options import check_name
 from genealog.deploy.service import Deployments
 from genealog.deploy.targets import Wanted, pin
 from genealog.errors import PolicyDenied
 from genealog.policy.decide import Judged, Policies
-from genealog.policy.document import Actor, Serving
-from genealog.policy.facts import LEVELS, Facts, used_by
+from genealog.policy.document import Actor
+from genealog.policy.facts import Facts
 
 
 def would_deploy(deployments: Deployments, policies: Policies, name: str, wanted: Wanted, *, actor: Actor) -> Judged:
@@ -30,9 +31,4 @@ def would_deploy(deployments: Deployments, policies: Policies, name: str, wanted
     said = deployments.approvals.said(name, identifier, moves)
     facts = Facts(deployments.home, policies.set, clock=deployments.clock)
     glasses = facts.waived(name)
-    document = facts.document(
-        "deploy", deployment=name, used=used_by(spec), actor=actor, waived=glasses,
-        approvals=[each.identity for each in said if each.void is None],
-        serving=Serving(minimum_assurance=LEVELS[spec.minimum_assurance], assurance=-1),
-    )  # fmt: skip
-    return policies.judge(document, glasses)
+    return policies.judge(moving(facts, "deploy", name, spec, actor, said, waived=glasses), glasses)

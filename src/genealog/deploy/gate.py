@@ -23,7 +23,7 @@ from genealog.deploy.resting import FOUR_EYES, Resting
 from genealog.errors import PolicyDenied
 from genealog.policy.break_glass import Glass
 from genealog.policy.decide import Policies
-from genealog.policy.document import Serving
+from genealog.policy.document import Actor, Input, Serving
 from genealog.policy.facts import LEVELS, Facts, used_by
 from genealog.policy.sets import load_set
 from genealog.registry import Body
@@ -77,11 +77,7 @@ class Gate:
             registry.append_all([self._unasked(point, name, error)], signer=signer)
             raise
         glasses = facts.waived(name)
-        document = facts.document(
-            point, deployment=name, used=used_by(spec), actor=facts.actor(signer.keyid), allowed=allowed,
-            approvals=[each.identity for each in said if each.void is None], waived=glasses,
-            serving=Serving(minimum_assurance=LEVELS[spec.minimum_assurance], assurance=-1),
-        )  # fmt: skip
+        document = moving(facts, point, name, spec, facts.actor(signer.keyid), said, allowed=allowed, waived=glasses)
         judged = policies.judge(document, glasses)
         bodies = policies.bodies(registry, judged, name, timestamp(self._clock()))
         if not judged.verdict.allow:
@@ -146,6 +142,18 @@ class Gate:
     @cached_property
     def _resting(self) -> Resting:
         return Resting(self._approvals, self._facts)
+
+
+def moving(
+    facts: Facts, point: Literal["deploy", "promote"], name: str, spec: records.ServingSpec, actor: Actor,
+    said: Iterable[Given], *, allowed: Collection[str] = (), waived: Iterable[Glass] | None = None,
+) -> Input:  # fmt: skip
+    """Return what policy is asked when `name` shall get `spec`. `said` is what was said of it, of which some counts."""
+    return facts.document(
+        point, deployment=name, used=used_by(spec), actor=actor, allowed=allowed, waived=waived,
+        approvals=[each.identity for each in said if each.void is None],
+        serving=Serving(minimum_assurance=LEVELS[spec.minimum_assurance], assurance=-1),
+    )  # fmt: skip
 
 
 def log_broken(glass: Glass) -> None:

@@ -24,11 +24,12 @@ from genealog.deploy.approvals import Approvals, choose_spec
 from genealog.deploy.gate import Gate, log_broken
 from genealog.deploy.moves import Move, counting, judged, stack
 from genealog.deploy.options import check_name, check_options
-from genealog.deploy.taint import Taint, revocations, taints_of
+from genealog.deploy.taint import Taint, taints_of
 from genealog.deploy.targets import Wanted, pin
 from genealog.errors import MissingError, PolicyDenied, UsageError
 from genealog.ledger import Position
 from genealog.policy.break_glass import Glass
+from genealog.policy.model_facts import revocations
 from genealog.registry import Registry
 from genealog.store import schema
 from genealog.store.home import REGISTRY, Home

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import and_, select
 
+from genealog.policy.model_facts import revocations
 from genealog.store import schema
 from genealog.store.index import Index
 from genealog.store.lineage import Walk
@@ -28,13 +29,6 @@ class Taint:
 
     def __str__(self) -> str:
         return f"descends from {self.name}, which was revoked: {self.reason}"
-
-
-def revocations(index: Index) -> dict[str, str]:
-    """Return every revoked artifact, and why."""
-    table = schema.ref
-    rows = index.rows(select(table.c.name, table.c.reason).where(table.c.kind == "revocation").order_by(table.c.id))
-    return {row["name"]: row["reason"] or "revoked" for row in rows}
 
 
 def taints_of(index: Index, artifact: str, revoked: dict[str, str]) -> tuple[Taint, ...]:

@@ -18,6 +18,7 @@ from genealog.core import records
 from genealog.core.canonical import MAX_INTEGER, parse_timestamp
 from genealog.core.policy import Point
 from genealog.core.states import State
+from genealog.custody.contradictions import contradicted
 from genealog.errors import MalformedError, MissingError
 from genealog.policy.break_glass import SKEW, BreakGlasses, Glass
 from genealog.policy.document import (
@@ -36,7 +37,7 @@ from genealog.policy.document import (
     Subject,
     Workload,
 )
-from genealog.policy.model_facts import Known, Reader, refutations, revocations
+from genealog.policy.model_facts import Known, Reader, revocations
 from genealog.policy.sets import PolicySet
 from genealog.registry import Registry
 from genealog.store import schema
@@ -191,7 +192,7 @@ class Facts:
         epoch = self.epoch()
         if epoch != self._epoch:
             index = self.registry.ledger.index(REGISTRY)
-            self._refuted, self._revoked = refutations(index), revocations(index)
+            self._refuted, self._revoked = contradicted(index), revocations(index)
             self._known.clear()
             self._epoch = epoch
 

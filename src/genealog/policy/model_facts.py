@@ -18,7 +18,6 @@ from genealog.core.lineage import edge_state
 from genealog.core.pickles import classes_told
 from genealog.core.statement import artifact_of, read_statement
 from genealog.core.states import State
-from genealog.custody.contradictions import contradicted
 from genealog.errors import MissingError
 from genealog.policy.document import Lineage, Pickle, Signed
 from genealog.registry import Base, Registry, Version
@@ -157,11 +156,6 @@ class Reader:
             if isinstance(body, records.ExecutionEnd):
                 found[row["name"] or ""] = Evaluated(body.ended_at, body.exit == "succeeded", dict(body.measurements))
         return found
-
-
-def refutations(index: Index) -> dict[str, str]:
-    """Return every artifact whose making bytes refute."""
-    return contradicted(index)
 
 
 def revocations(index: Index) -> dict[str, str]:
