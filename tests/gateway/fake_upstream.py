@@ -258,3 +258,19 @@ def stream(chunks: Sequence[bytes], **headers: str) -> Script:
         await wire.end()
 
     return script
+
+
+def waiting(chunks: Sequence[bytes], started: asyncio.Event, go_on: asyncio.Event) -> Script:
+    """Stream the first event, and the rest when told to."""
+
+    async def script(wire: Wire, _: Asked) -> None:
+        await wire.head(Content_Type="text/event-stream", Transfer_Encoding="chunked")
+        first, *rest = chunks
+        await wire.chunk(first)
+        started.set()
+        await go_on.wait()
+        for chunk in rest:
+            await wire.chunk(chunk)
+        await wire.end()
+
+    return script

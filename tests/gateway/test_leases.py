@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.fake_upstream import Asked, FakeUpstream, Script, Wire, completion, events, whole
+from gateway.fake_upstream import Asked, FakeUpstream, Wire, completion, events, waiting, whole
 from gateway.kit import NAME, FakeSource, chat, running, spec, until
 from gateway.processes import Process, on_record
 from gateway.test_many_workers import children
@@ -249,22 +249,6 @@ async def test_everybody_is_told_before_the_lease_says_so(tmp_path: Path) -> Non
     lease.close()
 
 
-def streaming(started: asyncio.Event, go_on: asyncio.Event) -> Script:
-    """Stream the first event, and the rest when told to."""
-
-    async def script(wire: Wire, _: Asked) -> None:
-        await wire.head(Content_Type="text/event-stream", Transfer_Encoding="chunked")
-        first, *rest = events(("one", "two"))
-        await wire.chunk(first)
-        started.set()
-        await go_on.wait()
-        for chunk in rest:
-            await wire.chunk(chunk)
-        await wire.end()
-
-    return script
-
-
 class Finishing:
     """Policing that lets answers end."""
 
@@ -283,7 +267,7 @@ class Finishing:
 async def test_an_answer_that_streams_while_its_model_is_revoked(tmp_path: Path, on_revoke: str) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     source = FakeSource()
-    async with FakeUpstream(streaming(started, go_on)) as upstream:
+    async with FakeUpstream(waiting(events(("one", "two")), started, go_on)) as upstream:
         source.deploy(NAME, spec(upstream.url))
         policing = Finishing() if on_revoke == "finish" else None
         async with running(tmp_path, source, policing=policing) as gateway:  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.fake_upstream import Asked, FakeUpstream, Script, Wire, events, whole
+from gateway.fake_upstream import FakeUpstream, events, waiting, whole
 from gateway.kit import FakeSource, spec, until
 from gateway.processes import NAME, Process, make_store, on_record
 from genealog.deploy import Deployments
@@ -20,26 +20,10 @@ from genealog.store.home import Home
 BODY = {"model": NAME, "messages": [{"role": "user", "content": "x"}]}
 
 
-def slow(started: asyncio.Event, go_on: asyncio.Event) -> Script:
-    """Stream the first event, and the rest when told to."""
-
-    async def script(wire: Wire, _: Asked) -> None:
-        await wire.head(Content_Type="text/event-stream", Transfer_Encoding="chunked")
-        first, *rest = events(("old", "old"))
-        await wire.chunk(first)
-        started.set()
-        await go_on.wait()
-        for chunk in rest:
-            await wire.chunk(chunk)
-        await wire.end()
-
-    return script
-
-
 async def test_a_call_ends_on_the_version_that_it_began_on(tmp_path: Path) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     answer = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}}]}).encode()
-    async with FakeUpstream(whole(answer)) as old, FakeUpstream(slow(started, go_on)) as new:
+    async with FakeUpstream(whole(answer)) as old, FakeUpstream(waiting(events(("old", "old")), started, go_on)) as new:
         store = make_store(tmp_path, old.url)
         registry = Registry(Home.open(store))
         deployments = Deployments(registry.home)
