@@ -13,10 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.fake_upstream import FakeUpstream, completion, events, whole
+from gateway.fake_upstream import FakeUpstream, completion, events, waiting, whole
 from gateway.kit import NAME, chat, until
 from gateway.processes import Process, make_store, on_record
-from gateway.test_leases import streaming
 from genealog.core import records
 from genealog.core.canonical import timestamp
 from genealog.deploy import Deployments
@@ -114,7 +113,7 @@ async def test_nobody_serves_so_nobody_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_revoke", ["cut", "finish"])
 async def test_an_answer_that_streams_from_a_real_store(tmp_path: Path, on_revoke: str) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
-    async with FakeUpstream(streaming(started, go_on)) as upstream:
+    async with FakeUpstream(waiting(events(("one", "two")), started, go_on)) as upstream:
         store = make_store(tmp_path, upstream.url)
         async with two_workers(store, f'\n[policy]\non_revoke = "{on_revoke}"\n') as gateway:
             url = gateway.url + "/v1/chat/completions"

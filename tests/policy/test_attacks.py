@@ -19,11 +19,10 @@ import pytest
 
 import deploying_store
 from engine.test_gate import add, folder, train
-from gateway.fake_upstream import FakeUpstream, completion, whole
+from gateway.fake_upstream import FakeUpstream, completion, events, waiting, whole
 from gateway.kit import NAME, FakeSource, chat, running, spec, until
 from gateway.processes import Process, make_store
 from gateway.test_endpoint_pins import make_certificate, serve
-from gateway.test_leases import streaming
 from genealog.capture.listing import list_tree
 from genealog.core import records
 from genealog.core.canonical import timestamp
@@ -346,7 +345,7 @@ async def test_spoofed_upstream(tmp_path: Path, code: str) -> None:
 async def test_revoked_while_serving(tmp_path: Path, code: str) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     source = FakeSource()
-    async with FakeUpstream(streaming(started, go_on)) as upstream:
+    async with FakeUpstream(waiting(events(("one", "two")), started, go_on)) as upstream:
         source.deploy(NAME, spec(upstream.url))
         async with running(tmp_path, source) as gateway:
             asking = asyncio.create_task(gateway.ask(chat(stream=True)))
